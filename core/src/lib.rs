@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The shard: sessions, subscriptions, retained messages, queues, quality of service and wills of MQTT, as a pure state
+//! machine.
+//!
+//! Owns every decision a broker makes about a message. It never reads a clock, opens a socket or a file, spawns,
+//! waits or draws a random number: `now` is the first argument, records come out as bytes, and what the edge must do
+//! comes out of [`Shard::poll_effect`]. See `ARCHITECTURE.md`.
+
+mod connection;
+mod counters;
+mod effect;
+mod handshake;
+mod index;
+mod limits;
+mod message;
+mod outbox;
+mod record;
+mod retained;
+mod session;
+mod shard;
+mod shared;
+mod time;
+
+pub use causeway_fleet::Principal;
+pub use connection::ConnectionId;
+pub use counters::{Counters, Gauges};
+pub use effect::{Effect, Event, EventLevel};
+pub use handshake::{ConnectRequest, Credentials, Handshake, HandshakePolicy, Step, Verdict};
+pub use limits::Limits;
+pub use outbox::Outbox;
+pub use record::{Lsn, PendingGroup};
+pub use shard::Shard;
+pub use time::Millis;

@@ -1,1 +1,12 @@
-//! Placeholder.
+//! The vehicle domain: who somebody is, how they prove it, what they may do, and what a vehicle is called.
+//!
+//! Everything here is a pure decision over values. It never waits, and knows no sockets, disks, clocks or ambient
+//! randomness: the caller brings nonces, salts and the time.
+
+pub mod acl;
+mod principal;
+pub mod scram;
+mod vin;
+
+pub use principal::Principal;
+pub use vin::{Vin, VinError};

@@ -1,0 +1,268 @@
+//! What dies with the network connection.
+//!
+//! Owns the outbox, flow control in both directions, topic aliases, keep alive and the will, and the encoding of a
+//! delivery for the version its client speaks. It never knows what is in the session beyond its key.
+
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use causeway_fleet::Principal;
+use causeway_protocol::{
+    ForwardedProperties, Packet, PacketId, ProtocolVersion, PublishHead, QoS, encode, encode_publish_head,
+};
+use foldhash::fast::FixedState;
+
+use crate::message::Message;
+use crate::outbox::SHARE_BYTES_MIN;
+use crate::session::SessionKey;
+use crate::{Millis, Outbox};
+
+/// Names a connection for as long as it lives; never reused, though its index is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+impl ConnectionId {
+    /// A dense index, reused after [`crate::Shard::closed`].
+    pub const fn index(self) -> usize {
+        self.index as usize
+    }
+}
+
+/// The will of a connection.
+#[derive(Debug)]
+pub(crate) struct KeptWill {
+    pub(crate) message: Message,
+    pub(crate) delay_seconds: u32,
+    pub(crate) expiry_seconds: Option<u32>,
+}
+
+/// What a delivery's payload is taken from.
+pub(crate) enum Payload<'a> {
+    Borrowed(&'a [u8]),
+    Shared(&'a Bytes),
+}
+
+/// One PUBLISH to write; `topic_alias` is the connection's to choose.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) dup: bool,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) topic: &'a str,
+    pub(crate) packet_id: Option<PacketId>,
+    pub(crate) expires_at: Option<Millis>,
+    pub(crate) identifiers: &'a [u32],
+    pub(crate) forwarded: ForwardedProperties<'a>,
+    pub(crate) payload: Payload<'a>,
+}
+
+/// The packet is larger than the client accepts.
+#[derive(Debug)]
+pub(crate) struct TooLarge;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) id: ConnectionId,
+    pub(crate) version: ProtocolVersion,
+    pub(crate) client_id: Arc<str>,
+    pub(crate) principal: Principal,
+    /// `None` once the connection lost its session: it only waits for its socket to close.
+    pub(crate) session: Option<SessionKey>,
+    pub(crate) outbox: Outbox,
+    /// Whether it stands in the list of connections to flush.
+    pub(crate) dirty: bool,
+    /// One and a half keep alives; 0 means no timeout.
+    pub(crate) silence_max_milliseconds: u64,
+    pub(crate) last_received: Millis,
+    /// When the silence is looked at next.
+    pub(crate) keep_alive_check: Millis,
+    pub(crate) will: Option<KeptWill>,
+    /// Receive Maximum of the client, within our own bound.
+    pub(crate) window: u16,
+    /// QoS 1 and 2 messages sent on this connection and not yet acknowledged.
+    pub(crate) unacknowledged: u16,
+    /// Maximum Packet Size of the client.
+    pub(crate) packet_bytes_max: u32,
+    pub(crate) aliases_in: Vec<Option<Arc<str>>>,
+    aliases_out: AliasesOut,
+    pub(crate) problem_information: bool,
+    pub(crate) authentication_method: Option<String>,
+    /// Between AUTH 0x19 and its outcome.
+    pub(crate) reauthenticating: bool,
+    pub(crate) session_expiry_at_connect: u32,
+    /// Publishes received whose acknowledgement waits for the log.
+    pub(crate) withheld: u32,
+    /// The second in which refusals were last told, and how many.
+    refusals_told: (u64, u8),
+}
+
+/// Topic aliases towards the client: the first topics get them, for as long as the connection lives.
+#[derive(Debug)]
+struct AliasesOut {
+    max: u16,
+    by_topic: HashMap<Box<str>, NonZeroU16, FixedState>,
+}
+
+impl AliasesOut {
+    /// The alias of the topic, and whether the client already knows it.
+    fn choose(&self, topic: &str) -> Option<(NonZeroU16, bool)> {
+        if self.max == 0 {
+            return None;
+        }
+        if let Some(&alias) = self.by_topic.get(topic) {
+            return Some((alias, true));
+        }
+        let next = u16::try_from(self.by_topic.len() + 1).ok().filter(|next| *next <= self.max)?;
+        NonZeroU16::new(next).map(|alias| (alias, false))
+    }
+}
+
+/// What [`Connection::new`] needs beside the request's identity.
+pub(crate) struct ConnectionTerms {
+    pub(crate) keep_alive_seconds: u16,
+    pub(crate) window: u16,
+    pub(crate) packet_bytes_max: u32,
+    pub(crate) alias_outbound_max: u16,
+    pub(crate) problem_information: bool,
+    pub(crate) session_expiry_seconds: u32,
+    pub(crate) authentication_method: Option<String>,
+    pub(crate) will: Option<KeptWill>,
+    pub(crate) hash_seed: u64,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        now: Millis,
+        id: ConnectionId,
+        version: ProtocolVersion,
+        client_id: Arc<str>,
+        principal: Principal,
+        terms: ConnectionTerms,
+    ) -> Self {
+        Connection {
+            id,
+            version,
+            client_id,
+            principal,
+            session: None,
+            outbox: Outbox::default(),
+            dirty: false,
+            silence_max_milliseconds: u64::from(terms.keep_alive_seconds) * 1500,
+            last_received: now,
+            keep_alive_check: now,
+            will: terms.will,
+            window: terms.window,
+            unacknowledged: 0,
+            packet_bytes_max: terms.packet_bytes_max,
+            aliases_in: Vec::new(),
+            aliases_out: AliasesOut {
+                max: terms.alias_outbound_max,
+                by_topic: HashMap::with_hasher(FixedState::with_seed(terms.hash_seed)),
+            },
+            problem_information: terms.problem_information,
+            authentication_method: terms.authentication_method,
+            reauthenticating: false,
+            session_expiry_at_connect: terms.session_expiry_seconds,
+            withheld: 0,
+            refusals_told: (0, 0),
+        }
+    }
+
+    /// Whether QoS 1 and 2 messages may be sent at this moment.
+    pub(crate) fn has_window(&self) -> bool {
+        self.unacknowledged < self.window && self.outbox.bytes() < Outbox::HIGH_BYTES
+    }
+
+    /// Whether one more refusal gets a line in the log: a client that is refused all the time must not drown it.
+    pub(crate) fn tells_refusal(&mut self, now: Millis) -> bool {
+        const PER_SECOND: u8 = 10;
+        let second = now.0 / 1000;
+        let told = if self.refusals_told.0 == second { self.refusals_told.1 } else { 0 };
+        self.refusals_told = (second, told.saturating_add(1));
+        told < PER_SECOND
+    }
+
+    /// Writes a packet other than PUBLISH. One that is larger than the client accepts loses its reason string and user
+    /// properties first.
+    pub(crate) fn write(&mut self, packet: Packet<'_>) {
+        let max = self.packet_bytes_max as usize;
+        let tail = self.outbox.tail();
+        let start = tail.len();
+        let encoded = encode(&packet, self.version, tail).is_ok();
+        if !encoded || tail.len() - start > max {
+            //= [MQTT-3.1.2-24] never a packet larger than the client's Maximum Packet Size
+            //= [MQTT-3.2.2-19] [MQTT-3.4.2-2] [MQTT-3.9.2-1] the reason string goes first
+            tail.truncate(start);
+            let plain = without_problem_information(packet);
+            if encode(&plain, self.version, tail).is_err() || tail.len() - start > max {
+                tail.truncate(start);
+            }
+        }
+    }
+
+    /// Writes a PUBLISH, with a topic alias where the client allows one.
+    pub(crate) fn write_publish(&mut self, now: Millis, outgoing: &Outgoing<'_>) -> Result<(), TooLarge> {
+        let payload: &[u8] = match outgoing.payload {
+            Payload::Borrowed(payload) => payload,
+            Payload::Shared(payload) => payload,
+        };
+        let alias = self.aliases_out.choose(outgoing.topic);
+        let known = alias.is_some_and(|(_, known)| known);
+        let head = PublishHead {
+            dup: outgoing.dup,
+            qos: outgoing.qos,
+            retain: outgoing.retain,
+            topic: if known { "" } else { outgoing.topic },
+            packet_id: outgoing.packet_id,
+            //= [MQTT-3.3.2-6] the interval sent is what is left of it
+            message_expiry_interval_seconds: outgoing.expires_at.map(|at| now.seconds_until(at)),
+            topic_alias: alias.map(|(alias, _)| alias),
+            subscription_identifiers: outgoing.identifiers,
+            forwarded: outgoing.forwarded,
+            payload_bytes: payload.len(),
+        };
+        //= [MQTT-3.1.2-25] a message that is too large counts as delivered
+        if head.packet_bytes(self.version) > self.packet_bytes_max as usize {
+            return Err(TooLarge);
+        }
+        encode_publish_head(&head, self.version, self.outbox.tail()).map_err(|_| TooLarge)?;
+        if let Some((alias, false)) = alias {
+            self.aliases_out.by_topic.insert(outgoing.topic.into(), alias);
+        }
+        match outgoing.payload {
+            Payload::Shared(payload) if payload.len() >= SHARE_BYTES_MIN => self.outbox.push_shared(payload.clone()),
+            _ => self.outbox.tail().extend_from_slice(payload),
+        }
+        Ok(())
+    }
+}
+
+/// The same packet with nothing that only explains.
+fn without_problem_information(mut packet: Packet<'_>) -> Packet<'_> {
+    match &mut packet {
+        Packet::ConnAck(packet) => {
+            packet.properties.reason_string = None;
+            packet.properties.user_properties.clear();
+        }
+        Packet::PubAck(packet) | Packet::PubRec(packet) | Packet::PubRel(packet) | Packet::PubComp(packet) => {
+            packet.reason_string = None;
+            packet.user_properties.clear();
+        }
+        Packet::SubAck(packet) => packet.reason_string = None,
+        Packet::UnsubAck(packet) => packet.reason_string = None,
+        Packet::Disconnect(packet) => packet.reason_string = None,
+        Packet::Auth(packet) => packet.reason_string = None,
+        Packet::Connect(_)
+        | Packet::Publish(_)
+        | Packet::Subscribe(_)
+        | Packet::Unsubscribe(_)
+        | Packet::PingReq
+        | Packet::PingResp => {}
+    }
+    packet
+}

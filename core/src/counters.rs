@@ -1,0 +1,66 @@
+//! What the shard counts, as plain numbers: the edge exports them.
+
+/// Events since the shard started; they only grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Connections accepted with CONNACK 0x00.
+    pub connections_opened: u64,
+    /// CONNECTs the shard refused because of a bound (`sessions_max`, `connections_max`) or a foreign session.
+    pub connections_refused: u64,
+    /// Connections ended by the broker with a reason code of 0x80 or above.
+    pub disconnects_sent: u64,
+    /// Connections ended because the peer broke the protocol.
+    pub protocol_errors: u64,
+    /// Connections ended because keep alive ran out.
+    pub keep_alive_timeouts: u64,
+    /// Connections replaced by a newer one with the same client identifier.
+    pub takeovers: u64,
+    /// PUBLISH packets received, by QoS.
+    pub publish_received: [u64; 3],
+    /// PUBLISH packets put into outboxes, by QoS; retransmissions included.
+    pub publish_sent: [u64; 3],
+    /// Payload bytes received in PUBLISH packets.
+    pub payload_bytes_received: u64,
+    /// Payload bytes put into outboxes.
+    pub payload_bytes_sent: u64,
+    /// Records appended to the log.
+    pub records_appended: u64,
+    /// PUBLISH refused because a session's or a shared subscription's queue was full (0x97).
+    pub publish_refused_queue_full: u64,
+    /// PUBLISH refused because the store of retained messages was full (0x97).
+    pub publish_refused_retained_full: u64,
+    /// PUBLISH refused as not authorised (0x87).
+    pub publish_refused_unauthorized: u64,
+    /// SUBSCRIBE filters refused, whatever the reason.
+    pub subscriptions_refused: u64,
+    /// QoS 0 messages dropped because the client's outbox was full.
+    pub dropped_slow_consumer: u64,
+    /// Messages dropped because the client's Maximum Packet Size is smaller.
+    pub dropped_packet_too_large: u64,
+    /// Messages that expired before delivery.
+    pub dropped_expired: u64,
+    /// Queued messages that ended with their session.
+    pub dropped_session_ended: u64,
+    /// Will messages (or `$SYS` values) a full queue could not take.
+    pub dropped_queue_full: u64,
+    /// QoS 1 and 2 messages that the subscriber refused.
+    pub refused_by_subscriber: u64,
+    /// Wills published.
+    pub wills_published: u64,
+    /// Sessions that expired.
+    pub sessions_expired: u64,
+}
+
+/// What there is at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[allow(missing_docs)]
+pub struct Gauges {
+    pub connections: u64,
+    pub sessions: u64,
+    pub subscriptions: u64,
+    pub retained_messages: u64,
+    pub retained_bytes: u64,
+    pub queued_messages: u64,
+    pub queued_bytes: u64,
+    pub inflight_messages: u64,
+}

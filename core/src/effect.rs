@@ -1,0 +1,74 @@
+//! What the edge must do that is rare: close, authenticate, tell a person. Deliveries and records are no effects.
+
+use causeway_protocol::ReasonCode;
+
+use crate::ConnectionId;
+
+/// Something for the edge to carry out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Write the connection's outbox within a bounded time, close its socket, then call [`crate::Shard::closed`].
+    Close {
+        /// Which one.
+        connection: ConnectionId,
+    },
+    /// Take the next step of the connection's authentication method, then call [`crate::Shard::reauthenticated`].
+    Reauthenticate {
+        /// Which one.
+        connection: ConnectionId,
+        /// The method named in its CONNECT.
+        method: String,
+        /// What the client sent.
+        data: Vec<u8>,
+    },
+    /// Tell whoever reads the log.
+    Event(Event),
+}
+
+/// How loud an [`Event`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum EventLevel {
+    Debug,
+    Info,
+    Warn,
+}
+
+/// Something worth one line in a log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// How loud.
+    pub level: EventLevel,
+    /// The connection it happened on, if one was there.
+    pub connection: Option<ConnectionId>,
+    /// The client identifier.
+    pub client: String,
+    /// Who the client is known to be.
+    pub principal: String,
+    /// What happened, in a few fixed words.
+    pub what: &'static str,
+    /// The reason code the client was given, if any.
+    pub reason: Option<ReasonCode>,
+    /// Why; may be empty.
+    pub detail: String,
+}
+
+impl Event {
+    /// How loud the event is.
+    pub const fn level(&self) -> EventLevel {
+        self.level
+    }
+}
+
+impl std::fmt::Display for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} client={:?} principal={}", self.what, self.client, self.principal)?;
+        if let Some(reason) = self.reason {
+            write!(f, " reason={reason}")?;
+        }
+        if !self.detail.is_empty() {
+            write!(f, ": {}", self.detail)?;
+        }
+        Ok(())
+    }
+}

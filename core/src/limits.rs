@@ -1,0 +1,96 @@
+//! Every bound of the shard, with its default. Each is answered with a reason code when it is reached and counted in
+//! [`crate::Counters`]; none is ever applied silently.
+
+use causeway_protocol::QoS;
+
+/// The bounds and capabilities of a broker. `Default` is what `causewayd` starts with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Largest packet accepted from a client, fixed header included; announced in CONNACK.
+    pub packet_bytes_max: u32,
+    /// QoS 1 and 2 messages a client may have unacknowledged towards the broker; announced as Receive Maximum.
+    pub receive_maximum: u16,
+    /// QoS 1 and 2 messages the broker keeps unacknowledged towards one client, whatever larger Receive Maximum the
+    /// client offers.
+    pub inflight_max: u16,
+    /// Topic aliases a client may use towards the broker; announced.
+    pub topic_alias_maximum: u16,
+    /// Topic aliases the broker uses towards one client, whatever larger maximum the client offers.
+    pub topic_alias_outbound_max: u16,
+    /// Levels in a topic name or filter.
+    pub topic_levels_max: usize,
+    /// Length of a client identifier in bytes.
+    pub client_id_bytes_max: usize,
+    /// Longest keep alive; a 5.0 client that asks for more (or none) is told this one. 0 leaves it to the client.
+    pub keep_alive_seconds_max: u16,
+    /// Longest session expiry interval; `u32::MAX` means no bound.
+    pub session_expiry_seconds_max: u32,
+    /// Session expiry interval of 3.x clients that connect with clean session 0.
+    pub session_expiry_v3_seconds: u32,
+    /// Messages queued for one session (and for one shared subscription).
+    pub session_queue_messages_max: usize,
+    /// Bytes queued for one session (and for one shared subscription).
+    pub session_queue_bytes_max: usize,
+    /// Subscriptions of one session.
+    pub subscriptions_per_session_max: usize,
+    /// Sessions, connected or not.
+    pub sessions_max: usize,
+    /// Connections that have sent CONNECT.
+    pub connections_max: usize,
+    /// Retained messages.
+    pub retained_messages_max: usize,
+    /// Bytes of retained messages.
+    pub retained_bytes_max: usize,
+    /// Retained messages that wait to be sent to new subscribers, over all of them; SUBSCRIBE is refused above it.
+    pub retained_backlog_max: usize,
+    /// Bytes waiting to be written to one client. Above it QoS 0 messages for that client are dropped and counted, and
+    /// QoS 1 and 2 messages wait in its queue.
+    pub outbox_bytes_max: usize,
+    /// Highest QoS on offer; announced.
+    pub maximum_qos: QoS,
+    /// Whether retained messages are on offer; announced.
+    pub retain_available: bool,
+    /// Whether shared subscriptions are on offer; announced.
+    pub shared_subscriptions: bool,
+    /// Whether wildcard subscriptions are on offer; announced.
+    pub wildcard_subscriptions: bool,
+    /// Whether subscription identifiers are on offer; announced.
+    pub subscription_identifiers: bool,
+    /// What a client that requests response information is told; `{client_id}` stands for its identifier.
+    pub response_information: Option<String>,
+    /// Seconds between publications of `$SYS` topics; 0 turns them off.
+    pub sys_interval_seconds: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            packet_bytes_max: 1 << 20,
+            receive_maximum: 1024,
+            inflight_max: 1024,
+            topic_alias_maximum: 64,
+            topic_alias_outbound_max: 64,
+            topic_levels_max: 64,
+            client_id_bytes_max: 256,
+            keep_alive_seconds_max: 0,
+            session_expiry_seconds_max: u32::MAX,
+            session_expiry_v3_seconds: 7 * 24 * 3600,
+            session_queue_messages_max: 10_000,
+            session_queue_bytes_max: 64 << 20,
+            subscriptions_per_session_max: 1000,
+            sessions_max: 1_000_000,
+            connections_max: 1_000_000,
+            retained_messages_max: 1_000_000,
+            retained_bytes_max: 1 << 30,
+            retained_backlog_max: 10_000_000,
+            outbox_bytes_max: 1 << 20,
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            shared_subscriptions: true,
+            wildcard_subscriptions: true,
+            subscription_identifiers: true,
+            response_information: Some("response/{client_id}".to_owned()),
+            sys_interval_seconds: 10,
+        }
+    }
+}

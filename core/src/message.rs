@@ -1,0 +1,130 @@
+//! A message on its way: borrowed while it is routed, shared once it must be kept.
+//!
+//! Owns both shapes and the step from one to the other. It never knows who gets it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use causeway_protocol::{ForwardedProperties, Publish, QoS, Will};
+
+use crate::Millis;
+
+/// A message that is kept: queued, in flight, retained or a will.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Message {
+    pub(crate) topic: Box<str>,
+    /// Encoded once; the bytes of [`ForwardedProperties`].
+    forwarded: Box<[u8]>,
+    pub(crate) payload: Bytes,
+    /// As published.
+    pub(crate) qos: QoS,
+    /// As published.
+    pub(crate) retain: bool,
+    pub(crate) expires_at: Option<Millis>,
+}
+
+impl Message {
+    /// What travels on with the message. The bytes were checked when they came in.
+    pub(crate) fn forwarded(&self) -> ForwardedProperties<'_> {
+        ForwardedProperties::from_forwarded_bytes(&self.forwarded).unwrap_or_default()
+    }
+
+    /// What the message counts against limits in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.topic.len() + self.forwarded.len() + self.payload.len()
+    }
+
+    pub(crate) fn is_expired(&self, now: Millis) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// The will of a CONNECT. Its expiry counts from when it is published, so none is set here.
+    pub(crate) fn of_will(will: &Will<'_>) -> Message {
+        Message {
+            topic: will.topic.into(),
+            forwarded: forwarded_bytes(will.forwarded),
+            payload: Bytes::copy_from_slice(will.payload),
+            qos: will.qos,
+            retain: will.retain,
+            expires_at: None,
+        }
+    }
+}
+
+/// A message that is being routed, borrowed from wherever it came.
+pub(crate) struct Publication<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) forwarded: ForwardedProperties<'a>,
+    pub(crate) payload: &'a [u8],
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) expires_at: Option<Millis>,
+    kept: Option<Arc<Message>>,
+}
+
+impl<'a> Publication<'a> {
+    /// A PUBLISH as it came in; `topic` is its topic with any alias resolved.
+    pub(crate) fn of_publish(now: Millis, publish: &Publish<'a>, topic: &'a str) -> Self {
+        Publication {
+            topic,
+            forwarded: publish.properties.forwarded,
+            payload: publish.payload,
+            qos: publish.qos,
+            retain: publish.retain,
+            expires_at: publish.properties.message_expiry_interval_seconds.map(|seconds| now.plus_seconds(seconds)),
+            kept: None,
+        }
+    }
+
+    /// A message that was kept before, such as a will.
+    pub(crate) fn of_message(message: &'a Message) -> Self {
+        Publication {
+            topic: &message.topic,
+            forwarded: message.forwarded(),
+            payload: &message.payload,
+            qos: message.qos,
+            retain: message.retain,
+            expires_at: message.expires_at,
+            kept: None,
+        }
+    }
+
+    /// A message of the broker's own.
+    pub(crate) fn plain(topic: &'a str, payload: &'a [u8], qos: QoS) -> Self {
+        Publication {
+            topic,
+            forwarded: ForwardedProperties::default(),
+            payload,
+            qos,
+            retain: false,
+            expires_at: None,
+            kept: None,
+        }
+    }
+
+    /// What the message counts against limits in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.topic.len() + self.forwarded.encoded_bytes() + self.payload.len()
+    }
+
+    /// The kept form; made at most once, and shared by all who keep it.
+    pub(crate) fn keep(&mut self) -> Arc<Message> {
+        let message = self.kept.get_or_insert_with(|| {
+            Arc::new(Message {
+                topic: self.topic.into(),
+                forwarded: forwarded_bytes(self.forwarded),
+                payload: Bytes::copy_from_slice(self.payload),
+                qos: self.qos,
+                retain: self.retain,
+                expires_at: self.expires_at,
+            })
+        });
+        Arc::clone(message)
+    }
+}
+
+fn forwarded_bytes(forwarded: ForwardedProperties<'_>) -> Box<[u8]> {
+    let mut bytes = Vec::with_capacity(forwarded.encoded_bytes());
+    forwarded.append_to(&mut bytes);
+    bytes.into_boxed_slice()
+}

@@ -1,0 +1,75 @@
+//! The retained messages, one for each topic.
+//!
+//! Owns their bounds and the search by filter. It never delivers.
+
+use std::sync::Arc;
+
+use crate::index::LevelTree;
+use crate::message::Message;
+use crate::{Limits, Millis};
+
+/// The store.
+#[derive(Debug)]
+pub(crate) struct Retained {
+    tree: LevelTree<Slot>,
+    messages: usize,
+    bytes: usize,
+}
+
+/// What stands at a topic. Empty only while it is being filled.
+#[derive(Debug, Default)]
+struct Slot(Option<Arc<Message>>);
+
+impl Retained {
+    pub(crate) fn new(hash_seed: u64) -> Self {
+        Retained { tree: LevelTree::new(hash_seed), messages: 0, bytes: 0 }
+    }
+
+    pub(crate) fn messages(&self) -> usize {
+        self.messages
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn get(&self, topic: &str) -> Option<&Arc<Message>> {
+        self.tree.get(topic)?.0.as_ref()
+    }
+
+    /// Whether a message of so many bytes may stand at the topic.
+    pub(crate) fn has_room(&self, limits: &Limits, topic: &str, bytes: usize) -> bool {
+        let (old_messages, old_bytes) = self.get(topic).map_or((0, 0), |old| (1, old.bytes()));
+        self.messages - old_messages < limits.retained_messages_max
+            && self.bytes - old_bytes + bytes <= limits.retained_bytes_max
+    }
+
+    pub(crate) fn set(&mut self, message: Arc<Message>) {
+        self.bytes += message.bytes();
+        self.messages += 1;
+        let slot = self.tree.entry(&message.topic);
+        if let Some(old) = slot.0.replace(message) {
+            self.bytes -= old.bytes();
+            self.messages -= 1;
+        }
+    }
+
+    /// Forgets the message at a topic; whether there was one.
+    pub(crate) fn remove(&mut self, topic: &str) -> bool {
+        let Some(old) = self.tree.remove(topic).and_then(|slot| slot.0) else {
+            return false;
+        };
+        self.bytes -= old.bytes();
+        self.messages -= 1;
+        true
+    }
+
+    /// All messages that the filter matches and that have not expired.
+    pub(crate) fn matching(&self, now: Millis, filter: &str) -> Vec<Arc<Message>> {
+        let mut found = Vec::new();
+        self.tree.topics_matching(filter, &mut |slot: &Slot| {
+            found.extend(slot.0.iter().filter(|message| !message.is_expired(now)).cloned());
+        });
+        found
+    }
+}

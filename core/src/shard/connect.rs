@@ -1,0 +1,202 @@
+//! A CONNECT that passed the handshake becomes a connection with a session.
+//!
+//! Owns takeover, clean start and resume, and the CONNACK. Deliveries that follow a resume are made by `deliver`.
+
+use std::sync::Arc;
+
+use causeway_fleet::acl::{Action, Decision, decide};
+use causeway_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, QoS, ReasonCode};
+
+use super::Shard;
+use crate::connection::{Connection, ConnectionTerms};
+use crate::effect::{Effect, EventLevel};
+use crate::handshake::ConnectRequest;
+use crate::session::{Session, SessionKey};
+use crate::{ConnectionId, Limits, Millis};
+
+impl Shard {
+    /// Makes a connection of an accepted request. Its CONNACK is in the outbox; a refused one is closed by an effect.
+    pub fn open(&mut self, now: Millis, mut request: ConnectRequest) -> ConnectionId {
+        let admitted = self.admit(&request);
+        let id = self.insert_connection(now, &mut request);
+        if let Err((reason, why)) = admitted {
+            self.counters.connections_refused += 1;
+            self.refuse(id, &request, reason, &why);
+            return id;
+        }
+        let (key, present) = self.attach(now, id, &request);
+        self.connected += 1;
+        self.counters.connections_opened += 1;
+        self.write_connack(id, &request, present);
+        self.event(EventLevel::Debug, id, "connected", None, "");
+        self.on_keep_alive(now, id);
+        if present {
+            self.pump(now, key);
+        }
+        id
+    }
+
+    fn insert_connection(&mut self, now: Millis, request: &mut ConnectRequest) -> ConnectionId {
+        self.generation = self.generation.wrapping_add(1);
+        let entry = self.connections.vacant_entry();
+        let id = ConnectionId { index: entry.key() as u32, generation: self.generation };
+        let terms = ConnectionTerms {
+            keep_alive_seconds: keep_alive(&self.limits, request),
+            //= [MQTT-3.3.4-9] never more unacknowledged than the client's Receive Maximum
+            window: request.receive_maximum.min(self.limits.inflight_max),
+            packet_bytes_max: request.packet_bytes_max,
+            alias_outbound_max: request.topic_alias_maximum.min(self.limits.topic_alias_outbound_max),
+            problem_information: request.problem_information,
+            session_expiry_seconds: request.session_expiry_seconds.unwrap_or(0),
+            authentication_method: request.authentication_method.clone(),
+            will: request.will.take(),
+            hash_seed: self.hash_seed,
+        };
+        let client_id: Arc<str> = request.client_id.as_str().into();
+        entry.insert(Connection::new(now, id, request.version, client_id, request.principal.clone(), terms));
+        id
+    }
+
+    /// Whether the bounds and the client's rights allow the connection.
+    fn admit(&self, request: &ConnectRequest) -> Result<(), (ReasonCode, String)> {
+        let existing = self.session_by_client.get(request.client_id.as_str()).map(|key| &self.sessions[*key as usize]);
+        if self.connected >= self.limits.connections_max && existing.is_none_or(|session| session.connection.is_none())
+        {
+            return Err((ReasonCode::QuotaExceeded, "connections_max is reached".to_owned()));
+        }
+        if existing.is_none() && self.sessions.len() >= self.limits.sessions_max {
+            return Err((ReasonCode::QuotaExceeded, "sessions_max is reached".to_owned()));
+        }
+        // Whoever can prove another identity can neither read nor end this session.
+        if let Some(owner) = existing.map(|session| &session.principal).filter(|owner| **owner != request.principal) {
+            return Err((ReasonCode::NotAuthorized, format!("the client identifier belongs to {owner}")));
+        }
+        if let Some(will) = &request.will
+            && let Decision::Deny(why) = decide(&request.principal, Action::Publish, &will.message.topic)
+        {
+            return Err((ReasonCode::NotAuthorized, format!("will: {why}")));
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, id: ConnectionId, request: &ConnectRequest, reason: ReasonCode, why: &str) {
+        //= [MQTT-3.2.2-6] session present is 0 in a refusal
+        let properties = ConnAckProperties {
+            reason_string: Some(why).filter(|_| request.problem_information),
+            ..ConnAckProperties::default()
+        };
+        self.write(id, Packet::ConnAck(Box::new(ConnAck { session_present: false, reason, properties })));
+        self.event(EventLevel::Warn, id, "refused connection", Some(reason), why);
+        //= [MQTT-3.2.2-7] a refused connection is closed
+        self.effects.push_back(Effect::Close { connection: id });
+    }
+
+    /// Gives the connection its session; whether it resumes one.
+    fn attach(&mut self, now: Millis, id: ConnectionId, request: &ConnectRequest) -> (SessionKey, bool) {
+        if let Some(&key) = self.session_by_client.get(request.client_id.as_str()) {
+            self.take_over(now, key, request.clean_start);
+        }
+        // A session without expiry may have ended with the connection that was taken over.
+        let resumed = self.session_by_client.get(request.client_id.as_str()).copied();
+        let key = match resumed {
+            //= [MQTT-3.1.2-4] Clean Start discards what there is
+            Some(key) if request.clean_start => {
+                self.end_session(now, key);
+                self.insert_session(request)
+            }
+            //= [MQTT-3.1.2-5] without Clean Start the session goes on
+            Some(key) => key,
+            //= [MQTT-3.1.2-6] where there is none, one is made
+            None => self.insert_session(request),
+        };
+        //= [MQTT-3.1.3-9] a delayed will is not sent when the session goes on in time
+        self.disarm_session(key);
+        let session = &mut self.sessions[key as usize];
+        session.expiry_seconds = granted_expiry(&self.limits, request.session_expiry_seconds.unwrap_or(0));
+        session.attach(id);
+        self.connections[id.index()].session = Some(key);
+        (key, resumed.is_some() && !request.clean_start)
+    }
+
+    fn insert_session(&mut self, request: &ConnectRequest) -> SessionKey {
+        self.epoch += 1;
+        let client_id: Arc<str> = request.client_id.as_str().into();
+        let session = Session::new(Arc::clone(&client_id), request.principal.clone(), self.epoch, self.hash_seed);
+        let key = self.sessions.insert(session) as SessionKey;
+        self.session_by_client.insert(client_id, key);
+        key
+    }
+
+    /// Ends the connection that has the session now.
+    fn take_over(&mut self, now: Millis, key: SessionKey, clean_start: bool) {
+        let Some(old) = self.sessions[key as usize].connection else {
+            return;
+        };
+        //= [MQTT-3.1.4-3] the older connection is told 0x8E and closed
+        self.counters.takeovers += 1;
+        if clean_start {
+            // The session ends here, so its will waits for nothing.
+            self.sessions[key as usize].expiry_seconds = 0;
+        }
+        self.disconnect(now, old, ReasonCode::SessionTakenOver, "another connection uses the client identifier");
+    }
+
+    fn write_connack(&mut self, id: ConnectionId, request: &ConnectRequest, session_present: bool) {
+        let limits = Arc::clone(&self.limits);
+        let response_information = limits
+            .response_information
+            .as_ref()
+            //= [MQTT-3.1.2-28] only a client that asks gets response information
+            .filter(|_| request.response_information_wanted)
+            .map(|text| text.replace("{client_id}", &request.client_id));
+        let asked = request.session_expiry_seconds.unwrap_or(0);
+        let granted = granted_expiry(&limits, asked);
+        let available = |on_offer: bool| (!on_offer).then_some(false);
+        let server_keep_alive = keep_alive(&limits, request);
+        let properties = ConnAckProperties {
+            //= [MQTT-3.2.2-21] a keep alive other than the client's is announced
+            server_keep_alive_seconds: Some(server_keep_alive).filter(|seconds| *seconds != request.keep_alive_seconds),
+            session_expiry_interval_seconds: Some(granted).filter(|granted| *granted != asked),
+            receive_maximum: Some(limits.receive_maximum),
+            //= [MQTT-3.2.2-9] a lower Maximum QoS is announced
+            maximum_qos: Some(limits.maximum_qos).filter(|qos| *qos < QoS::ExactlyOnce),
+            retain_available: available(limits.retain_available),
+            maximum_packet_size_bytes: Some(limits.packet_bytes_max),
+            //= [MQTT-3.2.2-16] an assigned identifier is announced
+            assigned_client_identifier: Some(request.client_id.as_str()).filter(|_| request.client_id_assigned),
+            topic_alias_maximum: Some(limits.topic_alias_maximum).filter(|max| *max > 0),
+            wildcard_subscription_available: available(limits.wildcard_subscriptions),
+            subscription_identifiers_available: available(limits.subscription_identifiers),
+            shared_subscription_available: available(limits.shared_subscriptions),
+            response_information: response_information.as_deref(),
+            authentication_method: request.authentication_method.as_deref(),
+            authentication_data: Some(request.authentication_data.as_slice())
+                .filter(|data| request.authentication_method.is_some() && !data.is_empty()),
+            ..ConnAckProperties::default()
+        };
+        //= [MQTT-3.2.2-2] [MQTT-3.2.2-3] session present says whether there was one
+        let session_present = session_present && request.version != ProtocolVersion::V31;
+        self.write(id, Packet::ConnAck(Box::new(ConnAck { session_present, reason: ReasonCode::Success, properties })));
+    }
+}
+
+/// The keep alive in force. Only a 5.0 client can be told another than its own.
+fn keep_alive(limits: &Limits, request: &ConnectRequest) -> u16 {
+    let (asked, max) = (request.keep_alive_seconds, limits.keep_alive_seconds_max);
+    let tells = request.version == ProtocolVersion::V5 && max > 0;
+    if tells && (asked == 0 || asked > max) { max } else { asked }
+}
+
+pub(super) fn granted_expiry(limits: &Limits, asked: u32) -> u32 {
+    asked.min(limits.session_expiry_seconds_max)
+}
+
+impl Shard {
+    /// Whether the connection's principal may publish to the topic.
+    pub(super) fn may_publish(&self, id: ConnectionId, topic: &str) -> Decision {
+        match self.connection(id) {
+            Some(connection) => decide(&connection.principal, Action::Publish, topic),
+            None => Decision::Deny("not connected"),
+        }
+    }
+}

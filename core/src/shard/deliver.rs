@@ -1,0 +1,464 @@
+//! From a message to the outboxes and queues of everybody who wants it.
+//!
+//! Owns routing (match, check room, record, hand out), and the pump that moves a session's queue into its connection
+//! within the client's window. Shared subscriptions continue in `share`.
+
+use causeway_protocol::{Ack, Packet, QoS, ReasonCode};
+
+use super::{Release, Shard, mark_dirty};
+use crate::connection::{Connection, Outgoing, Payload, TooLarge};
+use crate::effect::{Effect, Event, EventLevel};
+use crate::index::{Subscription, Target};
+use crate::message::Publication;
+use crate::outbox::SHARE_BYTES_MIN;
+use crate::session::{Delivery, Identifiers, Phase, SessionKey};
+use crate::{Counters, Lsn, Millis};
+
+/// One session's share of a routed message, overlapping subscriptions merged.
+#[derive(Debug)]
+pub(super) struct Match {
+    session: SessionKey,
+    qos: QoS,
+    retain_as_published: bool,
+    identifiers: Identifiers,
+}
+
+/// Where a message comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A client that can be refused.
+    Client { session: Option<SessionKey> },
+    /// A will: nobody can be refused, so a full queue loses it, counted.
+    Will,
+    /// The broker's own statistics: likewise, and never recorded.
+    Broker,
+}
+
+/// What became of a routed message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Routed {
+    /// The record it is durable with; zero where nothing needs to be.
+    pub(super) durable_at: Lsn,
+    pub(super) matched: bool,
+}
+
+impl Shard {
+    /// Hands a message to everybody who wants it, or to nobody: a refusal leaves no trace.
+    pub(super) fn route(
+        &mut self,
+        now: Millis,
+        publication: &mut Publication<'_>,
+        origin: Origin,
+    ) -> Result<Routed, (ReasonCode, String)> {
+        self.collect_matches(publication.topic, origin);
+        let refusable = matches!(origin, Origin::Client { .. });
+        if refusable {
+            self.check_room(publication)?;
+        }
+        let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
+        let recorded = origin != Origin::Broker && self.is_owed(publication);
+        let durable_at = if recorded {
+            self.counters.records_appended += 1;
+            self.recorder.publish(now, publication)
+        } else {
+            Lsn(0)
+        };
+        if publication.retain {
+            self.retain(publication);
+        }
+        let mut matches = std::mem::take(&mut self.matches);
+        for matched in matches.drain(..) {
+            self.deliver(now, publication, matched, durable_at);
+        }
+        self.matches = matches;
+        let mut groups = std::mem::take(&mut self.matched_groups);
+        for group in groups.drain(..) {
+            self.deliver_to_group(now, publication, group, durable_at);
+        }
+        self.matched_groups = groups;
+        Ok(Routed { durable_at, matched })
+    }
+
+    /// Fills `matches` (each session once) and `matched_groups`.
+    fn collect_matches(&mut self, topic: &str, origin: Origin) {
+        self.turn += 1;
+        let Shard { index, sessions, matches, matched_groups, turn, .. } = self;
+        let publisher = match origin {
+            Origin::Client { session } => session,
+            Origin::Will | Origin::Broker => None,
+        };
+        index.matches(topic, |target| match target {
+            Target::Group(group) => matched_groups.push(group),
+            //= [MQTT-3.8.3-3] No Local: not back to who published it
+            Target::Session(session, subscription) if subscription.no_local && publisher == Some(session) => {}
+            Target::Session(key, subscription) => {
+                let Some(session) = sessions.get_mut(key as usize) else {
+                    return;
+                };
+                if session.mark.0 == *turn {
+                    merge(&mut matches[session.mark.1 as usize], subscription);
+                    return;
+                }
+                session.mark = (*turn, matches.len() as u32);
+                matches.push(first_match(key, subscription));
+            }
+        });
+    }
+
+    /// Whether everybody the message must be queued for can take it.
+    fn check_room(&mut self, publication: &Publication<'_>) -> Result<(), (ReasonCode, String)> {
+        let full = |shard: &mut Shard, whose: String| {
+            shard.counters.publish_refused_queue_full += 1;
+            shard.matches.clear();
+            shard.matched_groups.clear();
+            Err((ReasonCode::QuotaExceeded, whose))
+        };
+        let bytes = publication.bytes();
+        if publication.retain
+            && !publication.payload.is_empty()
+            && !self.retained.has_room(&self.limits, publication.topic, bytes)
+        {
+            self.counters.publish_refused_retained_full += 1;
+            self.matches.clear();
+            self.matched_groups.clear();
+            return Err((ReasonCode::QuotaExceeded, "the store of retained messages is full".to_owned()));
+        }
+        if publication.qos == QoS::AtMostOnce {
+            return Ok(());
+        }
+        let no_room = self.matches.iter().find_map(|matched| {
+            let session = self.sessions.get(matched.session as usize)?;
+            (matched.qos > QoS::AtMostOnce && !session.has_room(&self.limits, bytes)).then_some(matched.session)
+        });
+        if let Some(session) = no_room {
+            let client = self.sessions[session as usize].client_id.to_string();
+            self.report_full(session);
+            return full(self, format!("the queue of {client:?} is full"));
+        }
+        let no_room = self.matched_groups.iter().find_map(|&key| {
+            let group = self.groups.get(key as usize)?;
+            (group.qos_max() > QoS::AtMostOnce && !group.has_room(&self.limits, bytes)).then_some(group)
+        });
+        if let Some(group) = no_room {
+            let whose = format!("the queue of $share/{}/{} is full", group.share_name, group.filter);
+            return full(self, whose);
+        }
+        Ok(())
+    }
+
+    /// Whether anybody is owed the message beyond the life of the process.
+    fn is_owed(&self, publication: &Publication<'_>) -> bool {
+        if publication.retain {
+            return true;
+        }
+        let persistent = |key: SessionKey| self.sessions.get(key as usize).is_some_and(|s| s.is_persistent());
+        publication.qos > QoS::AtMostOnce
+            && (self.matches.iter().any(|matched| matched.qos > QoS::AtMostOnce && persistent(matched.session))
+                || self.matched_groups.iter().any(|&group| {
+                    let group = self.groups.get(group as usize);
+                    group.is_some_and(|group| group.members().any(|(member, _)| persistent(member)))
+                }))
+    }
+
+    fn retain(&mut self, publication: &mut Publication<'_>) {
+        //= [MQTT-3.3.1-6] [MQTT-3.3.1-7] an empty retained message removes what is there and is not kept
+        if publication.payload.is_empty() {
+            self.set_retained(publication.topic, None);
+            return;
+        }
+        if !self.retained.has_room(&self.limits, publication.topic, publication.bytes()) {
+            self.counters.dropped_queue_full += 1;
+            return;
+        }
+        //= [MQTT-3.3.1-5] the message replaces any retained one of its topic
+        self.set_retained(publication.topic, Some(publication.keep()));
+    }
+
+    fn deliver(&mut self, now: Millis, publication: &mut Publication<'_>, matched: Match, durable_at: Lsn) {
+        //= [MQTT-3.3.4-2] [MQTT-3.8.4-8] QoS of the message, bounded by the highest of the matching subscriptions
+        let qos = matched.qos.min(publication.qos);
+        //= [MQTT-3.3.1-12] [MQTT-3.3.1-13] the retain flag only where the subscription asked for it as published
+        let retain = publication.retain && matched.retain_as_published;
+        if qos == QoS::AtMostOnce {
+            self.deliver_now(now, publication, matched.session, retain, &matched.identifiers);
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(matched.session as usize) else {
+            return;
+        };
+        if !session.has_room(&self.limits, publication.bytes()) {
+            // Only a will or a statistic gets here: who can be refused was.
+            self.counters.dropped_queue_full += 1;
+            return;
+        }
+        let waits = durable_at > self.durable;
+        let identifiers = matched.identifiers;
+        session.enqueue(Delivery { message: publication.keep(), qos, retain, identifiers, group: None }, durable_at);
+        if waits {
+            let release = Release::Session { session: matched.session, epoch: session.epoch };
+            self.releases.push_back((durable_at, release));
+        } else {
+            self.pump(now, matched.session);
+        }
+    }
+
+    /// QoS 0: straight into the outbox, or dropped where the client is away or too slow.
+    pub(super) fn deliver_now(
+        &mut self,
+        now: Millis,
+        publication: &mut Publication<'_>,
+        key: SessionKey,
+        retain: bool,
+        identifiers: &[u32],
+    ) {
+        let Some(id) = self.sessions.get(key as usize).and_then(|session| session.connection) else {
+            return;
+        };
+        let kept = (publication.payload.len() >= SHARE_BYTES_MIN).then(|| publication.keep());
+        let Some(connection) = self.connections.get_mut(id.index()) else {
+            return;
+        };
+        if connection.outbox.bytes() > self.limits.outbox_bytes_max {
+            self.counters.dropped_slow_consumer += 1;
+            return;
+        }
+        let outgoing = Outgoing {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain,
+            topic: publication.topic,
+            packet_id: None,
+            expires_at: publication.expires_at,
+            identifiers,
+            forwarded: publication.forwarded,
+            payload: match &kept {
+                Some(message) => Payload::Shared(&message.payload),
+                None => Payload::Borrowed(publication.payload),
+            },
+        };
+        let sent = connection.write_publish(now, &outgoing);
+        count_sent(&mut self.counters, QoS::AtMostOnce, publication.payload.len(), sent);
+        mark_dirty(&mut self.dirty, connection);
+    }
+
+    /// Sends a session's client what it may have now: first what a resume must repeat, then retained messages that are
+    /// due, then the queue, then its turns in shared subscriptions.
+    pub(super) fn pump(&mut self, now: Millis, key: SessionKey) {
+        self.resend(now, key);
+        self.pump_retained(now, key);
+        self.pump_queue(now, key);
+        self.pump_groups_of(now, key);
+    }
+
+    /// After a resume: what was in flight, in its order, with DUP.
+    fn resend(&mut self, now: Millis, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.unsent > 0) else {
+            return;
+        };
+        let Some(connection) = session.connection.and_then(|id| self.connections.get_mut(id.index())) else {
+            return;
+        };
+        let mut lost = Vec::new();
+        //= [MQTT-4.4.0-1] unacknowledged PUBLISH and PUBREL are sent again, with their identifiers
+        //= [MQTT-4.6.0-1] in the order in which they were first sent
+        for (at, inflight) in session.inflight.iter_mut().enumerate() {
+            if inflight.sent {
+                continue;
+            }
+            match &inflight.phase {
+                Phase::Release => {
+                    connection.write(Packet::PubRel(Ack::new(inflight.packet_id, ReasonCode::Success)));
+                }
+                Phase::Publish(_) if !connection.has_window() => break,
+                Phase::Publish(delivery) => {
+                    //= [MQTT-3.3.1-1] DUP marks a repeated delivery
+                    let outgoing = outgoing(delivery, true, Some(inflight.packet_id));
+                    let sent = connection.write_publish(now, &outgoing);
+                    match sent {
+                        Ok(()) => {
+                            connection.unacknowledged += 1;
+                            inflight.counted = true;
+                        }
+                        Err(TooLarge) => lost.push(at),
+                    }
+                    count_sent(&mut self.counters, delivery.qos, delivery.message.payload.len(), sent);
+                }
+            }
+            inflight.sent = true;
+            session.unsent -= 1;
+            mark_dirty(&mut self.dirty, connection);
+        }
+        for at in lost.into_iter().rev() {
+            session.land(at);
+        }
+    }
+
+    fn pump_retained(&mut self, now: Millis, key: SessionKey) {
+        while let Some(session) = self.sessions.get_mut(key as usize)
+            && let Some(next) = session.backlog.front()
+        {
+            let Some(id) = session.connection else { return };
+            let Some(connection) = self.connections.get_mut(id.index()) else {
+                return;
+            };
+            let blocked = match next.qos {
+                QoS::AtMostOnce => connection.outbox.bytes() >= crate::Outbox::HIGH_BYTES,
+                QoS::AtLeastOnce | QoS::ExactlyOnce => !connection.has_window(),
+            };
+            if blocked {
+                return;
+            }
+            let Some(delivery) = session.backlog.pop_front() else {
+                return;
+            };
+            self.backlog_messages -= 1;
+            // Replaced in the meantime: the newer one was delivered as it came.
+            let current = self.retained.get(&delivery.message.topic);
+            let is_current = current.is_some_and(|current| std::sync::Arc::ptr_eq(current, &delivery.message));
+            if is_current && !delivery.message.is_expired(now) {
+                self.send(now, key, delivery);
+            }
+        }
+    }
+
+    fn pump_queue(&mut self, now: Millis, key: SessionKey) {
+        while let Some(session) = self.sessions.get_mut(key as usize)
+            && let Some(next) = session.queue.front()
+            && next.durable_at <= self.durable
+        {
+            let Some(connection) = session.connection.and_then(|id| self.connections.get(id.index())) else {
+                return;
+            };
+            let is_expired = next.delivery.message.is_expired(now);
+            if !is_expired && !connection.has_window() {
+                return;
+            }
+            let Some(delivery) = session.dequeue() else {
+                return;
+            };
+            if is_expired {
+                //= [MQTT-3.3.2-5] an expired message is not delivered
+                self.counters.dropped_expired += 1;
+                continue;
+            }
+            self.send(now, key, delivery);
+        }
+    }
+
+    /// Sends one delivery to a connected session whose connection can take it.
+    pub(super) fn send(&mut self, now: Millis, key: SessionKey, delivery: Delivery) {
+        let Some(session) = self.sessions.get_mut(key as usize) else {
+            return;
+        };
+        let Some(connection) = session.connection.and_then(|id| self.connections.get_mut(id.index())) else {
+            return;
+        };
+        let (qos, bytes) = (delivery.qos, delivery.message.payload.len());
+        let sent = if qos == QoS::AtMostOnce {
+            connection.write_publish(now, &outgoing(&delivery, false, None))
+        } else {
+            send_in_flight(now, session, connection, delivery)
+        };
+        count_sent(&mut self.counters, qos, bytes, sent);
+        mark_dirty(&mut self.dirty, connection);
+    }
+
+    /// Tells once that a queue is full, until it has drained.
+    fn report_full(&mut self, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key as usize) else {
+            return;
+        };
+        if !std::mem::replace(&mut session.full_reported, true) {
+            let detail = format!("{} messages, {} bytes", session.queue.len(), session.queue_bytes);
+            self.session_event(EventLevel::Warn, key, "queue is full", &detail);
+        }
+    }
+
+    pub(super) fn session_event(&mut self, level: EventLevel, key: SessionKey, what: &'static str, detail: &str) {
+        let Some(session) = self.sessions.get(key as usize) else {
+            return;
+        };
+        let event = Event {
+            level,
+            connection: session.connection,
+            client: session.client_id.to_string(),
+            principal: session.principal.to_string(),
+            what,
+            reason: None,
+            detail: detail.to_owned(),
+        };
+        self.effects.push_back(Effect::Event(event));
+    }
+}
+
+/// Gives the delivery a packet identifier and writes it; a message that is too large gives the identifier back.
+fn send_in_flight(
+    now: Millis,
+    session: &mut crate::session::Session,
+    connection: &mut Connection,
+    delivery: Delivery,
+) -> Result<(), TooLarge> {
+    // `has_window` holds, and a window is never larger than the identifiers there are.
+    let Some(packet_id) = session.launch(delivery) else {
+        return Ok(());
+    };
+    let Some(at) = session.inflight.len().checked_sub(1) else {
+        return Ok(());
+    };
+    let Phase::Publish(delivery) = &session.inflight[at].phase else {
+        return Ok(());
+    };
+    //= [MQTT-4.3.2-2] [MQTT-4.3.3-2] a first delivery has an unused identifier, and DUP 0
+    let sent = connection.write_publish(now, &outgoing(delivery, false, Some(packet_id)));
+    match sent {
+        Ok(()) => connection.unacknowledged += 1,
+        Err(TooLarge) => {
+            session.land(at);
+        }
+    }
+    sent
+}
+
+fn first_match(session: SessionKey, subscription: Subscription) -> Match {
+    let mut identifiers = Identifiers::new();
+    if subscription.identifier != 0 {
+        identifiers.push(subscription.identifier);
+    }
+    Match { session, qos: subscription.qos, retain_as_published: subscription.retain_as_published, identifiers }
+}
+
+/// Overlapping subscriptions make one delivery: the highest QoS, and all identifiers.
+fn merge(matched: &mut Match, subscription: Subscription) {
+    matched.qos = matched.qos.max(subscription.qos);
+    matched.retain_as_published |= subscription.retain_as_published;
+    //= [MQTT-3.3.4-4] one copy carries the identifiers of all subscriptions that asked for it
+    if subscription.identifier != 0 {
+        matched.identifiers.push(subscription.identifier);
+    }
+}
+
+fn outgoing(delivery: &Delivery, dup: bool, packet_id: Option<causeway_protocol::PacketId>) -> Outgoing<'_> {
+    let message = &*delivery.message;
+    Outgoing {
+        dup,
+        qos: delivery.qos,
+        retain: delivery.retain,
+        topic: &message.topic,
+        packet_id,
+        expires_at: message.expires_at,
+        //= [MQTT-3.3.4-3] [MQTT-3.3.4-5] the identifiers of the subscriptions that matched
+        identifiers: &delivery.identifiers,
+        forwarded: message.forwarded(),
+        payload: Payload::Shared(&message.payload),
+    }
+}
+
+fn count_sent(counters: &mut Counters, qos: QoS, payload_bytes: usize, sent: Result<(), TooLarge>) {
+    match sent {
+        Ok(()) => {
+            counters.publish_sent[qos as usize] += 1;
+            counters.payload_bytes_sent += payload_bytes as u64;
+        }
+        Err(TooLarge) => counters.dropped_packet_too_large += 1,
+    }
+}

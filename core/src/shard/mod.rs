@@ -1,0 +1,317 @@
+//! The shard state machine: the one place where sessions, subscriptions, retained messages and connections meet.
+//!
+//! Owns the dispatch of inputs and the state they change; what each input means is in the files below. It never
+//! waits: records gather in a group, deliveries in outboxes, rare things in effects, and the edge takes all three.
+
+mod acknowledge;
+mod close;
+mod connect;
+mod deliver;
+mod publish;
+mod reauthenticate;
+mod share;
+mod subscribe;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use causeway_protocol::{DecodeError, Packet, PacketId, ReasonCode};
+use foldhash::fast::FixedState;
+use slab::Slab;
+
+use crate::connection::Connection;
+use crate::effect::{Effect, Event, EventLevel};
+use crate::index::SubscriptionIndex;
+use crate::record::{PendingGroup, Recorder};
+use crate::retained::Retained;
+use crate::session::{Session, SessionKey};
+use crate::shared::{Group, GroupKey};
+use crate::{ConnectionId, Counters, Gauges, Limits, Lsn, Millis, Outbox};
+use deliver::Match;
+use timers::Timers;
+
+/// What waits for records to become durable, in the order of the log.
+#[derive(Debug)]
+enum Release {
+    /// The acknowledgement of a PUBLISH.
+    Ack { connection: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode },
+    /// A session whose queue starts with a message that was not durable.
+    Session { session: SessionKey, epoch: u64 },
+    /// Likewise a shared subscription; harmless if the key was reused.
+    Group(GroupKey),
+}
+
+/// Which packet acknowledges a PUBLISH.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AckKind {
+    PubAck,
+    PubRec,
+}
+
+/// One shard. See the crate.
+#[derive(Debug)]
+pub struct Shard {
+    limits: Arc<Limits>,
+    hash_seed: u64,
+    sys_version: String,
+    started: Millis,
+    connections: Slab<Connection>,
+    /// Generation of the next connection.
+    generation: u32,
+    /// Connections that have a session.
+    connected: usize,
+    sessions: Slab<Session>,
+    session_by_client: HashMap<Arc<str>, SessionKey, FixedState>,
+    /// Epoch of the next session.
+    epoch: u64,
+    index: SubscriptionIndex,
+    groups: Slab<Group>,
+    group_by_name: HashMap<(Box<str>, Box<str>), GroupKey, FixedState>,
+    retained: Retained,
+    /// Retained messages noted for sessions and not yet sent, over all sessions.
+    backlog_messages: usize,
+    recorder: Recorder,
+    durable: Lsn,
+    releases: VecDeque<(Lsn, Release)>,
+    timers: Timers,
+    dirty: VecDeque<ConnectionId>,
+    effects: VecDeque<Effect>,
+    counters: Counters,
+    /// What the message at hand matched; kept for its memory.
+    matches: Vec<Match>,
+    matched_groups: Vec<GroupKey>,
+    /// Counts routing turns, to mark sessions that already matched.
+    turn: u64,
+}
+
+impl Shard {
+    /// An empty shard. `version_text` is what `$SYS/broker/version` says; `hash_seed` must be hard to guess, so that
+    /// nobody can choose topics that collide.
+    pub fn new(now: Millis, limits: Arc<Limits>, version_text: &str, hash_seed: u64) -> Shard {
+        let hasher = FixedState::with_seed(hash_seed);
+        let mut shard = Shard {
+            hash_seed,
+            sys_version: version_text.to_owned(),
+            started: now,
+            connections: Slab::new(),
+            generation: 0,
+            connected: 0,
+            sessions: Slab::new(),
+            session_by_client: HashMap::with_hasher(hasher.clone()),
+            epoch: 0,
+            index: SubscriptionIndex::new(hash_seed),
+            groups: Slab::new(),
+            group_by_name: HashMap::with_hasher(hasher),
+            retained: Retained::new(hash_seed),
+            backlog_messages: 0,
+            recorder: Recorder::default(),
+            durable: Lsn(0),
+            releases: VecDeque::new(),
+            timers: Timers::default(),
+            dirty: VecDeque::new(),
+            effects: VecDeque::new(),
+            counters: Counters::default(),
+            matches: Vec::new(),
+            matched_groups: Vec::new(),
+            turn: 0,
+            limits,
+        };
+        shard.start_sys(now);
+        shard
+    }
+
+    /// Takes a packet of an open connection.
+    pub fn handle(&mut self, now: Millis, connection: ConnectionId, packet: &Packet<'_>) {
+        let Some(open) = self.open_connection(connection) else {
+            return;
+        };
+        open.last_received = now;
+        match packet {
+            Packet::Publish(publish) => self.on_publish(now, connection, publish),
+            Packet::PubAck(ack) => self.on_puback(now, connection, ack),
+            Packet::PubRec(ack) => self.on_pubrec(now, connection, ack),
+            Packet::PubRel(ack) => self.on_pubrel(connection, ack),
+            Packet::PubComp(ack) => self.on_pubcomp(now, connection, ack),
+            Packet::Subscribe(subscribe) => self.on_subscribe(now, connection, subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(now, connection, unsubscribe),
+            //= [MQTT-3.12.4-1] a PINGREQ is answered
+            Packet::PingReq => self.write(connection, Packet::PingResp),
+            Packet::Disconnect(disconnect) => self.on_disconnect(now, connection, disconnect),
+            Packet::Auth(auth) => self.on_auth(now, connection, auth),
+            //= [MQTT-3.1.0-2] a second CONNECT is a protocol error
+            Packet::Connect(_) => self.protocol_error(now, connection, "second CONNECT"),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                self.protocol_error(now, connection, "packet only a server may send")
+            }
+        }
+    }
+
+    /// The connection's bytes are no packet: it is told why and closed.
+    pub fn malformed(&mut self, now: Millis, connection: ConnectionId, error: DecodeError) {
+        //= [MQTT-4.13.1-1] a malformed packet or protocol error ends the connection, with its reason
+        self.counters.protocol_errors += 1;
+        self.disconnect(now, connection, error.reason(), &error.to_string());
+    }
+
+    /// Whether the connection still takes packets. Once it does not, what it sends is dropped.
+    pub fn is_open(&self, connection: ConnectionId) -> bool {
+        self.connection(connection).is_some_and(|connection| connection.session.is_some())
+    }
+
+    /// Whether the edge should read from the connection: a client that takes nothing is not listened to, so that what
+    /// it is owed stays bounded. Ask again after [`Shard::flushed`].
+    pub fn wants_input(&self, connection: ConnectionId) -> bool {
+        let open = self.connection(connection).filter(|connection| connection.session.is_some());
+        open.is_some_and(|connection| connection.outbox.bytes() <= self.limits.outbox_bytes_max)
+    }
+
+    /// The outbox was written, wholly or below [`Outbox::LOW_BYTES`]: more may follow from the session's queue.
+    pub fn flushed(&mut self, now: Millis, connection: ConnectionId) {
+        if let Some(session) = self.connection(connection).and_then(|connection| connection.session) {
+            self.pump(now, session);
+        }
+    }
+
+    /// The next connection whose outbox got bytes since it was last returned here.
+    pub fn poll_dirty(&mut self) -> Option<ConnectionId> {
+        while let Some(id) = self.dirty.pop_front() {
+            if let Some(connection) = self.connection_mut(id) {
+                connection.dirty = false;
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// The bytes waiting for a connection; there until [`Shard::closed`].
+    pub fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
+        self.connection_mut(connection).map(|connection| &mut connection.outbox)
+    }
+
+    /// The records to append and sync next. Report them with [`Shard::persisted`], in order.
+    pub fn take_group(&mut self) -> Option<PendingGroup> {
+        self.recorder.take()
+    }
+
+    /// All records up to and including `through` are durable: what waited for them goes out.
+    pub fn persisted(&mut self, now: Millis, through: Lsn) {
+        self.durable = self.durable.max(through);
+        while self.releases.front().is_some_and(|(at, _)| *at <= self.durable) {
+            let Some((_, release)) = self.releases.pop_front() else {
+                return;
+            };
+            match release {
+                Release::Ack { connection, packet_id, kind, reason } => {
+                    self.release_ack(connection, packet_id, kind, reason);
+                }
+                Release::Session { session, epoch } => {
+                    if self.sessions.get(session as usize).is_some_and(|session| session.epoch == epoch) {
+                        self.pump(now, session);
+                    }
+                }
+                Release::Group(group) => self.pump_group(now, group),
+            }
+        }
+    }
+
+    /// The next rare thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// What was counted since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What there is now. Walks all sessions: ask about once a second, not for every message.
+    pub fn gauges(&self) -> Gauges {
+        let mut gauges = Gauges {
+            connections: self.connected as u64,
+            sessions: self.sessions.len() as u64,
+            subscriptions: self.index.len() as u64,
+            retained_messages: self.retained.messages() as u64,
+            retained_bytes: self.retained.bytes() as u64,
+            ..Gauges::default()
+        };
+        for (_, session) in &self.sessions {
+            gauges.queued_messages += session.queue.len() as u64;
+            gauges.queued_bytes += session.queue_bytes as u64;
+            gauges.inflight_messages += session.inflight.len() as u64;
+        }
+        for (_, group) in &self.groups {
+            let (messages, bytes) = group.queued();
+            gauges.queued_messages += messages as u64;
+            gauges.queued_bytes += bytes as u64;
+        }
+        gauges
+    }
+
+    fn connection(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.get(id.index()).filter(|connection| connection.id == id)
+    }
+
+    fn connection_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(id.index()).filter(|connection| connection.id == id)
+    }
+
+    fn open_connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connection_mut(id).filter(|connection| connection.session.is_some())
+    }
+
+    /// The session of an open connection.
+    fn session_of(&mut self, id: ConnectionId) -> Option<(SessionKey, &mut Session)> {
+        let key = self.connection(id)?.session?;
+        Some((key, self.sessions.get_mut(key as usize)?))
+    }
+
+    /// Puts a packet other than PUBLISH into a connection's outbox.
+    fn write(&mut self, id: ConnectionId, packet: Packet<'_>) {
+        if let Some(connection) = self.connections.get_mut(id.index()).filter(|connection| connection.id == id) {
+            connection.write(packet);
+            mark_dirty(&mut self.dirty, connection);
+        }
+    }
+
+    /// One line about a refusal, unless this connection already filled its share of the log.
+    fn tell_refusal(&mut self, now: Millis, id: ConnectionId, what: &'static str, reason: ReasonCode, why: &str) {
+        if self.connection_mut(id).is_some_and(|connection| connection.tells_refusal(now)) {
+            self.event(EventLevel::Warn, id, what, Some(reason), why);
+        }
+    }
+
+    fn event(
+        &mut self,
+        level: EventLevel,
+        id: ConnectionId,
+        what: &'static str,
+        reason: Option<ReasonCode>,
+        detail: &str,
+    ) {
+        let Some(connection) = self.connection(id) else {
+            return;
+        };
+        let event = Event {
+            level,
+            connection: Some(id),
+            client: connection.client_id.to_string(),
+            principal: connection.principal.to_string(),
+            what,
+            reason,
+            detail: detail.to_owned(),
+        };
+        self.effects.push_back(Effect::Event(event));
+    }
+}
+
+/// Notes that a connection has bytes to write.
+fn mark_dirty(dirty: &mut VecDeque<ConnectionId>, connection: &mut Connection) {
+    if !connection.dirty {
+        connection.dirty = true;
+        dirty.push_back(connection.id);
+    }
+}

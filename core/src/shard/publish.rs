@@ -1,0 +1,212 @@
+//! A PUBLISH comes in.
+//!
+//! Owns its checks, its acknowledgement, and the refusal where it can't be kept. Who gets it is decided in `deliver`.
+
+use std::sync::Arc;
+
+use causeway_fleet::acl::Decision;
+use causeway_protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, check_topic_name};
+
+use super::deliver::{Origin, Routed};
+use super::{AckKind, Release, Shard};
+use crate::message::Publication;
+use crate::{ConnectionId, Lsn, Millis};
+
+impl Shard {
+    pub(super) fn on_publish(&mut self, now: Millis, id: ConnectionId, publish: &Publish<'_>) {
+        self.counters.publish_received[publish.qos as usize] += 1;
+        self.counters.payload_bytes_received += publish.payload.len() as u64;
+        if let Err((reason, why)) = self.check_publish(publish) {
+            self.counters.protocol_errors += 1;
+            self.disconnect(now, id, reason, why);
+            return;
+        }
+        let resolved = match self.resolve_alias(id, publish) {
+            Ok(resolved) => resolved,
+            Err((reason, why)) => {
+                self.counters.protocol_errors += 1;
+                self.disconnect(now, id, reason, why);
+                return;
+            }
+        };
+        let topic = resolved.as_deref().unwrap_or(publish.topic);
+        match publish.packet_id {
+            Some(packet_id) => self.on_acknowledged_publish(now, id, publish, topic, packet_id),
+            None => match self.accept(now, id, publish, topic) {
+                Ok(_) => {}
+                Err((reason, why)) => {
+                    // Nobody waits for an answer at QoS 0: the log and the counter say it.
+                    self.tell_refusal(now, id, "refused publish", reason, &format!("{topic:?}: {why}"));
+                }
+            },
+        }
+    }
+
+    /// QoS 1 and 2: whatever becomes of it, one acknowledgement follows, unless the connection is closed.
+    fn on_acknowledged_publish(
+        &mut self,
+        now: Millis,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        topic: &str,
+        packet_id: PacketId,
+    ) {
+        let kind = if publish.qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
+        let receive_maximum = usize::from(self.limits.receive_maximum);
+        let withheld = self.connection(id).map_or(0, |connection| connection.withheld as usize);
+        let Some((_, session)) = self.session_of(id) else {
+            return;
+        };
+        //= [MQTT-4.3.3-10] a QoS 2 PUBLISH with an identifier not yet released is the same message again
+        if kind == AckKind::PubRec && session.received.contains(&packet_id) {
+            let last = self.recorder.last();
+            self.acknowledge(id, packet_id, kind, ReasonCode::Success, last);
+            return;
+        }
+        //= [MQTT-3.3.4-7] more than the Receive Maximum at once ends the connection
+        if session.received.len() + withheld >= receive_maximum
+            && self.connection(id).is_some_and(|connection| connection.version == ProtocolVersion::V5)
+        {
+            self.counters.protocol_errors += 1;
+            self.disconnect(now, id, ReasonCode::ReceiveMaximumExceeded, "more unacknowledged than Receive Maximum");
+            return;
+        }
+        match self.accept(now, id, publish, topic) {
+            Ok(routed) => {
+                //= [MQTT-4.3.3-9] a QoS 2 identifier is remembered until PUBREL
+                if let (AckKind::PubRec, Some((_, session))) = (kind, self.session_of(id)) {
+                    session.received.insert(packet_id);
+                }
+                let reason = if routed.matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
+                self.acknowledge(id, packet_id, kind, reason, routed.durable_at);
+            }
+            Err((reason, why)) => self.refuse_publish(now, id, topic, (packet_id, kind), reason, &why),
+        }
+    }
+
+    /// A 5.0 client is told in the acknowledgement. A 3.x client can only be told by closing the connection without
+    /// one: the message stays its own.
+    fn refuse_publish(
+        &mut self,
+        now: Millis,
+        id: ConnectionId,
+        topic: &str,
+        (packet_id, kind): (PacketId, AckKind),
+        reason: ReasonCode,
+        why: &str,
+    ) {
+        let why = format!("{topic:?}: {why}");
+        if self.connection(id).is_some_and(|connection| connection.version < ProtocolVersion::V5) {
+            self.disconnect(now, id, reason, &format!("publish refused: {why}"));
+            return;
+        }
+        self.tell_refusal(now, id, "refused publish", reason, &why);
+        let last = self.recorder.last();
+        self.acknowledge(id, packet_id, kind, reason, last);
+    }
+
+    /// Checks that need the terms of the connection.
+    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), (ReasonCode, &'static str)> {
+        //= [MQTT-3.2.2-11] a QoS above the announced maximum ends the connection
+        if publish.qos > self.limits.maximum_qos {
+            return Err((ReasonCode::QoSNotSupported, "QoS above the maximum on offer"));
+        }
+        //= [MQTT-3.2.2-14] so does retain where it is not on offer
+        if publish.retain && !self.limits.retain_available {
+            return Err((ReasonCode::RetainNotSupported, "retained messages are not on offer"));
+        }
+        //= [MQTT-3.3.4-6] a client never sends a Subscription Identifier
+        if !publish.properties.subscription_identifiers.is_empty() {
+            return Err((ReasonCode::ProtocolError, "PUBLISH of a client with a Subscription Identifier"));
+        }
+        if let Some(alias) = publish.properties.topic_alias
+            && alias.get() > self.limits.topic_alias_maximum
+        {
+            //= [MQTT-3.3.2-9] [MQTT-3.2.2-17] an alias above the announced maximum ends the connection
+            return Err((ReasonCode::TopicAliasInvalid, "topic alias above the announced maximum"));
+        }
+        if !publish.topic.is_empty() && check_topic_name(publish.topic, self.limits.topic_levels_max).is_err() {
+            return Err((ReasonCode::TopicNameInvalid, "topic name is not valid or has too many levels"));
+        }
+        Ok(())
+    }
+
+    /// The topic an alias stands for, or `None` where the packet itself has the topic.
+    fn resolve_alias(
+        &mut self,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+    ) -> Result<Option<Arc<str>>, (ReasonCode, &'static str)> {
+        let Some(alias) = publish.properties.topic_alias else {
+            return Ok(None);
+        };
+        let Some(connection) = self.connection_mut(id) else {
+            return Ok(None);
+        };
+        let at = usize::from(alias.get()) - 1;
+        if publish.topic.is_empty() {
+            let known = connection.aliases_in.get(at).cloned().flatten();
+            return known.map(Some).ok_or((ReasonCode::ProtocolError, "topic alias was never given a topic"));
+        }
+        if connection.aliases_in.len() <= at {
+            connection.aliases_in.resize(at + 1, None);
+        }
+        //= [MQTT-3.3.2-12] alias mappings belong to one connection; a new topic replaces the old
+        connection.aliases_in[at] = Some(publish.topic.into());
+        Ok(None)
+    }
+
+    /// Authorises and routes.
+    fn accept(
+        &mut self,
+        now: Millis,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        topic: &str,
+    ) -> Result<Routed, (ReasonCode, String)> {
+        if let Decision::Deny(why) = self.may_publish(id, topic) {
+            self.counters.publish_refused_unauthorized += 1;
+            return Err((ReasonCode::NotAuthorized, why.to_owned()));
+        }
+        let session = self.connection(id).and_then(|connection| connection.session);
+        let mut publication = Publication::of_publish(now, publish, topic);
+        self.route(now, &mut publication, Origin::Client { session })
+    }
+
+    /// Acknowledges a PUBLISH once `durable_at` is durable, and never before an earlier one of the same connection.
+    fn acknowledge(
+        &mut self,
+        id: ConnectionId,
+        packet_id: PacketId,
+        kind: AckKind,
+        reason: ReasonCode,
+        durable_at: Lsn,
+    ) {
+        let (durable, last) = (self.durable, self.recorder.last());
+        let Some(connection) = self.connection_mut(id) else {
+            return;
+        };
+        //= [MQTT-4.6.0-2] [MQTT-4.6.0-3] acknowledgements keep the order of what they acknowledge
+        let at = if connection.withheld > 0 { last } else { durable_at };
+        if at <= durable {
+            self.write_ack(id, packet_id, kind, reason);
+            return;
+        }
+        connection.withheld += 1;
+        self.releases.push_back((at, Release::Ack { connection: id, packet_id, kind, reason }));
+    }
+
+    pub(super) fn release_ack(&mut self, id: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode) {
+        if let Some(connection) = self.open_connection(id) {
+            connection.withheld = connection.withheld.saturating_sub(1);
+            self.write_ack(id, packet_id, kind, reason);
+        }
+    }
+
+    //= [MQTT-4.3.2-4] PUBACK after the message was accepted, with its identifier
+    //= [MQTT-4.3.3-8] PUBREC likewise
+    fn write_ack(&mut self, id: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode) {
+        let ack = Ack::new(packet_id, reason);
+        self.write(id, if kind == AckKind::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) });
+    }
+}

@@ -1,0 +1,208 @@
+//! Shared subscriptions inside the shard: who of a group gets a message, and what happens when a member leaves.
+//!
+//! A message waits in the group until a member can be sent it at once, so order holds and nothing is stranded.
+
+use std::sync::Arc;
+
+use causeway_protocol::QoS;
+
+use super::deliver::Origin;
+use super::{Release, Shard};
+use crate::index::Subscription;
+use crate::message::{Message, Publication};
+use crate::session::{Delivery, Identifiers, Phase, SessionKey};
+use crate::shared::{Group, GroupKey};
+use crate::{Lsn, Millis};
+
+impl Shard {
+    pub(super) fn deliver_to_group(
+        &mut self,
+        now: Millis,
+        publication: &mut Publication<'_>,
+        key: GroupKey,
+        durable_at: Lsn,
+    ) {
+        let Some(group) = self.groups.get_mut(key as usize) else {
+            return;
+        };
+        if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
+            let (sessions, connections) = (&self.sessions, &self.connections);
+            let outbox_bytes_max = self.limits.outbox_bytes_max;
+            let next = group.next(|member| {
+                let id = sessions.get(member as usize).and_then(|session| session.connection);
+                let connection = id.and_then(|id| connections.get(id.index()));
+                connection.is_some_and(|connection| connection.outbox.bytes() <= outbox_bytes_max)
+            });
+            let Some((member, subscription)) = next else {
+                return;
+            };
+            let retain = publication.retain && subscription.retain_as_published;
+            self.deliver_now(now, publication, member, retain, &identifiers(subscription));
+            return;
+        }
+        if !group.has_room(&self.limits, publication.bytes()) {
+            self.counters.dropped_queue_full += 1;
+            return;
+        }
+        group.enqueue(publication.keep(), durable_at);
+        if durable_at > self.durable {
+            self.releases.push_back((durable_at, Release::Group(key)));
+        } else {
+            self.pump_group(now, key);
+        }
+    }
+
+    /// Hands out what waits in a group, for as long as a member can take it.
+    pub(super) fn pump_group(&mut self, now: Millis, key: GroupKey) {
+        while let Some(group) = self.groups.get_mut(key as usize)
+            && let Some(front) = group.front()
+            && front.durable_at <= self.durable
+        {
+            if front.message.is_expired(now) {
+                group.dequeue();
+                self.counters.dropped_expired += 1;
+                continue;
+            }
+            //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
+            let (sessions, connections) = (&self.sessions, &self.connections);
+            let next = group.next(|member| {
+                let Some(session) = sessions.get(member as usize) else {
+                    return false;
+                };
+                let connection = session.connection.and_then(|id| connections.get(id.index()));
+                session.queue.is_empty() && connection.is_some_and(|connection| connection.has_window())
+            });
+            let Some((member, subscription)) = next else {
+                return;
+            };
+            let Some(message) = group.dequeue() else {
+                return;
+            };
+            self.send(now, member, delivery(message, subscription, key));
+        }
+    }
+
+    /// A session can take more: its groups may have something for it.
+    pub(super) fn pump_groups_of(&mut self, now: Millis, key: SessionKey) {
+        let Some(session) = self.sessions.get(key as usize) else {
+            return;
+        };
+        if session.groups.is_empty() || !session.queue.is_empty() {
+            return;
+        }
+        for at in 0..session.groups.len() {
+            let group = self.sessions.get(key as usize).and_then(|session| session.groups.get(at)).copied();
+            if let Some(group) = group {
+                self.pump_group(now, group);
+            }
+        }
+    }
+
+    pub(super) fn join_group(
+        &mut self,
+        key: SessionKey,
+        share_name: &str,
+        filter: &str,
+        subscription: Subscription,
+    ) -> GroupKey {
+        let name = (share_name.into(), filter.into());
+        let group = match self.group_by_name.get(&name) {
+            Some(&group) => group,
+            None => {
+                let group = self.groups.insert(Group::new(share_name, filter)) as GroupKey;
+                self.group_by_name.insert(name, group);
+                self.index.insert_group(filter, group);
+                group
+            }
+        };
+        if !self.groups[group as usize].join(key, subscription) {
+            self.sessions[key as usize].groups.push(group);
+        }
+        group
+    }
+
+    /// Takes a session out of a group; the group ends with its last member. `ended`: the session is gone for good.
+    pub(super) fn leave_group(&mut self, now: Millis, key: SessionKey, group_key: GroupKey, ended: bool) {
+        self.give_back(key, group_key, ended);
+        if let Some(session) = self.sessions.get_mut(key as usize) {
+            session.groups.retain(|&group| group != group_key);
+        }
+        let Some(group) = self.groups.get_mut(group_key as usize) else {
+            return;
+        };
+        group.leave(key);
+        if group.has_members() {
+            self.pump_group(now, group_key);
+            return;
+        }
+        let group = self.groups.remove(group_key as usize);
+        self.counters.dropped_session_ended += group.queued().0 as u64;
+        self.index.remove_group(&group.filter, group_key);
+        self.group_by_name.remove(&(group.share_name, group.filter));
+    }
+
+    /// A member lost its connection: others that are connected get what it had not acknowledged.
+    pub(super) fn reroute_groups_of(&mut self, now: Millis, key: SessionKey) {
+        let Some(session) = self.sessions.get(key as usize) else {
+            return;
+        };
+        for group_key in session.groups.clone() {
+            let Some(group) = self.groups.get(group_key as usize) else {
+                continue;
+            };
+            let someone_else = group.members().any(|(member, _)| {
+                member != key && self.sessions.get(member as usize).is_some_and(|other| other.connection.is_some())
+            });
+            // Alone, it keeps them and gets them again with DUP when it is back.
+            if someone_else {
+                self.give_back(key, group_key, false);
+                self.pump_group(now, group_key);
+            }
+        }
+    }
+
+    /// Moves a member's unfinished QoS 1 messages back to the group, in order.
+    fn give_back(&mut self, key: SessionKey, group_key: GroupKey, ended: bool) {
+        let (Some(session), Some(group)) =
+            (self.sessions.get_mut(key as usize), self.groups.get_mut(group_key as usize))
+        else {
+            return;
+        };
+        let connected = session.connection.is_some();
+        if connected && !ended {
+            // It unsubscribed but is still here: what it was sent, it will acknowledge.
+            return;
+        }
+        let mut back: Vec<Arc<Message>> = Vec::new();
+        // The session has no connection here, so what is left counts as unsent when it comes back.
+        session.inflight.retain(|inflight| match &inflight.phase {
+            //= [MQTT-4.8.2-4] [MQTT-4.8.2-5] a QoS 2 message is finished with its member or not at all
+            Phase::Publish(delivery) if delivery.group == Some(group_key) && delivery.qos == QoS::AtLeastOnce => {
+                back.push(Arc::clone(&delivery.message));
+                false
+            }
+            Phase::Publish(_) | Phase::Release => true,
+        });
+        group.take_back(back);
+    }
+
+    /// A will or statistic to whoever wants it.
+    pub(super) fn route_own(&mut self, now: Millis, publication: &mut Publication<'_>, origin: Origin) {
+        // Only a client can be refused.
+        let _ = self.route(now, publication, origin);
+    }
+}
+
+fn delivery(message: Arc<Message>, subscription: Subscription, group: GroupKey) -> Delivery {
+    Delivery {
+        qos: message.qos.min(subscription.qos),
+        retain: message.retain && subscription.retain_as_published,
+        identifiers: identifiers(subscription),
+        group: Some(group),
+        message,
+    }
+}
+
+fn identifiers(subscription: Subscription) -> Identifiers {
+    Some(subscription.identifier).filter(|identifier| *identifier != 0).into_iter().collect()
+}

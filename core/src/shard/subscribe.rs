@@ -1,0 +1,181 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+//!
+//! Owns the answer for each filter and the retained messages that follow. The index and the groups do the rest.
+
+use causeway_fleet::acl::{Action, Decision, decide};
+use causeway_protocol::{
+    Packet, QoS, ReasonCode, SubAck, Subscribe, SubscriptionOptions, UnsubAck, Unsubscribe, check_topic_filter,
+    parse_shared,
+};
+
+use super::Shard;
+use crate::index::{Subscription, sends_retained};
+use crate::session::{Delivery, Identifiers, SessionKey};
+use crate::{ConnectionId, Millis};
+
+impl Shard {
+    pub(super) fn on_subscribe(&mut self, now: Millis, id: ConnectionId, subscribe: &Subscribe<'_>) {
+        if subscribe.subscription_identifier.is_some() && !self.limits.subscription_identifiers {
+            self.counters.protocol_errors += 1;
+            let reason = ReasonCode::SubscriptionIdentifiersNotSupported;
+            self.disconnect(now, id, reason, "subscription identifiers are not on offer");
+            return;
+        }
+        let Some((key, _)) = self.session_of(id) else {
+            return;
+        };
+        let mut reasons = Vec::with_capacity(subscribe.filters.len());
+        let mut retained = Vec::new();
+        //= [MQTT-3.8.4-5] many filters are handled as if they came one by one
+        for &(filter, options) in &subscribe.filters {
+            let subscription = Subscription::new(options, self.limits.maximum_qos, subscribe.subscription_identifier);
+            match self.subscribe_one(id, key, filter, subscription) {
+                Ok(existed) => {
+                    //= [MQTT-3.8.4-7] what is granted may be less than what was asked for
+                    reasons.push(granted(subscription.qos));
+                    if wants_retained(filter, options, existed) {
+                        retained.push((filter, subscription));
+                    }
+                }
+                Err((reason, why)) => {
+                    self.counters.subscriptions_refused += 1;
+                    let detail = format!("{filter:?}: {why}");
+                    self.tell_refusal(now, id, "refused subscription", reason, &detail);
+                    reasons.push(reason);
+                }
+            }
+        }
+        //= [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-6] one SUBACK, same identifier, a reason for each filter in order
+        let suback =
+            SubAck { packet_id: subscribe.packet_id, reason_string: None, user_properties: Vec::new(), reasons };
+        self.write(id, Packet::SubAck(suback));
+        for (filter, subscription) in retained {
+            self.queue_retained(now, key, filter, subscription);
+        }
+        self.pump(now, key);
+    }
+
+    pub(super) fn on_unsubscribe(&mut self, now: Millis, id: ConnectionId, unsubscribe: &Unsubscribe<'_>) {
+        let Some((key, _)) = self.session_of(id) else {
+            return;
+        };
+        //= [MQTT-3.10.4-6] many filters are handled as if they came one by one
+        let reasons = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(now, key, filter)).collect();
+        //= [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT-3.11.3-1] one UNSUBACK, even where nothing was subscribed
+        let unsuback =
+            UnsubAck { packet_id: unsubscribe.packet_id, reason_string: None, user_properties: Vec::new(), reasons };
+        self.write(id, Packet::UnsubAck(unsuback));
+    }
+
+    /// Makes or replaces one subscription; whether it existed.
+    fn subscribe_one(
+        &mut self,
+        id: ConnectionId,
+        key: SessionKey,
+        filter: &str,
+        subscription: Subscription,
+    ) -> Result<bool, (ReasonCode, String)> {
+        self.check_filter(id, key, filter)?;
+        let shared = parse_shared(filter).map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))?;
+        match shared {
+            Some(shared) => {
+                self.join_group(key, shared.share_name, shared.filter, subscription);
+            }
+            //= [MQTT-3.8.4-3] a subscription to the same filter replaces the older one
+            None => {
+                self.index.insert(filter, key, subscription);
+            }
+        }
+        let subscriptions = &mut self.sessions[key as usize].subscriptions;
+        Ok(subscriptions.insert(filter.into(), subscription).is_some())
+    }
+
+    fn check_filter(&self, id: ConnectionId, key: SessionKey, filter: &str) -> Result<(), (ReasonCode, String)> {
+        let refuse = |reason, why: &str| Err((reason, why.to_owned()));
+        let limits = &self.limits;
+        if let Err(error) = check_topic_filter(filter, limits.topic_levels_max) {
+            return Err((ReasonCode::TopicFilterInvalid, error.to_string()));
+        }
+        if filter.starts_with("$share/") && !limits.shared_subscriptions {
+            return refuse(ReasonCode::SharedSubscriptionsNotSupported, "shared subscriptions are not on offer");
+        }
+        if filter.contains(['+', '#']) && !limits.wildcard_subscriptions {
+            return refuse(ReasonCode::WildcardSubscriptionsNotSupported, "wildcards are not on offer");
+        }
+        if self.backlog_messages >= limits.retained_backlog_max {
+            return refuse(ReasonCode::QuotaExceeded, "retained_backlog_max is reached");
+        }
+        let subscriptions = &self.sessions[key as usize].subscriptions;
+        if subscriptions.len() >= limits.subscriptions_per_session_max && !subscriptions.contains_key(filter) {
+            return refuse(ReasonCode::QuotaExceeded, "subscriptions_per_session_max is reached");
+        }
+        let Some(connection) = self.connection(id) else {
+            return Ok(());
+        };
+        match decide(&connection.principal, Action::Subscribe, filter) {
+            Decision::Allow => Ok(()),
+            Decision::Deny(why) => refuse(ReasonCode::NotAuthorized, why),
+        }
+    }
+
+    fn unsubscribe_one(&mut self, now: Millis, key: SessionKey, filter: &str) -> ReasonCode {
+        let Some(session) = self.sessions.get_mut(key as usize) else {
+            return ReasonCode::UnspecifiedError;
+        };
+        //= [MQTT-3.10.4-1] filters are compared character by character
+        if session.subscriptions.remove(filter).is_none() {
+            return match check_topic_filter(filter, self.limits.topic_levels_max) {
+                Ok(()) => ReasonCode::NoSubscriptionExisted,
+                Err(_) => ReasonCode::TopicFilterInvalid,
+            };
+        }
+        //= [MQTT-3.10.4-2] nothing new is delivered from here on
+        self.drop_subscription(now, key, filter, false);
+        ReasonCode::Success
+    }
+
+    /// Takes a subscription out of the index or its group. `ended`: the session is gone for good.
+    pub(super) fn drop_subscription(&mut self, now: Millis, key: SessionKey, filter: &str, ended: bool) {
+        match parse_shared(filter) {
+            Ok(Some(shared)) => {
+                let name = (shared.share_name.into(), shared.filter.into());
+                if let Some(&group) = self.group_by_name.get(&name) {
+                    self.leave_group(now, key, group, ended);
+                }
+            }
+            Ok(None) => self.index.remove(filter, key),
+            Err(_) => {}
+        }
+    }
+
+    /// Notes the retained messages a new subscription is due. The pump sends them as the client keeps up.
+    fn queue_retained(&mut self, now: Millis, key: SessionKey, filter: &str, subscription: Subscription) {
+        //= [MQTT-3.3.1-9] [MQTT-3.8.4-4] the newest retained message of each matching topic
+        let due = self.retained.matching(now, filter).into_iter().map(|message| Delivery {
+            qos: message.qos.min(subscription.qos),
+            //= [MQTT-3.3.1-8] sent because of a subscription: retain is 1
+            retain: true,
+            identifiers: Some(subscription.identifier).filter(|id| *id != 0).into_iter().collect::<Identifiers>(),
+            group: None,
+            message,
+        });
+        let backlog = &mut self.sessions[key as usize].backlog;
+        let before = backlog.len();
+        backlog.extend(due);
+        self.backlog_messages += backlog.len() - before;
+    }
+}
+
+/// Whether a granted subscription is sent retained messages; a shared one never is.
+fn wants_retained(filter: &str, options: SubscriptionOptions, existed: bool) -> bool {
+    //= [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] retain handling 0, 1 and 2
+    !filter.starts_with("$share/") && sends_retained(options.retain_handling, existed)
+}
+
+const fn granted(qos: QoS) -> ReasonCode {
+    match qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+    }
+}

@@ -1,0 +1,9 @@
+//! The shard under a fake clock: clients are real bytes, time is a number, and what goes out is compared as text.
+
+mod connection;
+mod durability;
+mod flow;
+mod messages;
+mod robustness;
+mod shared;
+mod world;

@@ -1,0 +1,168 @@
+//! Any packets in any order: the shard never panics, stays within its bounds, and leaves nothing behind.
+
+use causeway_protocol::{Packet, decode, encode, frame};
+use proptest::prelude::*;
+
+use super::world::*;
+
+/// One step of a client gone wild.
+#[derive(Debug, Clone)]
+enum Move {
+    Join { client: usize, clean: bool, window: u16 },
+    HangUp(usize),
+    Publish { client: usize, qos: u8, id: u16, topic: usize, retain: bool },
+    Subscribe { client: usize, filter: usize, qos: u8 },
+    Unsubscribe { client: usize, filter: usize },
+    Ack { client: usize, kind: u8, id: u16 },
+    Wait(u64),
+    Sync,
+    Read(usize),
+}
+
+const CLIENTS: [&str; 4] = ["a", "b", "c", "d"];
+const TOPICS: [&str; 4] = ["t", "t/1", "u", "$x"];
+const FILTERS: [&str; 6] = ["t", "t/#", "+", "#", "$share/g/t/#", "$share/h/#"];
+
+fn moves() -> impl Strategy<Value = Move> {
+    let client = || 0..CLIENTS.len();
+    prop_oneof![
+        (client(), any::<bool>(), 1..4u16).prop_map(|(client, clean, window)| Move::Join { client, clean, window }),
+        client().prop_map(Move::HangUp),
+        (client(), 0..3u8, 1..5u16, 0..TOPICS.len(), any::<bool>())
+            .prop_map(|(client, qos, id, topic, retain)| Move::Publish { client, qos, id, topic, retain }),
+        (client(), 0..FILTERS.len(), 0..3u8).prop_map(|(client, filter, qos)| Move::Subscribe { client, filter, qos }),
+        (client(), 0..FILTERS.len()).prop_map(|(client, filter)| Move::Unsubscribe { client, filter }),
+        (client(), 0..4u8, 1..5u16).prop_map(|(client, kind, id)| Move::Ack { client, kind, id }),
+        (0..5_000_000u64).prop_map(Move::Wait),
+        Just(Move::Sync),
+        client().prop_map(Move::Read),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn any_moves_keep_the_invariants(moves in prop::collection::vec(moves(), 0..120)) {
+        let mut world = World::with(|limits| {
+            limits.session_queue_messages_max = 5;
+            limits.receive_maximum = 3;
+        });
+        world.durable_at_once = false;
+        let mut clients: [Option<Client>; 4] = [None; 4];
+        for step in moves {
+            play(&mut world, &mut clients, step);
+            check(&world);
+        }
+        // When all is over, nothing is left.
+        for client in clients.into_iter().flatten() {
+            world.hang_up(client);
+        }
+        world.sync();
+        world.wait(10_000_000);
+        let gauges = world.shard.gauges();
+        prop_assert_eq!((gauges.connections, gauges.sessions, gauges.subscriptions), (0, 0, 0));
+        prop_assert_eq!((gauges.queued_messages, gauges.inflight_messages), (0, 0));
+        prop_assert!(world.shard.groups.is_empty() && world.shard.session_by_client.is_empty());
+        prop_assert!(world.shard.timers.len() == 0 && world.shard.releases.is_empty());
+        prop_assert_eq!(world.shard.backlog_messages, 0);
+    }
+
+    #[test]
+    fn any_bytes_that_decode_are_survived(bytes in prop::collection::vec(any::<u8>(), 2..60)) {
+        let mut world = World::new();
+        let client = world.join(connect("c"));
+        if let Ok(Some(head)) = frame(&bytes, 1000)
+            && let Some(body) = bytes.get(head.header_bytes..head.total_bytes())
+            && let Ok(packet) = decode(&head, body, client.version)
+        {
+            world.shard.handle(world.now, client.id, &packet);
+            world.sync();
+            check(&world);
+        }
+    }
+}
+
+fn play(world: &mut World, clients: &mut [Option<Client>; 4], step: Move) {
+    use causeway_protocol::{Ack, Publish, ReasonCode};
+    match step {
+        Move::Join { client, clean, window } => {
+            let mut connect = if clean { connect(CLIENTS[client]) } else { persistent(CLIENTS[client]) };
+            connect.properties.receive_maximum = Some(window);
+            let old = clients[client].replace(world.join(connect));
+            if let Some(old) = old {
+                world.hang_up(old);
+            }
+        }
+        Move::HangUp(client) => {
+            if let Some(client) = clients[client].take() {
+                world.hang_up(client);
+            }
+        }
+        Move::Publish { client, qos, id, topic, retain } => {
+            let id = if qos == 0 { 0 } else { id };
+            let publish = Publish { retain, ..publish(qos, id, TOPICS[topic], "payload") };
+            raw(world, clients[client], Packet::Publish(publish));
+        }
+        Move::Subscribe { client, filter, qos } => {
+            if let Some(client) = clients[client] {
+                world.subscribe(client, FILTERS[filter], options(qos));
+            }
+        }
+        Move::Unsubscribe { client, filter } => {
+            if let Some(client) = clients[client] {
+                world.unsubscribe(client, FILTERS[filter]);
+            }
+        }
+        Move::Ack { client, kind, id } => {
+            let ack = Ack::new(packet_id(id), ReasonCode::Success);
+            let packet = match kind {
+                0 => Packet::PubAck(ack),
+                1 => Packet::PubRec(ack),
+                2 => Packet::PubRel(ack),
+                _ => Packet::PubComp(ack),
+            };
+            raw(world, clients[client], packet);
+        }
+        Move::Wait(milliseconds) => world.wait(milliseconds),
+        Move::Sync => world.sync(),
+        Move::Read(client) => {
+            if let Some(client) = clients[client] {
+                world.heard(client);
+            }
+        }
+    }
+}
+
+fn raw(world: &mut World, client: Option<Client>, packet: Packet<'_>) {
+    let Some(client) = client else { return };
+    let mut bytes = bytes::BytesMut::new();
+    encode(&packet, client.version, &mut bytes).unwrap();
+    world.send(client, packet);
+}
+
+/// What must hold after every step.
+fn check(world: &World) {
+    let shard = &world.shard;
+    for (_, connection) in &shard.connections {
+        let Some(key) = connection.session else { continue };
+        assert!(connection.unacknowledged <= connection.window, "window overrun");
+        let session = &shard.sessions[key as usize];
+        assert_eq!(session.connection, Some(connection.id));
+        let counted = session.inflight.iter().filter(|inflight| inflight.counted).count();
+        assert_eq!(counted, usize::from(connection.unacknowledged));
+        let unsent = session.inflight.iter().filter(|inflight| !inflight.sent).count();
+        assert_eq!(unsent, session.unsent);
+    }
+    let backlog: usize = shard.sessions.iter().map(|(_, session)| session.backlog.len()).sum();
+    assert_eq!(backlog, shard.backlog_messages);
+    for (_, session) in &shard.sessions {
+        assert!(session.queue.len() <= 5, "queue over its limit");
+        let bytes: usize = session.queue.iter().map(|queued| queued.delivery.message.bytes()).sum();
+        assert_eq!(bytes, session.queue_bytes);
+        let mut identifiers: Vec<_> = session.inflight.iter().map(|inflight| inflight.packet_id).collect();
+        identifiers.sort_unstable();
+        identifiers.dedup();
+        assert_eq!(identifiers.len(), session.inflight.len(), "a packet identifier twice in flight");
+        assert!(session.connection.is_some() || session.is_persistent());
+    }
+}

@@ -1,0 +1,296 @@
+//! A shard, its clock and its clients, for the tables of the other tests.
+//!
+//! Packets in both directions go through the codec, so what is asserted is what a client would see. Outgoing packets
+//! become short words: `pub q1 p3 dup a/b=hello`, `puback p3`, `disconnect 0x8E`.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use causeway_protocol::{
+    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode,
+    Subscribe, SubscriptionOptions, Unsubscribe, Will, decode, encode, frame,
+};
+
+use crate::{
+    ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Lsn, Millis, Principal, Shard, Step, Verdict,
+};
+
+pub(super) struct World {
+    pub(super) shard: Shard,
+    pub(super) now: Millis,
+    /// Whether records become durable as soon as they are appended.
+    pub(super) durable_at_once: bool,
+    limits: Arc<Limits>,
+}
+
+/// A client and what it speaks.
+#[derive(Clone, Copy)]
+pub(super) struct Client {
+    pub(super) id: ConnectionId,
+    pub(super) version: ProtocolVersion,
+}
+
+pub(super) fn connect(client_id: &str) -> Connect<'_> {
+    Connect {
+        version: ProtocolVersion::V5,
+        clean_start: true,
+        keep_alive_seconds: 60,
+        client_id,
+        will: None,
+        username: None,
+        password: None,
+        properties: ConnectProperties::default(),
+    }
+}
+
+/// A 5.0 client that resumes and whose session lasts an hour.
+pub(super) fn persistent(client_id: &str) -> Connect<'_> {
+    let properties = ConnectProperties { session_expiry_interval_seconds: Some(3600), ..Default::default() };
+    Connect { clean_start: false, properties, ..connect(client_id) }
+}
+
+pub(super) fn with_will<'a>(mut connect: Connect<'a>, topic: &'a str, delay_seconds: u32) -> Connect<'a> {
+    connect.will = Some(Will {
+        qos: QoS::AtLeastOnce,
+        retain: false,
+        topic,
+        payload: b"gone",
+        delay_interval_seconds: Some(delay_seconds),
+        message_expiry_interval_seconds: None,
+        forwarded: Default::default(),
+    });
+    connect
+}
+
+pub(super) fn packet_id(id: u16) -> PacketId {
+    PacketId::new(id).unwrap()
+}
+
+pub(super) fn publish<'a>(qos: u8, id: u16, topic: &'a str, payload: &'a str) -> Publish<'a> {
+    Publish {
+        qos: QoS::from_bits(qos).unwrap(),
+        packet_id: PacketId::new(id),
+        topic,
+        payload: payload.as_bytes(),
+        ..Publish::default()
+    }
+}
+
+pub(super) fn options(qos: u8) -> SubscriptionOptions {
+    SubscriptionOptions { qos: QoS::from_bits(qos).unwrap(), ..Default::default() }
+}
+
+impl World {
+    pub(super) fn new() -> World {
+        World::with(|_| {})
+    }
+
+    pub(super) fn with(change: impl FnOnce(&mut Limits)) -> World {
+        let mut limits = Limits { sys_interval_seconds: 0, ..Limits::default() };
+        change(&mut limits);
+        let limits = Arc::new(limits);
+        let now = Millis(1_000_000);
+        let shard = Shard::new(now, Arc::clone(&limits), "test", 42);
+        World { shard, now, durable_at_once: true, limits }
+    }
+
+    /// Connects and swallows the CONNACK.
+    pub(super) fn join(&mut self, connect: Connect<'_>) -> Client {
+        let (client, said) = self.dial(connect);
+        assert!(said.first().is_some_and(|word| word.starts_with("connack 0x00")), "{said:?}");
+        client
+    }
+
+    /// Connects, and says all the client got.
+    pub(super) fn dial(&mut self, connect: Connect<'_>) -> (Client, Vec<String>) {
+        let principal = Principal::Anonymous;
+        self.dial_as(connect, principal)
+    }
+
+    pub(super) fn dial_as(&mut self, connect: Connect<'_>, principal: Principal) -> (Client, Vec<String>) {
+        let version = connect.version;
+        let policy = HandshakePolicy { anonymous_allowed: true, password_allowed: true, methods: Vec::new() };
+        let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned());
+        let step = match handshake.handle(&Packet::Connect(Box::new(connect))) {
+            Step::Verify(_) => handshake.verdict(Verdict::Allow { principal, data: Vec::new() }),
+            step => step,
+        };
+        let Step::Accept(request) = step else { panic!("not accepted: {step:?}") };
+        let client = Client { id: self.shard.open(self.now, *request), version };
+        self.settle();
+        let said = self.heard(client);
+        (client, said)
+    }
+
+    /// Sends a packet through the codec.
+    pub(super) fn send(&mut self, client: Client, packet: Packet<'_>) {
+        let mut bytes = BytesMut::new();
+        encode(&packet, client.version, &mut bytes).unwrap();
+        let head = frame(&bytes, u32::MAX).unwrap().unwrap();
+        let packet = decode(&head, &bytes[head.header_bytes..], client.version).unwrap();
+        self.shard.handle(self.now, client.id, &packet);
+        self.settle();
+    }
+
+    pub(super) fn publish(&mut self, client: Client, publish: Publish<'_>) {
+        self.send(client, Packet::Publish(publish));
+    }
+
+    pub(super) fn subscribe(&mut self, client: Client, filter: &str, options: SubscriptionOptions) {
+        self.subscribe_with(client, filter, options, None);
+    }
+
+    pub(super) fn subscribe_with(
+        &mut self,
+        client: Client,
+        filter: &str,
+        options: SubscriptionOptions,
+        identifier: Option<u32>,
+    ) {
+        let subscribe = Subscribe {
+            packet_id: packet_id(900),
+            subscription_identifier: identifier,
+            user_properties: Vec::new(),
+            filters: vec![(filter, options)],
+        };
+        self.send(client, Packet::Subscribe(subscribe));
+    }
+
+    pub(super) fn unsubscribe(&mut self, client: Client, filter: &str) {
+        let filters = vec![filter];
+        self.send(
+            client,
+            Packet::Unsubscribe(Unsubscribe { packet_id: packet_id(901), user_properties: Vec::new(), filters }),
+        );
+    }
+
+    pub(super) fn puback(&mut self, client: Client, id: u16) {
+        self.send(client, Packet::PubAck(Ack::new(packet_id(id), ReasonCode::Success)));
+    }
+
+    pub(super) fn disconnect(&mut self, client: Client) {
+        self.send(client, Packet::Disconnect(Disconnect::default()));
+        self.hang_up(client);
+    }
+
+    /// The network fails.
+    pub(super) fn hang_up(&mut self, client: Client) {
+        self.shard.closed(self.now, client.id, "test");
+        self.settle();
+    }
+
+    pub(super) fn wait(&mut self, milliseconds: u64) {
+        let end = Millis(self.now.0 + milliseconds);
+        while let Some(due) = self.shard.next_deadline().filter(|due| *due <= end) {
+            self.now = self.now.max(due);
+            self.shard.tick(self.now);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// What the log does after a turn, where it is quick.
+    pub(super) fn settle(&mut self) {
+        if self.durable_at_once {
+            self.sync();
+        }
+    }
+
+    /// Makes all records durable.
+    pub(super) fn sync(&mut self) {
+        while let Some(group) = self.shard.take_group() {
+            self.shard.persisted(self.now, group.last());
+        }
+        self.shard.persisted(self.now, Lsn(0));
+    }
+
+    /// What the client received since it was last asked, as words.
+    pub(super) fn heard(&mut self, client: Client) -> Vec<String> {
+        let mut said = Vec::new();
+        loop {
+            let Some(outbox) = self.shard.outbox(client.id) else { return said };
+            if outbox.is_empty() {
+                return said;
+            }
+            let mut bytes = Vec::new();
+            while !outbox.is_empty() {
+                let mut slices = [IoSlice::new(&[]); 8];
+                let used = outbox.chunks(&mut slices);
+                let chunk: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
+                outbox.advance(chunk.len());
+                bytes.extend_from_slice(&chunk);
+            }
+            said.extend(words(&bytes, client.version));
+            self.shard.flushed(self.now, client.id);
+        }
+    }
+
+    /// The closes the shard asked for.
+    pub(super) fn closes(&mut self) -> Vec<ConnectionId> {
+        let effects = std::iter::from_fn(|| self.shard.poll_effect());
+        effects
+            .filter_map(|effect| match effect {
+                Effect::Close { connection } => Some(connection),
+                Effect::Event(_) | Effect::Reauthenticate { .. } => None,
+            })
+            .collect()
+    }
+}
+
+fn words(mut bytes: &[u8], version: ProtocolVersion) -> Vec<String> {
+    let mut said = Vec::new();
+    while !bytes.is_empty() {
+        let head = frame(bytes, u32::MAX).unwrap().expect("whole packets");
+        let (packet, rest) = bytes.split_at(head.total_bytes());
+        said.push(word(&decode(&head, &packet[head.header_bytes..], version).unwrap()));
+        bytes = rest;
+    }
+    said
+}
+
+fn word(packet: &Packet<'_>) -> String {
+    let ack = |name: &str, ack: &Ack<'_>| match ack.reason {
+        ReasonCode::Success => format!("{name} p{}", ack.packet_id),
+        reason => format!("{name} p{} 0x{:02X}", ack.packet_id, reason as u8),
+    };
+    match packet {
+        Packet::ConnAck(connack) => {
+            let present = if connack.session_present { " present" } else { "" };
+            format!("connack 0x{:02X}{present}", connack.reason as u8)
+        }
+        Packet::Publish(publish) => {
+            let mut word = format!("pub q{}", publish.qos as u8);
+            if let Some(id) = publish.packet_id {
+                word += &format!(" p{id}");
+            }
+            word += if publish.dup { " dup" } else { "" };
+            word += if publish.retain { " retain" } else { "" };
+            for identifier in &publish.properties.subscription_identifiers {
+                word += &format!(" s{identifier}");
+            }
+            if let Some(seconds) = publish.properties.message_expiry_interval_seconds {
+                word += &format!(" e{seconds}");
+            }
+            if let Some(alias) = publish.properties.topic_alias {
+                word += &format!(" a{alias}");
+            }
+            format!("{word} {}={}", publish.topic, String::from_utf8_lossy(publish.payload))
+        }
+        Packet::PubAck(packet) => ack("puback", packet),
+        Packet::PubRec(packet) => ack("pubrec", packet),
+        Packet::PubRel(packet) => ack("pubrel", packet),
+        Packet::PubComp(packet) => ack("pubcomp", packet),
+        Packet::SubAck(suback) => {
+            let reasons: Vec<String> = suback.reasons.iter().map(|reason| format!("{:02X}", *reason as u8)).collect();
+            format!("suback {}", reasons.join(","))
+        }
+        Packet::UnsubAck(unsuback) => {
+            let reasons: Vec<String> = unsuback.reasons.iter().map(|reason| format!("{:02X}", *reason as u8)).collect();
+            format!("unsuback {}", reasons.join(","))
+        }
+        Packet::Disconnect(disconnect) => format!("disconnect 0x{:02X}", disconnect.reason as u8),
+        Packet::PingResp => "pingresp".to_owned(),
+        other => format!("{other:?}"),
+    }
+}

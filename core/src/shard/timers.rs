@@ -1,0 +1,158 @@
+//! What the shard must do at a time of its own.
+//!
+//! Owns the order of deadlines and what is done at each. Whoever sets a timer cancels it when its reason is gone, so
+//! that there are never more timers than connections, sessions and retained messages. It never reads a clock.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use causeway_protocol::ReasonCode;
+
+use super::Shard;
+use crate::effect::EventLevel;
+use crate::message::Message;
+use crate::session::{DelayedWill, SessionKey};
+use crate::{ConnectionId, Millis};
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    KeepAlive(ConnectionId),
+    SessionExpiry { session: SessionKey, epoch: u64 },
+    WillDelay { session: SessionKey, epoch: u64 },
+    RetainedExpiry(Arc<str>),
+    Sys,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Timers {
+    due: BTreeSet<(Millis, Timer)>,
+}
+
+impl Timers {
+    pub(super) fn set(&mut self, at: Millis, timer: Timer) {
+        self.due.insert((at, timer));
+    }
+
+    pub(super) fn cancel(&mut self, at: Millis, timer: Timer) {
+        self.due.remove(&(at, timer));
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.due.len()
+    }
+
+    fn next(&self) -> Option<Millis> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    fn pop_due(&mut self, now: Millis) -> Option<Timer> {
+        if self.next()? > now {
+            return None;
+        }
+        self.due.pop_first().map(|(_, timer)| timer)
+    }
+}
+
+impl Shard {
+    /// When [`Shard::tick`] is due next.
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.timers.next()
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Millis) {
+        while let Some(timer) = self.timers.pop_due(now) {
+            match timer {
+                Timer::KeepAlive(connection) => self.on_keep_alive(now, connection),
+                Timer::SessionExpiry { session, epoch } => self.on_session_expiry(now, session, epoch),
+                Timer::WillDelay { session, epoch } => self.on_will_delay(now, session, epoch),
+                Timer::RetainedExpiry(topic) => self.on_retained_expiry(now, &topic),
+                Timer::Sys => self.on_sys(now),
+            }
+        }
+    }
+
+    /// Looks at a connection's silence, now and again when it would be too long. Packets only note when they came.
+    pub(super) fn on_keep_alive(&mut self, now: Millis, id: ConnectionId) {
+        let Some(connection) = self.open_connection(id) else {
+            return;
+        };
+        if connection.silence_max_milliseconds == 0 {
+            return;
+        }
+        let due = Millis(connection.last_received.0.saturating_add(connection.silence_max_milliseconds));
+        if due > now {
+            connection.keep_alive_check = due;
+            self.timers.set(due, Timer::KeepAlive(id));
+            return;
+        }
+        //= [MQTT-3.1.2-22] one and a half keep alives of silence close the connection as if the network had failed
+        self.counters.keep_alive_timeouts += 1;
+        self.disconnect(now, id, ReasonCode::KeepAliveTimeout, "nothing received for one and a half keep alives");
+    }
+
+    fn on_session_expiry(&mut self, now: Millis, key: SessionKey, epoch: u64) {
+        let Some(session) = self.sessions.get(key as usize).filter(|session| session.epoch == epoch) else {
+            return;
+        };
+        if session.expires_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.counters.sessions_expired += 1;
+        self.session_event(EventLevel::Debug, key, "session expired", "");
+        self.end_session(now, key);
+    }
+
+    fn on_will_delay(&mut self, now: Millis, key: SessionKey, epoch: u64) {
+        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.epoch == epoch) else {
+            return;
+        };
+        if let Some(delayed) = session.will.take_if(|delayed| delayed.due <= now) {
+            self.publish_will(now, delayed.will);
+        }
+    }
+
+    fn on_retained_expiry(&mut self, now: Millis, topic: &str) {
+        if self.retained.get(topic).is_some_and(|message| message.is_expired(now)) {
+            self.retained.remove(topic);
+        }
+    }
+
+    /// Sets when a session without a connection ends.
+    pub(super) fn arm_session_expiry(&mut self, now: Millis, key: SessionKey, seconds: u32) {
+        let Some(session) = self.sessions.get_mut(key as usize) else {
+            return;
+        };
+        let at = now.plus_seconds(seconds);
+        session.expires_at = Some(at);
+        self.timers.set(at, Timer::SessionExpiry { session: key, epoch: session.epoch });
+    }
+
+    /// Forgets when a session ends and takes the will whose delay was running.
+    pub(super) fn disarm_session(&mut self, key: SessionKey) -> Option<DelayedWill> {
+        let session = self.sessions.get_mut(key as usize)?;
+        let epoch = session.epoch;
+        if let Some(at) = session.expires_at.take() {
+            self.timers.cancel(at, Timer::SessionExpiry { session: key, epoch });
+        }
+        let delayed = session.will.take()?;
+        self.timers.cancel(delayed.due, Timer::WillDelay { session: key, epoch });
+        Some(delayed)
+    }
+
+    /// Keeps a retained message, or forgets it with `None`, together with the timer of its expiry.
+    pub(super) fn set_retained(&mut self, topic: &str, message: Option<Arc<Message>>) {
+        if let Some(at) = self.retained.get(topic).and_then(|old| old.expires_at) {
+            self.timers.cancel(at, Timer::RetainedExpiry(topic.into()));
+        }
+        let Some(message) = message else {
+            self.retained.remove(topic);
+            return;
+        };
+        if let Some(at) = message.expires_at {
+            self.timers.set(at, Timer::RetainedExpiry(topic.into()));
+        }
+        self.retained.set(message);
+    }
+}

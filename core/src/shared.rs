@@ -1,0 +1,148 @@
+//! Shared subscriptions: groups of sessions among which each message goes to one.
+//!
+//! Owns the members and the messages that wait because no member can take them. Which member is next is decided here;
+//! it never sends. Messages are handed to a member only when it can be sent them at once, so nothing is ever stranded
+//! behind an offline member.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use causeway_protocol::QoS;
+
+use crate::index::Subscription;
+use crate::message::Message;
+use crate::session::SessionKey;
+use crate::{Limits, Lsn};
+
+/// A dense key.
+pub(crate) type GroupKey = u32;
+
+/// A message that waits for a member.
+#[derive(Debug)]
+pub(crate) struct GroupQueued {
+    pub(crate) message: Arc<Message>,
+    pub(crate) durable_at: Lsn,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) share_name: Box<str>,
+    pub(crate) filter: Box<str>,
+    members: Vec<(SessionKey, Subscription)>,
+    /// Where the search for the next member starts.
+    cursor: usize,
+    queue: VecDeque<GroupQueued>,
+    queue_bytes: usize,
+}
+
+impl Group {
+    pub(crate) fn new(share_name: &str, filter: &str) -> Self {
+        Group {
+            share_name: share_name.into(),
+            filter: filter.into(),
+            members: Vec::new(),
+            cursor: 0,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+        }
+    }
+
+    /// Adds or replaces; whether it was a member.
+    pub(crate) fn join(&mut self, session: SessionKey, subscription: Subscription) -> bool {
+        match self.members.iter_mut().find(|(member, _)| *member == session) {
+            Some(member) => {
+                member.1 = subscription;
+                true
+            }
+            None => {
+                self.members.push((session, subscription));
+                false
+            }
+        }
+    }
+
+    pub(crate) fn leave(&mut self, session: SessionKey) {
+        let Some(at) = self.members.iter().position(|(member, _)| *member == session) else {
+            return;
+        };
+        self.members.remove(at);
+        // Whoever was next stays next.
+        self.cursor -= usize::from(at < self.cursor);
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = (SessionKey, Subscription)> {
+        self.members.iter().copied()
+    }
+
+    pub(crate) fn has_members(&self) -> bool {
+        !self.members.is_empty()
+    }
+
+    /// The highest QoS any member asked for.
+    pub(crate) fn qos_max(&self) -> QoS {
+        self.members.iter().map(|(_, subscription)| subscription.qos).max().unwrap_or_default()
+    }
+
+    /// The next member that is ready, in turn.
+    pub(crate) fn next(&mut self, ready: impl Fn(SessionKey) -> bool) -> Option<(SessionKey, Subscription)> {
+        let count = self.members.len();
+        let at = (0..count).map(|step| (self.cursor + step) % count).find(|&at| ready(self.members[at].0))?;
+        self.cursor = (at + 1) % count;
+        Some(self.members[at])
+    }
+
+    pub(crate) fn has_room(&self, limits: &Limits, bytes: usize) -> bool {
+        self.queue.len() < limits.session_queue_messages_max
+            && self.queue_bytes + bytes <= limits.session_queue_bytes_max
+    }
+
+    pub(crate) fn enqueue(&mut self, message: Arc<Message>, durable_at: Lsn) {
+        self.queue_bytes += message.bytes();
+        self.queue.push_back(GroupQueued { message, durable_at });
+    }
+
+    /// Takes back what a member could not finish, ahead of all that waits; `messages` come oldest first.
+    pub(crate) fn take_back(&mut self, messages: Vec<Arc<Message>>) {
+        for message in messages.into_iter().rev() {
+            self.queue_bytes += message.bytes();
+            self.queue.push_front(GroupQueued { message, durable_at: Lsn(0) });
+        }
+    }
+
+    pub(crate) fn front(&self) -> Option<&GroupQueued> {
+        self.queue.front()
+    }
+
+    pub(crate) fn dequeue(&mut self) -> Option<Arc<Message>> {
+        let queued = self.queue.pop_front()?;
+        self.queue_bytes -= queued.message.bytes();
+        Some(queued.message)
+    }
+
+    pub(crate) fn queued(&self) -> (usize, usize) {
+        (self.queue.len(), self.queue_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subscription() -> Subscription {
+        Subscription { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier: 0 }
+    }
+
+    #[test]
+    fn turns_are_fair_and_skip_who_is_not_ready() {
+        let mut group = Group::new("g", "t");
+        for session in 0..4 {
+            assert!(!group.join(session, subscription()));
+        }
+        let order: Vec<SessionKey> = (0..6).filter_map(|_| group.next(|member| member != 2)).map(|m| m.0).collect();
+        assert_eq!(order, [0, 1, 3, 0, 1, 3]);
+        group.leave(0);
+        assert_eq!(group.next(|_| true).map(|m| m.0), Some(1));
+        assert_eq!(group.next(|_| false), None);
+    }
+}
