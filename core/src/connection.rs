@@ -97,6 +97,8 @@ pub(crate) struct Connection {
     pub(crate) session_expiry_at_connect: u32,
     /// Publishes received whose acknowledgement waits for the log.
     pub(crate) withheld: u32,
+    /// Those of them that wait for PUBACK; those of QoS 2 stand in the session.
+    pub(crate) withheld_pubacks: u32,
     /// The second in which refusals were last told, and how many.
     refusals_told: (u64, u8),
 }
@@ -169,6 +171,7 @@ impl Connection {
             reauthenticating: false,
             session_expiry_at_connect: terms.session_expiry_seconds,
             withheld: 0,
+            withheld_pubacks: 0,
             refusals_told: (0, 0),
         }
     }

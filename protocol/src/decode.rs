@@ -125,20 +125,16 @@ pub fn decode<'a>(frame: &Frame, body: &'a [u8], version: ProtocolVersion) -> Re
         return Err(DecodeError::BodyLengthMismatch { expected: frame.body_bytes, actual: body.len() });
     }
     check_first_byte(frame.first_byte, version == ProtocolVersion::V31)?;
-    let mut reader = Reader::new(body);
     if frame.packet_type() == 3 {
-        return Ok(Packet::Publish(publish(frame.flags(), reader, version)?));
+        return publish(frame.flags(), Reader::new(body), version).map(Packet::Publish);
     }
-    let packet = control_packet(frame.packet_type(), &mut reader, version)?;
-    if reader.is_empty() { Ok(packet) } else { Err(DecodeError::TrailingBytes { bytes: reader.rest().len() }) }
+    control_packet(frame.packet_type(), Reader::new(body), version)
 }
 
-fn control_packet<'a>(
-    packet_type: u8,
-    reader: &mut Reader<'a>,
-    version: ProtocolVersion,
-) -> Result<Packet<'a>, DecodeError> {
-    Ok(match packet_type {
+fn control_packet(packet_type: u8, body: Reader<'_>, version: ProtocolVersion) -> Result<Packet<'_>, DecodeError> {
+    let mut rest = body;
+    let reader = &mut rest;
+    let packet = match packet_type {
         1 => Packet::Connect(Box::new(connect::connect(reader)?)),
         2 => Packet::ConnAck(Box::new(connect::connack(reader, version)?)),
         4 => Packet::PubAck(ack(reader, PropertyHolder::PubAck, version)?),
@@ -155,7 +151,8 @@ fn control_packet<'a>(
         15 => Packet::Auth(auth(reader, version)?),
         // 3 was handled before; 0 never passes the first byte's check.
         _ => return Err(DecodeError::PacketTypeReserved),
-    })
+    };
+    if rest.is_empty() { Ok(packet) } else { Err(DecodeError::TrailingBytes { bytes: rest.rest().len() }) }
 }
 
 #[inline]

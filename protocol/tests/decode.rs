@@ -1,5 +1,7 @@
 //! The decoder against tables of bytes: each is accepted as what it is, or refused by name.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 #[path = "vectors/mod.rs"]
 mod vectors;
 

@@ -1,5 +1,7 @@
 //! What the encoder refuses, and what it says to a 3.x peer instead of what 5.0 would say.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use std::num::NonZeroU16;
 
 use bytes::BytesMut;

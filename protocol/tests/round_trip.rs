@@ -1,6 +1,8 @@
 //! Properties of the codec over generated packets and bytes: what is written is read, nothing panics, a packet in parts
 //! is never mistaken for another.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 #[path = "packets/mod.rs"]
 mod packets;
 

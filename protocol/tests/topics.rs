@@ -1,5 +1,7 @@
 //! Topic names and filters: tables of what is valid and what matches, and the matcher against a naive one.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking")]
+
 use causeway_protocol::*;
 use proptest::prelude::*;
 

@@ -162,11 +162,14 @@ impl Shard {
         self.connection(connection).is_some_and(|connection| connection.session.is_some())
     }
 
-    /// Whether the edge should read from the connection: a client that takes nothing is not listened to, so that what
-    /// it is owed stays bounded. Ask again after [`Shard::flushed`].
+    /// Whether the edge should read from the connection. A client that takes nothing, or whose publishes come faster
+    /// than the log, is not listened to, so that what waits for it stays bounded. Ask again after [`Shard::flushed`].
     pub fn wants_input(&self, connection: ConnectionId) -> bool {
         let open = self.connection(connection).filter(|connection| connection.session.is_some());
-        open.is_some_and(|connection| connection.outbox.bytes() <= self.limits.outbox_bytes_max)
+        open.is_some_and(|connection| {
+            connection.outbox.bytes() <= self.limits.outbox_bytes_max
+                && connection.withheld <= 2 * u32::from(self.limits.receive_maximum)
+        })
     }
 
     /// The outbox was written, wholly or below [`Outbox::LOW_BYTES`]: more may follow from the session's queue.

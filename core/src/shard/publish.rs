@@ -53,7 +53,7 @@ impl Shard {
     ) {
         let kind = if publish.qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
         let receive_maximum = usize::from(self.limits.receive_maximum);
-        let withheld = self.connection(id).map_or(0, |connection| connection.withheld as usize);
+        let withheld = self.connection(id).map_or(0, |connection| connection.withheld_pubacks as usize);
         let Some((_, session)) = self.session_of(id) else {
             return;
         };
@@ -193,12 +193,14 @@ impl Shard {
             return;
         }
         connection.withheld += 1;
+        connection.withheld_pubacks += u32::from(kind == AckKind::PubAck);
         self.releases.push_back((at, Release::Ack { connection: id, packet_id, kind, reason }));
     }
 
     pub(super) fn release_ack(&mut self, id: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode) {
         if let Some(connection) = self.open_connection(id) {
-            connection.withheld = connection.withheld.saturating_sub(1);
+            connection.withheld -= 1;
+            connection.withheld_pubacks -= u32::from(kind == AckKind::PubAck);
             self.write_ack(id, packet_id, kind, reason);
         }
     }

@@ -46,7 +46,7 @@ fn simple(part: &str) -> Vec<u8> {
     if let Some(text) = part.strip_prefix('\'') {
         return text.strip_suffix('\'').expect("closing quote").as_bytes().to_vec();
     }
-    assert!(part.len() % 2 == 0, "half a byte: {part}");
+    assert!(part.len().is_multiple_of(2), "half a byte: {part}");
     (0..part.len()).step_by(2).map(|at| u8::from_str_radix(&part[at..at + 2], 16).expect("hexadecimal")).collect()
 }
 

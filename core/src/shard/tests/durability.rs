@@ -1,6 +1,6 @@
 //! What waits for the log, and in which order it is let go.
 
-use causeway_protocol::Packet;
+use causeway_protocol::{Connect, Packet, ProtocolVersion};
 
 use super::world::*;
 use crate::Lsn;
@@ -88,6 +88,31 @@ fn a_prefix_of_the_log_lets_go_a_prefix_of_the_acknowledgements() {
     assert_eq!(world.heard(keeper), ["pub q1 p1 t=x", "pub q1 p2 t=x"]);
     world.shard.persisted(world.now, Lsn(first.0 + 2));
     assert_eq!(world.heard(publisher), ["puback p3"]);
+}
+
+#[test]
+fn a_log_that_lags_slows_a_3_1_1_publisher_and_disconnects_no_5_0_one() {
+    for qos in 1..=2 {
+        let mut world = World::with(|limits| limits.receive_maximum = 4);
+        let keeper = world.join(persistent("keeper"));
+        world.subscribe(keeper, "t", options(1));
+        world.durable_at_once = false;
+        let v5 = world.join(connect("v5"));
+        for id in 1..=4 {
+            world.publish(v5, publish(qos, id, "t", "x"));
+        }
+        assert!(world.shard.is_open(v5.id), "a whole Receive Maximum may wait for the log");
+        world.publish(v5, publish(qos, 5, "t", "x"));
+        assert_eq!(world.heard(v5), ["disconnect 0x93"]);
+        let v311 = world.join(Connect { version: ProtocolVersion::V311, ..connect("v311") });
+        for id in 1..=9 {
+            world.publish(v311, publish(qos, id, "t", "x"));
+        }
+        assert!(world.shard.is_open(v311.id) && !world.shard.wants_input(v311.id));
+        world.sync();
+        assert_eq!(world.heard(v311).len(), 9);
+        assert!(world.shard.wants_input(v311.id));
+    }
 }
 
 #[test]

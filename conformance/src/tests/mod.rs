@@ -1,0 +1,41 @@
+//! Owns the list of all sections. Every test lives in the file of the section whose statements it judges.
+
+use crate::registry::Section;
+
+pub mod common;
+pub mod s1_data;
+pub mod s2_format;
+pub mod s3_01_connect;
+pub mod s3_01_malformed;
+pub mod s3_01_will;
+pub mod s3_02_connack;
+pub mod s3_03_publish;
+pub mod s3_04_acks;
+pub mod s3_08_subscribe;
+pub mod s3_10_unsubscribe;
+pub mod s3_12_ping;
+pub mod s3_14_disconnect;
+pub mod s3_15_auth;
+pub mod s4_operation;
+pub mod s6_websocket;
+pub mod v311;
+
+/// All sections, in the order of the specification.
+pub const SECTIONS: &[Section] = &[
+    s1_data::SECTION,
+    s2_format::SECTION,
+    s3_01_connect::SECTION,
+    s3_01_malformed::SECTION,
+    s3_01_will::SECTION,
+    s3_02_connack::SECTION,
+    s3_03_publish::SECTION,
+    s3_04_acks::SECTION,
+    s3_08_subscribe::SECTION,
+    s3_10_unsubscribe::SECTION,
+    s3_12_ping::SECTION,
+    s3_14_disconnect::SECTION,
+    s3_15_auth::SECTION,
+    s4_operation::SECTION,
+    s6_websocket::SECTION,
+    v311::SECTION,
+];
