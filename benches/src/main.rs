@@ -1,2 +1,51 @@
-//! Placeholder.
-fn main() {}
+//! `causeway-bench`: load for any MQTT broker.
+//!
+//! Owns the command line; each scenario is a module. It speaks its own few
+//! bytes of MQTT, so that a broker never measures itself against its own
+//! codec, and one process is one thread: more load is more processes.
+
+// A command-line program talks to its user through standard output.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod client;
+mod connections;
+mod latency;
+mod report;
+mod wire;
+
+/// Load for any MQTT broker.
+#[derive(Debug, Parser)]
+#[command(name = "causeway-bench")]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+/// What load to make.
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// Hold idle connections, and measure how many new ones a second are answered
+    Connections(connections::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match cli.scenario {
+        Scenario::Connections(options) => runtime.block_on(connections::run(&options)),
+    }
+}

@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The broker's edges: listeners, connection drivers, shard threads, configuration, authentication, the administration
+//! listener, and the command line of `causewayd`.
+//!
+//! It shovels bytes and waits. What a packet means is decided in `causeway-protocol` and `causeway-core`; who may do what,
+//! in `causeway-fleet`.
+
+pub mod admin;
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod telemetry;
+
+mod frontdoor;
+mod listener;
+mod proxy;
+pub mod server;
+mod shard_loop;
+mod tls;
+mod transport;

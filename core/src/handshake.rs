@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use causeway_fleet::Principal;
 use causeway_protocol::{
-    Auth, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ProtocolVersion, ReasonCode, check_topic_name,
-    encode,
+    Auth, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, PropertyHolder, ProtocolVersion, ReasonCode,
+    check_topic_name, encode,
 };
 
 use crate::Limits;
@@ -138,6 +138,8 @@ pub struct Handshake {
     assigned_client_id: String,
     version: Option<ProtocolVersion>,
     problem_information: bool,
+    /// Maximum Packet Size of the client.
+    packet_bytes_max: u32,
     state: State,
 }
 
@@ -151,6 +153,7 @@ impl Handshake {
             assigned_client_id,
             version: None,
             problem_information: true,
+            packet_bytes_max: u32::MAX,
             state: State::AwaitConnect,
         }
     }
@@ -229,6 +232,7 @@ impl Handshake {
     fn on_connect(&mut self, connect: &Connect<'_>) -> Step {
         self.version = Some(connect.version);
         self.problem_information = connect.properties.request_problem_information.unwrap_or(true);
+        self.packet_bytes_max = connect.properties.maximum_packet_size_bytes.unwrap_or(u32::MAX);
         if let Err((reason, why)) = check_connect(&self.limits, connect) {
             return self.refuse(connect.client_id, reason, &why);
         }
@@ -311,6 +315,7 @@ impl Handshake {
     }
 
     fn refuse(&mut self, client_id: &str, reason: ReasonCode, why: &str) -> Step {
+        let reason = reason.fitting(PropertyHolder::ConnAck);
         let mut bytes = BytesMut::new();
         let properties = ConnAckProperties {
             //= [MQTT-3.1.2-29] CONNACK may explain, if the client wants to know
@@ -318,9 +323,16 @@ impl Handshake {
             ..ConnAckProperties::default()
         };
         //= [MQTT-3.2.2-6] session present is 0 in a refusal
-        let connack = Packet::ConnAck(Box::new(ConnAck { session_present: false, reason, properties }));
-        if encode(&connack, self.version(), &mut bytes).is_err() {
+        let mut connack = ConnAck { session_present: false, reason, properties };
+        let fits = |bytes: &BytesMut| bytes.len() <= self.packet_bytes_max as usize;
+        if encode(&Packet::ConnAck(Box::new(connack.clone())), self.version(), &mut bytes).is_err() || !fits(&bytes) {
+            //= [MQTT-3.2.2-19] no reason string that makes the packet larger than the client accepts
             bytes.clear();
+            connack.properties.reason_string = None;
+            let encoded = encode(&Packet::ConnAck(Box::new(connack)), self.version(), &mut bytes);
+            if encoded.is_err() || !fits(&bytes) {
+                bytes.clear();
+            }
         }
         Step::Refuse { bytes, reason, client_id: client_id.to_owned(), why: why.to_owned() }
     }

@@ -134,6 +134,23 @@ impl ReasonCode {
         }
     }
 
+    /// This code where the packet's table has it, or else the nearest one that it has: what went wrong in one phase of a
+    /// connection may have to be told in another.
+    pub const fn fitting(self, packet: PropertyHolder) -> ReasonCode {
+        if self.is_allowed_in(packet) {
+            return self;
+        }
+        let nearest = match self {
+            ReasonCode::BadUserNameOrPassword | ReasonCode::Banned => ReasonCode::NotAuthorized,
+            ReasonCode::UnsupportedProtocolVersion
+            | ReasonCode::ClientIdentifierNotValid
+            | ReasonCode::ReceiveMaximumExceeded
+            | ReasonCode::TopicAliasInvalid => ReasonCode::ProtocolError,
+            _ => ReasonCode::UnspecifiedError,
+        };
+        if nearest.is_allowed_in(packet) { nearest } else { ReasonCode::UnspecifiedError }
+    }
+
     /// Whether the code reports a failure (0x80 and above).
     pub const fn is_error(self) -> bool {
         self as u8 >= 0x80

@@ -11,7 +11,7 @@ pub trait Log: Send {
     ///
     /// # Errors
     /// [`LogError::Gap`] where `first` does not follow the last record; [`LogError::Io`] where a write failed.
-    fn append<'a>(&mut self, first: u64, records: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(), LogError>;
+    fn append(&mut self, first: u64, records: &mut dyn Iterator<Item = &[u8]>) -> Result<(), LogError>;
 
     /// Makes everything appended so far durable and returns the number of the last durable record.
     ///

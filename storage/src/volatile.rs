@@ -18,7 +18,7 @@ impl VolatileLog {
 }
 
 impl Log for VolatileLog {
-    fn append<'a>(&mut self, first: u64, records: &mut dyn Iterator<Item = &'a [u8]>) -> Result<(), LogError> {
+    fn append(&mut self, first: u64, records: &mut dyn Iterator<Item = &[u8]>) -> Result<(), LogError> {
         if let Some(last) = self.last
             && first != last + 1
         {

@@ -2,7 +2,7 @@
 //!
 //! Owns who is told what, and what becomes of a session whose connection is gone.
 
-use causeway_protocol::{Disconnect, Packet, ProtocolVersion, ReasonCode};
+use causeway_protocol::{Disconnect, Packet, PropertyHolder, ProtocolVersion, ReasonCode};
 
 use super::Shard;
 use super::connect::granted_expiry;
@@ -71,6 +71,7 @@ impl Shard {
             return;
         };
         //= [MQTT-3.14.0-1] never before CONNACK, and never to a 3.x client, which knows no such packet
+        let reason = reason.fitting(PropertyHolder::Disconnect);
         if connection.version == ProtocolVersion::V5 {
             let reason_string = Some(why).filter(|_| connection.problem_information);
             self.write(id, Packet::Disconnect(Disconnect { reason, reason_string, ..Disconnect::default() }));
@@ -87,7 +88,7 @@ impl Shard {
     }
 
     /// Takes the session from its connection: will, expiry, shared messages.
-    fn detach(&mut self, now: Millis, id: ConnectionId, with_will: bool) {
+    pub(super) fn detach(&mut self, now: Millis, id: ConnectionId, with_will: bool) {
         let Some(connection) = self.connection_mut(id) else {
             return;
         };

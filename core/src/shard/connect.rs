@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use causeway_fleet::acl::{Action, Decision, decide};
-use causeway_protocol::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, QoS, ReasonCode};
+use causeway_protocol::{ConnAck, ConnAckProperties, Packet, PropertyHolder, ProtocolVersion, QoS, ReasonCode};
 
 use super::Shard;
 use crate::connection::{Connection, ConnectionTerms};
@@ -28,6 +28,14 @@ impl Shard {
         self.connected += 1;
         self.counters.connections_opened += 1;
         self.write_connack(id, &request, present);
+        if self.connections[id.index()].outbox.is_empty() {
+            //= [MQTT-3.1.2-24] a client that can't be told the terms can't be served
+            self.detach(now, id, false);
+            self.counters.connections_refused += 1;
+            let why = "CONNACK is larger than the client's Maximum Packet Size";
+            self.refuse(id, &request, ReasonCode::PacketTooLarge, why);
+            return id;
+        }
         self.event(EventLevel::Debug, id, "connected", None, "");
         self.on_keep_alive(now, id);
         if present {
@@ -80,6 +88,7 @@ impl Shard {
     }
 
     fn refuse(&mut self, id: ConnectionId, request: &ConnectRequest, reason: ReasonCode, why: &str) {
+        let reason = reason.fitting(PropertyHolder::ConnAck);
         //= [MQTT-3.2.2-6] session present is 0 in a refusal
         let properties = ConnAckProperties {
             reason_string: Some(why).filter(|_| request.problem_information),

@@ -202,6 +202,15 @@ fn a_client_never_gets_more_than_it_accepts() {
 }
 
 #[test]
+fn a_client_that_cannot_be_sent_a_connack_is_closed() {
+    let mut world = World::new();
+    let properties = ConnectProperties { maximum_packet_size_bytes: Some(8), ..ConnectProperties::default() };
+    let (client, said) = world.dial(Connect { properties, ..connect("c") });
+    assert_eq!(said, ["connack 0x95"]);
+    assert_eq!(world.closes(), [client.id]);
+}
+
+#[test]
 fn sys_topics_are_told_and_nobody_else_may() {
     let mut world = World::with(|limits| limits.sys_interval_seconds = 10);
     let client = world.join(Connect { keep_alive_seconds: 0, ..connect("c") });

@@ -12,9 +12,7 @@ use causeway_protocol::{
     Subscribe, SubscriptionOptions, Unsubscribe, Will, decode, encode, frame,
 };
 
-use crate::{
-    ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Lsn, Millis, Principal, Shard, Step, Verdict,
-};
+use crate::{ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Lsn, Millis, Principal, Shard, Step, Verdict};
 
 pub(super) struct World {
     pub(super) shard: Shard,

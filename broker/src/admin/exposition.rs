@@ -1,0 +1,271 @@
+//! The metrics, in the text format of Prometheus.
+//!
+//! Owns names, units and help. The numbers are kept elsewhere: each scrape copies them.
+
+use causeway_core::{Counters, Gauges};
+use prometheus::{CounterVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::{Source, process};
+use crate::config::Config;
+use crate::server::EdgeCounters;
+
+/// Metrics of one number: name, help, and where the number is.
+type Table<T> = [(&'static str, &'static str, fn(&T) -> u64)];
+
+const SHARD_COUNTERS: &Table<Counters> = &[
+    ("causeway_connections_opened_total", "Connections accepted with CONNACK 0x00.", |c| c.connections_opened),
+    (
+        "causeway_connections_refused_total",
+        "Connections refused after authentication: sessions_max or connections_max was reached, or the session is another user's.",
+        |c| c.connections_refused,
+    ),
+    ("causeway_disconnects_sent_total", "Connections ended by the broker with a reason code of 0x80 or above.", |c| {
+        c.disconnects_sent
+    }),
+    ("causeway_protocol_errors_total", "Connections ended because the client broke the protocol.", |c| {
+        c.protocol_errors
+    }),
+    ("causeway_keep_alive_timeouts_total", "Connections ended because nothing came in time.", |c| {
+        c.keep_alive_timeouts
+    }),
+    ("causeway_takeovers_total", "Connections replaced by a newer one of the same client identifier.", |c| c.takeovers),
+    ("causeway_payload_received_bytes_total", "Payload of PUBLISH packets received.", |c| c.payload_bytes_received),
+    ("causeway_payload_sent_bytes_total", "Payload of PUBLISH packets sent.", |c| c.payload_bytes_sent),
+    ("causeway_log_records_total", "Records appended to the log.", |c| c.records_appended),
+    (
+        "causeway_subscriptions_refused_total",
+        "Topic filters of SUBSCRIBE refused, for whatever reason: subscriptions_per_session_max, topic_levels_max and \
+         retained_backlog_max among them.",
+        |c| c.subscriptions_refused,
+    ),
+    ("causeway_refused_by_subscriber_total", "Messages that the subscriber refused.", |c| c.refused_by_subscriber),
+    ("causeway_wills_published_total", "Will messages published.", |c| c.wills_published),
+    ("causeway_sessions_expired_total", "Sessions that expired.", |c| c.sessions_expired),
+];
+
+/// Label and number of each.
+type Labelled<T> = [(&'static str, fn(&T) -> u64)];
+
+/// `causeway_publish_refused_total`, by reason.
+const PUBLISH_REFUSED: &Labelled<Counters> = &[
+    ("session_queue_max", |c| c.publish_refused_queue_full),
+    ("retained_max", |c| c.publish_refused_retained_full),
+    ("not_authorized", |c| c.publish_refused_unauthorized),
+];
+
+/// `causeway_messages_dropped_total`, by reason.
+const MESSAGES_DROPPED: &Labelled<Counters> = &[
+    ("outbox_bytes_max", |c| c.dropped_slow_consumer),
+    ("packet_too_large", |c| c.dropped_packet_too_large),
+    ("expired", |c| c.dropped_expired),
+    ("session_ended", |c| c.dropped_session_ended),
+    ("session_queue_max", |c| c.dropped_queue_full),
+];
+
+const QOS: &[&str] = &["0", "1", "2"];
+
+const SHARD_GAUGES: &Table<Gauges> = &[
+    ("causeway_connections", "Connections that have sent CONNECT.", |g| g.connections),
+    ("causeway_sessions", "Sessions, connected or not.", |g| g.sessions),
+    ("causeway_subscriptions", "Subscriptions of all sessions.", |g| g.subscriptions),
+    ("causeway_retained_messages", "Retained messages.", |g| g.retained_messages),
+    ("causeway_retained_bytes", "Retained messages, in bytes.", |g| g.retained_bytes),
+    ("causeway_queued_messages", "Messages waiting for sessions.", |g| g.queued_messages),
+    ("causeway_queued_bytes", "Messages waiting for sessions, in bytes.", |g| g.queued_bytes),
+    ("causeway_inflight_messages", "Messages sent and not yet acknowledged.", |g| g.inflight_messages),
+];
+
+const EDGE_COUNTERS: &Table<EdgeCounters> = &[
+    ("causeway_sockets_accepted_total", "Sockets accepted by the listeners.", |e| e.accepted.get()),
+    ("causeway_accept_errors_total", "Accepts that failed, mostly for want of file descriptors.", |e| {
+        e.accept_errors.get()
+    }),
+    (
+        "causeway_sockets_refused_total",
+        "Sockets closed at once because connections_max of their listener was reached.",
+        |e| e.refused_limit.get(),
+    ),
+    (
+        "causeway_handshakes_refused_total",
+        "Sockets refused before CONNACK 0x00: wrong credentials, no CONNECT, no PROXY header and the like.",
+        |e| e.refused_handshake.get(),
+    ),
+    (
+        "causeway_handshake_timeouts_total",
+        "Sockets whose CONNECT was not complete within connect_timeout_seconds.",
+        |e| e.handshake_timeouts.get(),
+    ),
+    ("causeway_tls_failures_total", "TLS handshakes or sessions that failed.", |e| e.tls_failures.get()),
+    ("causeway_websocket_failures_total", "WebSocket upgrades or sessions that failed.", |e| {
+        e.websocket_failures.get()
+    }),
+    ("causeway_write_stalls_total", "Connections closed because they took nothing for too long.", |e| {
+        e.write_stalls.get()
+    }),
+    ("causeway_received_bytes_total", "Bytes read from sockets.", |e| e.bytes_received.get()),
+    ("causeway_sent_bytes_total", "Bytes written to sockets.", |e| e.bytes_sent.get()),
+];
+
+/// All metrics.
+///
+/// # Errors
+/// A bug: two metrics of one name.
+pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<String> {
+    let page = Page(Registry::new());
+    let (counters, gauges) = source.shard();
+    page.build()?;
+    page.limits(config)?;
+    page.counters(SHARD_COUNTERS, &counters)?;
+    page.by_reason("causeway_publish_refused_total", "PUBLISH packets refused.", PUBLISH_REFUSED, &counters)?;
+    page.by_reason(
+        "causeway_messages_dropped_total",
+        "Messages that a session did not get.",
+        MESSAGES_DROPPED,
+        &counters,
+    )?;
+    page.by_qos("causeway_publish_received_total", "PUBLISH packets received.", counters.publish_received)?;
+    page.by_qos(
+        "causeway_publish_sent_total",
+        "PUBLISH packets sent, those sent again included.",
+        counters.publish_sent,
+    )?;
+    page.gauges(SHARD_GAUGES, &gauges)?;
+    page.counters(EDGE_COUNTERS, source.edge())?;
+    page.logins(source)?;
+    page.listeners(config, source)?;
+    page.process()?;
+    TextEncoder::new().encode_to_string(&page.0.gather())
+}
+
+struct Page(Registry);
+
+impl Page {
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn gauge(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn counters<T>(&self, table: &Table<T>, numbers: &T) -> prometheus::Result<()> {
+        for (name, help, number) in table {
+            self.counter(name, help, &[])?.with_label_values::<&str>(&[]).inc_by(number(numbers));
+        }
+        Ok(())
+    }
+
+    fn gauges<T>(&self, table: &Table<T>, numbers: &T) -> prometheus::Result<()> {
+        for (name, help, number) in table {
+            self.gauge(name, help, &[])?.with_label_values::<&str>(&[]).set(signed(number(numbers)));
+        }
+        Ok(())
+    }
+
+    fn by_reason<T>(&self, name: &str, help: &str, table: &Labelled<T>, numbers: &T) -> prometheus::Result<()> {
+        let family = self.counter(name, help, &["reason"])?;
+        for (reason, number) in table {
+            family.with_label_values(&[reason]).inc_by(number(numbers));
+        }
+        Ok(())
+    }
+
+    fn by_qos(&self, name: &str, help: &str, numbers: [u64; 3]) -> prometheus::Result<()> {
+        let family = self.counter(name, help, &["qos"])?;
+        for (qos, number) in QOS.iter().zip(numbers) {
+            family.with_label_values(&[qos]).inc_by(number);
+        }
+        Ok(())
+    }
+
+    fn build(&self) -> prometheus::Result<()> {
+        let family = self.gauge("causeway_build_info", "The version, as a label.", &["version"])?;
+        family.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(())
+    }
+
+    /// Every numeric limit, under its name in the configuration: no list of them here could fall behind.
+    fn limits(&self, config: &Config) -> prometheus::Result<()> {
+        let family = self.gauge("causeway_limit", "Limits as configured.", &["limit"])?;
+        let limits = serde_json::to_value(&config.limits).unwrap_or_default();
+        for (name, value) in limits.as_object().into_iter().flatten() {
+            if let Some(value) = value.as_u64() {
+                family.with_label_values(&[name]).set(signed(value));
+            }
+        }
+        let pending = config.authentication.verifications_pending_max;
+        family.with_label_values(&["verifications_pending_max"]).set(signed(pending as u64));
+        Ok(())
+    }
+
+    fn logins(&self, source: &dyn Source) -> prometheus::Result<()> {
+        let counts = source.authenticator().counts();
+        let help = "Verifications of credentials; busy is verifications_pending_max reached.";
+        let family = self.counter("causeway_logins_total", help, &["method", "outcome"])?;
+        for (method, outcome, count) in [
+            ("password", "accepted", counts.password_accepted),
+            ("password", "refused", counts.password_refused),
+            ("password", "busy", counts.password_busy),
+            ("scram", "accepted", counts.scram_accepted),
+            ("scram", "refused", counts.scram_refused),
+        ] {
+            family.with_label_values(&[method, outcome]).inc_by(count);
+        }
+        let help = "Passwords being verified or waiting for it.";
+        let pending = self.gauge("causeway_verifications_pending", help, &[])?;
+        pending.with_label_values::<&str>(&[]).set(signed(counts.pending));
+        Ok(())
+    }
+
+    fn listeners(&self, config: &Config, source: &dyn Source) -> prometheus::Result<()> {
+        let label = &["listener"];
+        let open = self.gauge("causeway_listener_connections", "Connections open, handshakes included.", label)?;
+        let pending =
+            self.gauge("causeway_listener_handshakes_pending", "Connections without a complete CONNECT.", label)?;
+        let limit =
+            self.gauge("causeway_listener_limit", "Limits of listeners as configured.", &["listener", "limit"])?;
+        for state in source.listeners() {
+            open.with_label_values(&[&state.name]).set(signed(state.connections_open));
+            pending.with_label_values(&[&state.name]).set(signed(state.handshakes_pending));
+        }
+        for listener in &config.listener {
+            let name = listener.name.as_str();
+            limit.with_label_values(&[name, "connections_max"]).set(signed(listener.connections_max as u64));
+            limit
+                .with_label_values(&[name, "handshakes_pending_max"])
+                .set(signed(listener.handshakes_pending_max as u64));
+        }
+        Ok(())
+    }
+
+    /// Under the names that all programs use for these.
+    fn process(&self) -> prometheus::Result<()> {
+        let process = process::read();
+        for (name, help, number) in [
+            ("process_resident_memory_bytes", "Memory in use.", process.resident_bytes),
+            ("process_virtual_memory_bytes", "Address space in use.", process.virtual_bytes),
+            ("process_open_fds", "File descriptors open.", process.open_fds),
+            ("process_max_fds", "File descriptors that may be open.", process.max_fds),
+            ("process_threads", "Threads.", process.threads),
+        ] {
+            if let Some(number) = number {
+                self.gauge(name, help, &[])?.with_label_values::<&str>(&[]).set(signed(number));
+            }
+        }
+        if let Some(seconds) = process.cpu_seconds {
+            let opts = Opts::new("process_cpu_seconds_total", "Processor time used, in user and system mode.");
+            let family = CounterVec::new(opts, &[])?;
+            family.with_label_values::<&str>(&[]).inc_by(seconds);
+            self.0.register(Box::new(family))?;
+        }
+        Ok(())
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,121 @@
+//! The HTTP listener for operators: `/metrics`, `/live` and `/ready`.
+//!
+//! Owns what they answer. It changes nothing, asks nobody for credentials, and learns what it tells from a [`Source`].
+
+mod bounded;
+mod exposition;
+mod process;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use causeway_core::{Counters, Gauges};
+use tokio::net::TcpListener;
+
+use crate::auth::Authenticator;
+use crate::config::Config;
+use crate::server::EdgeCounters;
+use bounded::Bounded;
+
+/// What is told here, as it is now. Called for each request, so it must not wait.
+pub trait Source: Send + Sync + 'static {
+    /// What the shards last reported.
+    fn shard(&self) -> (Counters, Gauges);
+    /// What listeners and connections counted.
+    fn edge(&self) -> &EdgeCounters;
+    /// Who verifies credentials.
+    fn authenticator(&self) -> &Authenticator;
+    /// What the listeners hold.
+    fn listeners(&self) -> Vec<ListenerState>;
+    /// Whether clients can be served.
+    ///
+    /// # Errors
+    /// Why not.
+    fn readiness(&self) -> Result<(), String>;
+}
+
+/// What one listener holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerState {
+    /// Its name.
+    pub name: String,
+    /// Connections that are open, handshakes included.
+    pub connections_open: u64,
+    /// Connections that have not completed their CONNECT.
+    pub handshakes_pending: u64,
+}
+
+/// The bound listener.
+pub struct AdminServer {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl AdminServer {
+    /// Binds it.
+    ///
+    /// # Errors
+    /// The address is in use or not of this machine.
+    pub async fn bind(address: SocketAddr) -> io::Result<AdminServer> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        Ok(AdminServer { listener, address })
+    }
+
+    /// Where it is bound: the port, if the system chose it.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown` resolves. Requests under way are then answered.
+    pub async fn serve(
+        self,
+        config: Arc<Config>,
+        source: Arc<dyn Source>,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let told = Told { config, source };
+        let served = axum::serve(Bounded::new(self.listener), router(told)).with_graceful_shutdown(shutdown).await;
+        if let Err(error) = served {
+            tracing::error!(target: "causeway::admin", %error, "the administration listener failed");
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Told {
+    config: Arc<Config>,
+    source: Arc<dyn Source>,
+}
+
+fn router(told: Told) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/live", get(async || "alive\n"))
+        .route("/ready", get(ready))
+        .with_state(told)
+}
+
+async fn metrics(State(told): State<Told>) -> Response {
+    match exposition::text(&told.config, told.source.as_ref()) {
+        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
+}
+
+async fn ready(State(told): State<Told>) -> Response {
+    match told.source.readiness() {
+        Ok(()) => "ready\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! What the administration listener answers, over loopback.
+
+use std::sync::Mutex;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::config::{Authentication, Listener};
+
+struct Fixed {
+    counters: Counters,
+    gauges: Gauges,
+    edge: EdgeCounters,
+    authenticator: Authenticator,
+    readiness: Mutex<Result<(), String>>,
+}
+
+impl Source for Fixed {
+    fn shard(&self) -> (Counters, Gauges) {
+        (self.counters, self.gauges)
+    }
+
+    fn edge(&self) -> &EdgeCounters {
+        &self.edge
+    }
+
+    fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    fn listeners(&self) -> Vec<ListenerState> {
+        vec![ListenerState { name: "mqtt".to_owned(), connections_open: 5, handshakes_pending: 2 }]
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        self.readiness.lock().unwrap().clone()
+    }
+}
+
+fn source() -> Arc<Fixed> {
+    let counters = Counters {
+        connections_opened: 7,
+        publish_received: [1, 2, 3],
+        publish_refused_queue_full: 4,
+        ..Counters::default()
+    };
+    let gauges = Gauges { queued_bytes: 99, ..Gauges::default() };
+    let edge = EdgeCounters::default();
+    edge.bytes_received.add(1234);
+    let authenticator = Authenticator::load(&Authentication::default()).unwrap();
+    Arc::new(Fixed { counters, gauges, edge, authenticator, readiness: Mutex::new(Ok(())) })
+}
+
+async fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, response)
+}
+
+#[tokio::test]
+async fn metrics_and_health_are_served_until_shutdown() {
+    let source = source();
+    let config = Arc::new(Config { listener: vec![Listener::default()], ..Config::default() });
+    let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = server.local_addr();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let shutdown = async { drop(stopped.await) };
+    let serving = tokio::spawn(server.serve(config, source.clone(), shutdown));
+
+    assert_eq!(fetch(address, "/live").await.0, 200);
+    assert_eq!(fetch(address, "/ready").await.0, 200);
+    *source.readiness.lock().unwrap() = Err("stopping".to_owned());
+    let (status, body) = fetch(address, "/ready").await;
+    assert_eq!(status, 503);
+    assert!(body.ends_with("not ready: stopping\n"), "{body}");
+    assert_eq!(fetch(address, "/live").await.0, 200);
+    assert_eq!(fetch(address, "/").await.0, 404);
+
+    let (status, body) = fetch(address, "/metrics").await;
+    assert_eq!(status, 200);
+    assert!(body.contains("text/plain; version=0.0.4"), "{body}");
+    assert!(body.contains("causeway_connections_opened_total 7"), "{body}");
+
+    stop.send(()).unwrap();
+    serving.await.unwrap();
+}
+
+#[test]
+fn every_number_has_a_name_a_type_and_help() {
+    let config = Config { listener: vec![Listener::default()], ..Config::default() };
+    let text = exposition::text(&config, source().as_ref()).unwrap();
+    for line in [
+        "# TYPE causeway_publish_received_total counter",
+        "causeway_publish_received_total{qos=\"2\"} 3",
+        "causeway_publish_refused_total{reason=\"session_queue_max\"} 4",
+        "# TYPE causeway_queued_bytes gauge",
+        "causeway_queued_bytes 99",
+        "causeway_received_bytes_total 1234",
+        "causeway_limit{limit=\"packet_bytes_max\"} 1048576",
+        "causeway_limit{limit=\"maximum_qos\"} 2",
+        "causeway_listener_connections{listener=\"mqtt\"} 5",
+        "causeway_listener_limit{limit=\"connections_max\",listener=\"mqtt\"} 1000000",
+        "causeway_logins_total{method=\"scram\",outcome=\"refused\"} 0",
+        "causeway_verifications_pending 0",
+        "# TYPE process_cpu_seconds_total counter",
+    ] {
+        assert!(text.lines().any(|said| said == line), "no line {line}\n{text}");
+    }
+    for line in text.lines().filter(|line| line.starts_with("# HELP")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(name.starts_with("causeway_") || name.starts_with("process_"), "{line}");
+        assert!(line.ends_with('.'), "{line}");
+    }
+}

@@ -1,0 +1,89 @@
+//! The extended authentication of one connection (MQTT 5, section 4.12).
+//!
+//! Owns the state between two AUTH packets. It is cheap: nothing here hashes a password.
+
+use std::sync::Arc;
+
+use causeway_core::{Principal, Verdict};
+use causeway_fleet::scram::{self, Challenge, Keys, Opening, ScramError};
+use causeway_protocol::ReasonCode;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+
+use super::hashing;
+use super::{Authenticator, count, deny};
+
+/// Where a connection's exchange stands. Keep it as long as the connection: it takes re-authentication, too.
+pub struct Exchange {
+    authenticator: Authenticator,
+    state: State,
+    /// Who the connection has proven to be: re-authentication must not make it somebody else.
+    user: Option<Arc<str>>,
+}
+
+enum State {
+    Idle,
+    Challenged(Box<Challenge>, Arc<str>),
+}
+
+impl Exchange {
+    pub(super) fn new(authenticator: Authenticator) -> Exchange {
+        Exchange { authenticator, state: State::Idle, user: None }
+    }
+
+    /// Takes what the client sent as Authentication Method and Authentication Data.
+    pub fn step(&mut self, method: &str, data: &[u8]) -> Verdict {
+        if method != scram::METHOD || !self.authenticator.offers_scram() {
+            return deny(ReasonCode::BadAuthenticationMethod, format!("no authentication method {method:?}"));
+        }
+        let step = match std::mem::replace(&mut self.state, State::Idle) {
+            State::Idle => self.open(data),
+            State::Challenged(challenge, user) => self.finish(*challenge, user, data),
+        };
+        let counts = &self.authenticator.shared.counts;
+        match &step {
+            Ok(Verdict::Allow { .. }) => count(&counts.scram_accepted),
+            Ok(_) => {}
+            Err(_) => count(&counts.scram_refused),
+        }
+        step.unwrap_or_else(|denial| denial)
+    }
+
+    fn open(&mut self, data: &[u8]) -> Result<Verdict, Verdict> {
+        let opening = Opening::parse(data).map_err(|error| refuse(None, error))?;
+        let user: Arc<str> = Arc::from(opening.user());
+        if self.user.as_ref().is_some_and(|proven| *proven != user) {
+            return Err(deny(ReasonCode::NotAuthorized, format!("re-authentication as somebody else, {user:?}")));
+        }
+        let keys = self.keys(&user);
+        let nonce: [u8; 24] = hashing::random().map_err(|why| deny(ReasonCode::ServerUnavailable, why))?;
+        let (challenge, data) = opening.challenge(&keys, &BASE64_STANDARD.encode(nonce));
+        self.state = State::Challenged(Box::new(challenge), user);
+        Ok(Verdict::Continue { data })
+    }
+
+    fn keys(&self, user: &str) -> Keys {
+        let users = self.authenticator.users();
+        let known = users.file.users.get(user).and_then(|user| user.scram.clone());
+        // Both are computed, so that both ways take the same time.
+        let mimic = Keys::mimic(&users.secret, user, users.scram_iterations);
+        known.unwrap_or(mimic)
+    }
+
+    fn finish(&mut self, challenge: Challenge, user: Arc<str>, data: &[u8]) -> Result<Verdict, Verdict> {
+        let data = challenge.verify(data).map_err(|error| refuse(Some(&user), error))?;
+        self.user = Some(user.clone());
+        Ok(Verdict::Allow { principal: Principal::User(user), data })
+    }
+}
+
+fn refuse(user: Option<&str>, error: ScramError) -> Verdict {
+    let reason = match error {
+        ScramError::WrongProof => ReasonCode::BadUserNameOrPassword,
+        ScramError::Malformed(_) | ScramError::Unsupported(_) => ReasonCode::NotAuthorized,
+    };
+    match user {
+        Some(user) => deny(reason, format!("{}, user {user:?}: {error}", scram::METHOD)),
+        None => deny(reason, format!("{}: {error}", scram::METHOD)),
+    }
+}

@@ -1,0 +1,208 @@
+//! Who is connecting, and can they prove it?
+//!
+//! Owns the users, and verifying what a client brings, without blocking the threads that serve connections. What a proven
+//! user may do is decided elsewhere.
+
+mod exchange;
+pub mod hashing;
+pub mod password_file;
+
+pub use exchange::Exchange;
+pub use password_file::{PasswordFile, PasswordFileError};
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use causeway_core::{HandshakePolicy, Principal, Verdict};
+use causeway_fleet::scram;
+use causeway_protocol::ReasonCode;
+use tokio::sync::Semaphore;
+
+use crate::config::{Authentication, Listener};
+
+/// Verifies credentials. Clones share the same users.
+#[derive(Clone)]
+pub struct Authenticator {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    settings: Authentication,
+    users: ArcSwap<Users>,
+    /// One permit for each verification that runs.
+    running: Arc<Semaphore>,
+    /// One permit for each verification that runs or waits.
+    admitted: Arc<Semaphore>,
+    counts: SharedCounts,
+}
+
+#[derive(Default)]
+struct SharedCounts {
+    password_accepted: AtomicU64,
+    password_refused: AtomicU64,
+    password_busy: AtomicU64,
+    scram_accepted: AtomicU64,
+    scram_refused: AtomicU64,
+}
+
+/// How verifications went since the start, and how many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginCounts {
+    /// Right passwords.
+    pub password_accepted: u64,
+    /// Wrong passwords, and users who do not exist.
+    pub password_refused: u64,
+    /// Not verified because too many waited.
+    pub password_busy: u64,
+    /// SCRAM exchanges that succeeded.
+    pub scram_accepted: u64,
+    /// SCRAM exchanges that failed.
+    pub scram_refused: u64,
+    /// Passwords being verified or waiting for it, now.
+    pub pending: u64,
+}
+
+/// The users, as of the last load.
+struct Users {
+    file: PasswordFile,
+    /// What the salts of users who do not exist are made from.
+    secret: Vec<u8>,
+    /// What those users seem to have.
+    scram_iterations: u32,
+    /// What a password is compared with when there is no such user.
+    decoy: String,
+}
+
+impl Authenticator {
+    /// Reads the users. Reads a file: call it before serving.
+    ///
+    /// # Errors
+    /// There is a password file in `settings`, and it cannot be read or is wrong.
+    pub fn load(settings: &Authentication) -> Result<Authenticator, PasswordFileError> {
+        let running = settings.verifications_concurrent_max;
+        let shared = Shared {
+            settings: settings.clone(),
+            users: ArcSwap::from_pointee(load_users(settings.password_file.as_ref())?),
+            running: Arc::new(Semaphore::new(running)),
+            admitted: Arc::new(Semaphore::new(running + settings.verifications_pending_max)),
+            counts: SharedCounts::default(),
+        };
+        Ok(Authenticator { shared: Arc::new(shared) })
+    }
+
+    /// Reads the users again, and says how many there are. Connections that are open stay so.
+    ///
+    /// # Errors
+    /// The file cannot be read or is wrong; the users stay as they were.
+    pub fn reload(&self) -> Result<usize, PasswordFileError> {
+        let users = load_users(self.shared.settings.password_file.as_ref())?;
+        let count = users.file.users.len();
+        self.shared.users.store(Arc::new(users));
+        Ok(count)
+    }
+
+    /// What a listener asks of its clients.
+    pub fn policy(&self, listener: &Listener) -> HandshakePolicy {
+        let methods = if self.offers_scram() { vec![scram::METHOD.to_owned()] } else { Vec::new() };
+        HandshakePolicy {
+            anonymous_allowed: listener.anonymous_allowed(&self.shared.settings),
+            password_allowed: self.shared.settings.password_file.is_some(),
+            methods,
+        }
+    }
+
+    /// Verifies a user name and password. Takes as long for a user who does not exist as for a wrong password.
+    ///
+    /// Dropping the future gives up the place in the queue; a verification that runs already runs to its end.
+    pub async fn verify(&self, username: &str, password: &[u8]) -> Verdict {
+        let counts = &self.shared.counts;
+        let Ok(admitted) = self.shared.admitted.clone().try_acquire_owned() else {
+            count(&counts.password_busy);
+            return deny(ReasonCode::ServerBusy, "too many passwords wait to be verified".to_owned());
+        };
+        let Ok(running) = self.shared.running.clone().acquire_owned().await else {
+            return deny(ReasonCode::ServerUnavailable, "stopping".to_owned());
+        };
+        let users = self.users();
+        let known = users.file.users.get(username);
+        let hash = known.map_or(&users.decoy, |user| &user.argon2).clone();
+        let exists = known.is_some();
+        let password = password.to_vec();
+        let verified = tokio::task::spawn_blocking(move || {
+            // Held here rather than by the future: the work goes on when the future is dropped.
+            let _permits = (admitted, running);
+            hashing::verify(&password, &hash)
+        });
+        match verified.await {
+            Ok(true) if exists => {
+                count(&counts.password_accepted);
+                Verdict::Allow { principal: Principal::user(username), data: Vec::new() }
+            }
+            Ok(_) => {
+                count(&counts.password_refused);
+                deny(ReasonCode::BadUserNameOrPassword, format!("wrong user name or password, user {username:?}"))
+            }
+            Err(_) => deny(ReasonCode::ServerUnavailable, "the verification was aborted".to_owned()),
+        }
+    }
+
+    /// The state of one connection's extended authentication.
+    pub fn exchange(&self) -> Exchange {
+        Exchange::new(self.clone())
+    }
+
+    /// How verifications went so far.
+    pub fn counts(&self) -> LoginCounts {
+        let counts = &self.shared.counts;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let settings = &self.shared.settings;
+        let places = settings.verifications_concurrent_max + settings.verifications_pending_max;
+        LoginCounts {
+            password_accepted: get(&counts.password_accepted),
+            password_refused: get(&counts.password_refused),
+            password_busy: get(&counts.password_busy),
+            scram_accepted: get(&counts.scram_accepted),
+            scram_refused: get(&counts.scram_refused),
+            pending: places.saturating_sub(self.shared.admitted.available_permits()) as u64,
+        }
+    }
+
+    fn offers_scram(&self) -> bool {
+        self.shared.settings.scram && self.shared.settings.password_file.is_some()
+    }
+
+    fn users(&self) -> Arc<Users> {
+        self.shared.users.load_full()
+    }
+}
+
+fn load_users(path: Option<&PathBuf>) -> Result<Users, PasswordFileError> {
+    let file = path.map(|path| PasswordFile::load(path)).transpose()?.unwrap_or_default();
+    let secret = match file.secret.is_empty() {
+        false => file.secret.clone(),
+        // A file made by hand: until the next restart, users who do not exist look alike.
+        true => hashing::random::<32>()
+            .map_err(|why| PasswordFileError::Io {
+                path: path.cloned().unwrap_or_default(),
+                source: std::io::Error::other(why),
+            })?
+            .to_vec(),
+    };
+    let iterations = file.users.values().filter_map(|user| user.scram.as_ref()).map(scram::Keys::iterations);
+    let scram_iterations = iterations.max().unwrap_or(hashing::SCRAM_ITERATIONS);
+    let decoy = file.users.values().next().map_or_else(|| hashing::DECOY.to_owned(), |user| user.argon2.clone());
+    Ok(Users { file, secret, scram_iterations, decoy })
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+fn deny(reason: ReasonCode, why: String) -> Verdict {
+    Verdict::Deny { reason, why }
+}
+
+#[cfg(test)]
+mod tests;

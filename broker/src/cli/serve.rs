@@ -1,0 +1,233 @@
+//! `causewayd run`: from a configuration to a broker that serves until it is told to stop.
+//!
+//! Owns the order of starting and stopping, and what signals mean. Serving itself is done elsewhere.
+
+use std::io::{self, stderr};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use anyhow::Context;
+use causeway_core::{Counters, Gauges};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::check;
+use crate::admin::{AdminServer, ListenerState, Source};
+use crate::auth::Authenticator;
+use crate::config::{Config, Problem, load};
+use crate::server::{self, EdgeCounters, Observed, Running};
+use crate::telemetry;
+
+/// Where a broker listens, now that it does.
+pub(super) struct Started {
+    /// In the order of the configuration.
+    pub(super) listeners: Vec<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
+}
+
+/// Serves as a file says.
+pub(super) fn run_file(
+    file: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> anyhow::Result<ExitCode> {
+    match load(file, environment) {
+        Ok(loaded) => {
+            let warnings = loaded.warnings;
+            run(loaded.config, |_, _| {
+                warn(&warnings);
+                Ok(())
+            })
+        }
+        Err(problems) => {
+            check::print(&problems, &mut stderr())?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn warn(warnings: &[Problem]) {
+    for warning in warnings {
+        let text = warning.to_string();
+        // One line each: the place is part of it, the picture of it is for terminals.
+        tracing::warn!(target: "causeway::config", "{}", text.lines().next().unwrap_or_default());
+    }
+}
+
+/// Serves until a signal says stop. `started` is called once all listeners accept.
+pub(super) fn run(
+    config: Config,
+    started: impl FnOnce(&Config, &Started) -> io::Result<()>,
+) -> anyhow::Result<ExitCode> {
+    telemetry::init(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start a runtime")?;
+    let outcome = runtime.block_on(serve(Arc::new(config), started));
+    // Verifications that still run are not waited for.
+    runtime.shutdown_background();
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> io::Result<()>) -> anyhow::Result<()> {
+    // Before anything is bound: from here on, no signal kills the process unprepared.
+    let mut signals = Signals::new().context("cannot receive signals")?;
+    let authenticator = Authenticator::load(&config.authentication)?;
+    let told = Arc::new(Told::new(authenticator.clone()));
+    let admin = match config.admin.bind {
+        Some(address) => Some(AdminTask::start(address, config.clone(), told.clone()).await?),
+        None => None,
+    };
+    let mut running = server::start(&config, authenticator.clone(), &told.observed)?;
+    told.phase.store(SERVING, Ordering::Relaxed);
+    let listeners = running.addresses().into_iter().map(|(_, address)| address).collect();
+    started(&config, &Started { listeners, admin: admin.as_ref().map(|admin| admin.address) })
+        .context("cannot say that the broker has started")?;
+
+    let outcome = loop {
+        tokio::select! {
+            outcome = running.failed() => break outcome,
+            told_to = signals.next() => match told_to {
+                ToldTo::Reload => reload(&config, &authenticator, &running),
+                ToldTo::Stop(signal) => {
+                    tracing::info!(target: "causeway::server", "{signal}: stopping");
+                    told.phase.store(STOPPING, Ordering::Relaxed);
+                    break tokio::select! {
+                        outcome = running.stop() => outcome,
+                        () = signals.stop() => {
+                            tracing::warn!(target: "causeway::server", "told to stop again: stopping at once");
+                            Ok(())
+                        }
+                    };
+                }
+            }
+        }
+    };
+    told.phase.store(STOPPING, Ordering::Relaxed);
+    if let Some(admin) = admin {
+        admin.stop().await;
+    }
+    outcome?;
+    tracing::info!(target: "causeway::server", "stopped");
+    Ok(())
+}
+
+fn reload(config: &Config, authenticator: &Authenticator, running: &Running) {
+    if config.authentication.password_file.is_some() {
+        match authenticator.reload() {
+            Ok(users) => tracing::info!(target: "causeway::server", users, "read the password file again"),
+            Err(error) => {
+                tracing::error!(target: "causeway::server", %error, "the password file is wrong, its users stay as they were");
+            }
+        }
+    }
+    let errors = running.reload_certificates();
+    for error in &errors {
+        tracing::error!(target: "causeway::server", %error, "certificates are wrong, the old ones stay");
+    }
+    if errors.is_empty() && config.listener.iter().any(|listener| listener.tls.is_some()) {
+        tracing::info!(target: "causeway::server", "read the certificates again");
+    }
+}
+
+enum ToldTo {
+    Reload,
+    Stop(&'static str),
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        let [terminate, interrupt, hangup] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        Ok(Signals { terminate: signal(terminate)?, interrupt: signal(interrupt)?, hangup: signal(hangup)? })
+    }
+
+    async fn next(&mut self) -> ToldTo {
+        tokio::select! {
+            _ = self.terminate.recv() => ToldTo::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => ToldTo::Stop("SIGINT"),
+            _ = self.hangup.recv() => ToldTo::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while let ToldTo::Reload = self.next().await {}
+    }
+}
+
+const STARTING: u8 = 0;
+const SERVING: u8 = 1;
+const STOPPING: u8 = 2;
+
+/// What the administration listener tells.
+struct Told {
+    observed: Observed,
+    authenticator: Authenticator,
+    phase: AtomicU8,
+}
+
+impl Told {
+    fn new(authenticator: Authenticator) -> Told {
+        Told { observed: Observed::default(), authenticator, phase: AtomicU8::new(STARTING) }
+    }
+}
+
+impl Source for Told {
+    fn shard(&self) -> (Counters, Gauges) {
+        self.observed.shard.latest()
+    }
+
+    fn edge(&self) -> &EdgeCounters {
+        &self.observed.edge
+    }
+
+    fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    fn listeners(&self) -> Vec<ListenerState> {
+        Vec::new()
+    }
+
+    fn readiness(&self) -> Result<(), String> {
+        match self.phase.load(Ordering::Relaxed) {
+            SERVING => Ok(()),
+            STARTING => Err("starting".to_owned()),
+            _ => Err("stopping".to_owned()),
+        }
+    }
+}
+
+/// The administration listener, while it serves.
+struct AdminTask {
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl AdminTask {
+    async fn start(address: SocketAddr, config: Arc<Config>, source: Arc<Told>) -> anyhow::Result<AdminTask> {
+        let bound = AdminServer::bind(address).await;
+        let server = bound.with_context(|| format!("the administration listener cannot bind {address}"))?;
+        let address = server.local_addr();
+        tracing::info!(target: "causeway::admin", %address, "listening");
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            // A dropped sender means the same.
+            let _ = stopped.await;
+        };
+        Ok(AdminTask { address, stop, served: tokio::spawn(server.serve(config, source, shutdown)) })
+    }
+
+    async fn stop(self) {
+        drop(self.stop);
+        // A scraper that holds its connection must not hold the process.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.served).await;
+    }
+}

@@ -1,0 +1,246 @@
+//! Whether a configuration makes sense as a whole.
+//!
+//! Owns the rules that concern several keys, or the files that keys name. Each key alone has been checked against the schema.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+
+use super::problem::{Place, Problem, Severity};
+use super::{ClientCertificate, Config, Listener, ProxyProtocol, Tls};
+use crate::auth::PasswordFile;
+use crate::tls::ListenerTls;
+
+/// How far to look.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// At the configuration only.
+    Meaning,
+    /// At the files it names, too.
+    Files,
+}
+
+/// Something found, with the path of its key.
+pub(super) struct Finding {
+    severity: Severity,
+    path: String,
+    message: String,
+}
+
+impl Finding {
+    pub(super) fn at(self, place: impl FnOnce(&str) -> Place) -> Problem {
+        Problem { severity: self.severity, place: place(&self.path), message: self.message }
+    }
+}
+
+fn error(path: impl Into<String>, message: impl Into<String>) -> Finding {
+    Finding { severity: Severity::Error, path: path.into(), message: message.into() }
+}
+
+fn warning(path: impl Into<String>, message: impl Into<String>) -> Finding {
+    Finding { severity: Severity::Warning, path: path.into(), message: message.into() }
+}
+
+pub(super) fn check(config: &Config, depth: Depth) -> Vec<Finding> {
+    let mut found = Vec::new();
+    if config.listener.is_empty() {
+        found.push(error("", "there is no [[listener]]: clients could not connect anywhere"));
+    }
+    check_names(config, &mut found);
+    check_binds(config, &mut found);
+    for (index, listener) in config.listener.iter().enumerate() {
+        let path = format!("listener[{index}]");
+        check_login(config, listener, &path, &mut found);
+        check_proxy(listener, &path, &mut found);
+        check_tls(listener, &path, depth, &mut found);
+    }
+    check_limits(config, &mut found);
+    check_admin(config, &mut found);
+    check_storage(config, &mut found);
+    if depth == Depth::Files {
+        check_password_file(config, &mut found);
+    }
+    found
+}
+
+fn check_names(config: &Config, found: &mut Vec<Finding>) {
+    let mut seen = BTreeMap::new();
+    for (index, listener) in config.listener.iter().enumerate() {
+        if let Some(first) = seen.insert(&listener.name, index) {
+            let message = format!("listener[{first}] has the name {:?} already", listener.name);
+            found.push(error(format!("listener[{index}].name"), message));
+        }
+    }
+}
+
+fn check_binds(config: &Config, found: &mut Vec<Finding>) {
+    let listeners = config.listener.iter().enumerate();
+    let mut binds: Vec<_> =
+        listeners.map(|(index, listener)| (format!("listener[{index}].bind"), listener.bind)).collect();
+    binds.extend(config.admin.bind.map(|bind| ("admin.bind".to_owned(), bind)));
+    for (index, (path, bind)) in binds.iter().enumerate() {
+        if let Some((first, other)) = binds[..index].iter().find(|(_, other)| overlap(*bind, *other)) {
+            found.push(error(path, format!("{bind} cannot be bound together with {other} of {first}")));
+        }
+    }
+}
+
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let same_family = a.is_ipv4() == b.is_ipv4();
+    let same_address = a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() == b.port() && a.port() != 0 && same_family && same_address
+}
+
+/// Deny by default: who is let in has to be said, and somebody has to be.
+fn check_login(config: &Config, listener: &Listener, path: &str, found: &mut Vec<Finding>) {
+    let anonymous = listener.anonymous_allowed(&config.authentication);
+    let users = config.authentication.password_file.is_some();
+    let name = &listener.name;
+    let public = !listener.is_loopback();
+    if !anonymous && !users {
+        let scope = if public { ", which is not a loopback address" } else { "" };
+        found.push(error(
+            path,
+            format!(
+                "nobody could log in at the listener {name:?}: it is bound to {}{scope}, anonymous clients are not \
+                 allowed, and there is no authentication.password_file. Set one, or allow everybody with anonymous = \
+                 \"always\"",
+                listener.bind
+            ),
+        ));
+    }
+    if public && anonymous {
+        let message =
+            format!("the listener {name:?} lets everybody who reaches {} in, without credentials", listener.bind);
+        found.push(warning(format!("{path}.anonymous"), message));
+    }
+    let in_the_clear = !listener.transport.is_encrypted() && listener.proxy_protocol == ProxyProtocol::Off;
+    if public && users && in_the_clear {
+        let message = format!("passwords travel unencrypted to the listener {name:?}: use the transport tls or wss");
+        found.push(warning(format!("{path}.transport"), message));
+    }
+}
+
+fn check_proxy(listener: &Listener, path: &str, found: &mut Vec<Finding>) {
+    let on = listener.proxy_protocol != ProxyProtocol::Off;
+    if !on && !listener.proxy_trusted.is_empty() {
+        let message = "proxy_trusted has no effect while proxy_protocol is \"off\"";
+        found.push(warning(format!("{path}.proxy_trusted"), message));
+    }
+    if on && listener.proxy_trusted.is_empty() && !listener.is_loopback() {
+        let message = "without proxy_trusted, everybody can claim any address in a PROXY header";
+        found.push(warning(format!("{path}.proxy_protocol"), message));
+    }
+}
+
+fn check_tls(listener: &Listener, path: &str, depth: Depth, found: &mut Vec<Finding>) {
+    let transport = listener.transport;
+    match (&listener.tls, transport.is_encrypted()) {
+        (None, false) => {}
+        (None, true) => found.push(error(
+            format!("{path}.transport"),
+            format!("the transport {transport} needs a [listener.tls] with certificate_file and key_file"),
+        )),
+        (Some(_), false) => found.push(error(
+            format!("{path}.tls"),
+            format!("the transport {transport} has no TLS: use tls or wss, or remove [listener.tls]"),
+        )),
+        (Some(tls), true) => {
+            let path = format!("{path}.tls");
+            check_client_certificates(tls, &path, found);
+            if depth == Depth::Files {
+                check_certificates(tls, transport.is_websocket(), &path, found);
+            }
+        }
+    }
+}
+
+fn check_client_certificates(tls: &Tls, path: &str, found: &mut Vec<Finding>) {
+    let asked = tls.client_certificate != ClientCertificate::None;
+    match &tls.client_ca_file {
+        None if asked => {
+            let message = "client certificates cannot be verified without client_ca_file";
+            found.push(error(format!("{path}.client_certificate"), message));
+        }
+        Some(_) if !asked => {
+            let message = "client_ca_file has no effect while client_certificate is \"none\"";
+            found.push(warning(format!("{path}.client_ca_file"), message));
+        }
+        _ => {}
+    }
+}
+
+/// First each file alone, so that the place is the key's; then all as the listener loads them.
+fn check_certificates(tls: &Tls, websocket: bool, path: &str, found: &mut Vec<Finding>) {
+    let certificate = ("certificate_file", Some(&tls.certificate_file));
+    let authorities = ("client_ca_file", tls.client_ca_file.as_ref());
+    let mut readable = true;
+    for (key, file) in [certificate, ("key_file", Some(&tls.key_file)), authorities] {
+        if let Some((file, wrong)) = file.and_then(|file| Some((file, File::open(file).err()?))) {
+            readable = false;
+            found.push(error(format!("{path}.{key}"), format!("{}: {wrong}", file.display())));
+        }
+    }
+    let complete = tls.client_certificate == ClientCertificate::None || tls.client_ca_file.is_some();
+    if let (true, true, Err(wrong)) = (readable, complete, ListenerTls::load(tls.clone(), websocket)) {
+        found.push(error(path, wrong.to_string()));
+    }
+}
+
+fn check_limits(config: &Config, found: &mut Vec<Finding>) {
+    let limits = &config.limits;
+    let packet = limits.packet_bytes_max as usize;
+    for (key, bytes) in
+        [("session_queue_bytes_max", limits.session_queue_bytes_max), ("retained_bytes_max", limits.retained_bytes_max)]
+    {
+        if bytes < packet {
+            let message = format!("a packet of packet_bytes_max = {packet} bytes would never fit into {key} = {bytes}");
+            found.push(warning(format!("limits.{key}"), message));
+        }
+    }
+}
+
+fn check_admin(config: &Config, found: &mut Vec<Finding>) {
+    if let Some(bind) = config.admin.bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) {
+        let message = format!("everybody who reaches {bind} can read the metrics");
+        found.push(warning("admin.bind", message));
+    }
+}
+
+fn check_storage(config: &Config, found: &mut Vec<Finding>) {
+    match &config.storage.data_directory {
+        None => found.push(warning(
+            "storage",
+            "without storage.data_directory, sessions and messages are lost when the process ends",
+        )),
+        Some(folder) if folder.exists() && !folder.is_dir() => {
+            found.push(error("storage.data_directory", format!("{} is not a folder", folder.display())));
+        }
+        // To be removed once the broker has a log on disk.
+        Some(_) => found.push(warning(
+            "storage.data_directory",
+            "this version keeps nothing on disk: sessions and messages are lost when the process ends",
+        )),
+    }
+}
+
+fn check_password_file(config: &Config, found: &mut Vec<Finding>) {
+    const PATH: &str = "authentication.password_file";
+    let Some(file) = &config.authentication.password_file else {
+        return;
+    };
+    let shown = file.display();
+    match PasswordFile::load(file) {
+        Err(wrong) if wrong.is_not_found() => {
+            let hint = format!("{wrong}. Add the first user with: causewayd passwd {shown} add USER");
+            found.push(error(PATH, hint));
+        }
+        Err(wrong) => found.push(error(PATH, wrong.to_string())),
+        Ok(users) if users.users.is_empty() => found.push(warning(PATH, format!("there is no user in {shown}"))),
+        Ok(_) => {}
+    }
+    if fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0) {
+        found.push(warning(PATH, format!("everybody on this machine can read {shown}: chmod o-r {shown}")));
+    }
+}

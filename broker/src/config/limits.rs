@@ -1,0 +1,182 @@
+//! The `[limits]` section.
+//!
+//! Owns the configured form of [`causeway_core::Limits`]: defaults, ranges and documentation. It enforces nothing.
+
+use causeway_core::Limits;
+use causeway_protocol::QoS;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How much of everything there may be. Reaching a limit is counted, and answered to the client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitSettings {
+    /// Bytes of one packet from a client, announced as Maximum Packet Size. A longer one: DISCONNECT 0x95 (packet too
+    /// large).
+    #[schemars(range(min = 64, max = 268_435_460))]
+    pub packet_bytes_max: u32,
+    /// Messages of QoS 1 and 2 that a client may have unacknowledged towards the broker, announced as Receive Maximum.
+    /// More: DISCONNECT 0x93 (receive maximum exceeded). MQTT 3.x knows no such limit.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub receive_maximum: u16,
+    /// Messages of QoS 1 and 2 that the broker has unacknowledged towards one client, even if the client offers a
+    /// larger Receive Maximum. More wait in the session's queue.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub inflight_max: u16,
+    /// Topic aliases a client may use towards the broker, announced as Topic Alias Maximum. A higher one: DISCONNECT
+    /// 0x94 (topic alias invalid). 0 allows none.
+    pub topic_alias_maximum: u16,
+    /// Topic aliases the broker uses towards a client, even if its Topic Alias Maximum is larger. 0 uses none.
+    pub topic_alias_outbound_max: u16,
+    /// Levels (parts between slashes) of a topic name or filter. More: PUBLISH is answered with DISCONNECT 0x90 (topic
+    /// name invalid), SUBSCRIBE with SUBACK 0x8F (topic filter invalid), a will with CONNACK 0x90.
+    #[schemars(range(min = 1, max = 32_768))]
+    pub topic_levels_max: usize,
+    /// Bytes of a client identifier. A longer one: CONNACK 0x85 (client identifier not valid; 2 in MQTT 3.x).
+    #[schemars(range(min = 23, max = 65_535))]
+    pub client_id_bytes_max: usize,
+    /// The longest keep alive in seconds. A client of MQTT 5 that asks for more, or for none, is told this one. 0
+    /// leaves it to the clients.
+    pub keep_alive_seconds_max: u16,
+    /// The longest time in seconds that a session outlives its connection. A client of MQTT 5 that asks for more is
+    /// told this one. 4294967295: for ever.
+    #[schemars(range(max = 4_294_967_295u32))]
+    pub session_expiry_seconds_max: u32,
+    /// Seconds that a session of an MQTT 3.x client with clean session 0 outlives its connection (MQTT 3.x cannot say).
+    /// 4294967295: for ever.
+    #[schemars(range(max = 4_294_967_295u32))]
+    pub session_expiry_v3_seconds: u32,
+    /// Messages waiting for one session, and for one shared subscription. When it is full, the publisher gets PUBACK or
+    /// PUBREC 0x97 (quota exceeded); one of MQTT 3.x is disconnected without an acknowledgement, so that it keeps the
+    /// message.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub session_queue_messages_max: usize,
+    /// Bytes of the messages waiting for one session, and for one shared subscription. When it is full, as above.
+    #[schemars(range(min = 1024, max = 1_099_511_627_776u64))]
+    pub session_queue_bytes_max: usize,
+    /// Subscriptions of one session. More: SUBACK 0x97 (quota exceeded; 0x80 in MQTT 3.x).
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub subscriptions_per_session_max: usize,
+    /// Sessions, connected or not. A client that needs one more: CONNACK 0x97 (quota exceeded; 3 in MQTT 3.x).
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub sessions_max: usize,
+    /// Connections open at the same time, over all listeners. One more: CONNACK 0x97 (quota exceeded; 3 in MQTT 3.x).
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub connections_max: usize,
+    /// Retained messages. A new topic more: PUBACK or PUBREC 0x97 (quota exceeded); a publisher of MQTT 3.x is
+    /// disconnected.
+    #[schemars(range(max = 1_000_000_000))]
+    pub retained_messages_max: usize,
+    /// Bytes of all retained messages. More: PUBACK or PUBREC 0x97 (quota exceeded); a publisher of MQTT 3.x is
+    /// disconnected.
+    #[schemars(range(max = 1_099_511_627_776u64))]
+    pub retained_bytes_max: usize,
+    /// Retained messages waiting to be sent to new subscribers, over all of them. While it is reached: SUBACK 0x97 (quota exceeded; 0x80
+    /// in MQTT 3.x).
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub retained_backlog_max: usize,
+    /// Bytes waiting in memory to be written to one connection. Above it, messages of QoS 0 for that slow client are
+    /// dropped and counted, and those of QoS 1 and 2 wait in its session's queue.
+    #[schemars(range(min = 4096, max = 1_073_741_824))]
+    pub outbox_bytes_max: usize,
+    /// The highest quality of service, 0, 1 or 2, announced as Maximum QoS. A PUBLISH above it: DISCONNECT 0x9B (QoS
+    /// not supported). Subscriptions are granted no more.
+    #[schemars(range(min = 0, max = 2))]
+    pub maximum_qos: u8,
+    /// Whether messages can be retained. If not, PUBLISH with retain: DISCONNECT 0x9A (retain not supported).
+    pub retain_available: bool,
+    /// Whether subscriptions to $share/... are possible. If not: SUBACK 0x9E (shared subscriptions not supported).
+    pub shared_subscriptions: bool,
+    /// Whether subscriptions with + and # are possible. If not: SUBACK 0xA2 (wildcard subscriptions not supported).
+    pub wildcard_subscriptions: bool,
+    /// Whether subscriptions can carry an identifier. If not: DISCONNECT 0xA1 (subscription identifiers not supported).
+    pub subscription_identifiers: bool,
+    /// Topic told to clients that ask for Response Information; {client_id} is replaced. Empty: none is told.
+    #[schemars(length(max = 1024))]
+    pub response_information: String,
+    /// Seconds between two publications of the topics below $SYS/. 0 publishes none.
+    #[schemars(range(min = 0, max = 86_400))]
+    pub sys_interval_seconds: u32,
+}
+
+impl Default for LimitSettings {
+    fn default() -> Self {
+        LimitSettings {
+            packet_bytes_max: 1 << 20,
+            receive_maximum: 1024,
+            inflight_max: 1024,
+            topic_alias_maximum: 64,
+            topic_alias_outbound_max: 64,
+            topic_levels_max: 64,
+            client_id_bytes_max: 256,
+            keep_alive_seconds_max: 0,
+            session_expiry_seconds_max: u32::MAX,
+            session_expiry_v3_seconds: 7 * 24 * 3600,
+            session_queue_messages_max: 10_000,
+            session_queue_bytes_max: 64 << 20,
+            subscriptions_per_session_max: 1000,
+            sessions_max: 1_000_000,
+            connections_max: 1_000_000,
+            retained_messages_max: 1_000_000,
+            retained_bytes_max: 1 << 30,
+            retained_backlog_max: 10_000_000,
+            outbox_bytes_max: 1 << 20,
+            maximum_qos: 2,
+            retain_available: true,
+            shared_subscriptions: true,
+            wildcard_subscriptions: true,
+            subscription_identifiers: true,
+            response_information: "response/{client_id}".to_owned(),
+            sys_interval_seconds: 10,
+        }
+    }
+}
+
+impl LimitSettings {
+    /// The form that the shards take.
+    pub fn to_core(&self) -> Limits {
+        let text = &self.response_information;
+        Limits {
+            packet_bytes_max: self.packet_bytes_max,
+            receive_maximum: self.receive_maximum,
+            inflight_max: self.inflight_max,
+            topic_alias_maximum: self.topic_alias_maximum,
+            topic_alias_outbound_max: self.topic_alias_outbound_max,
+            topic_levels_max: self.topic_levels_max,
+            client_id_bytes_max: self.client_id_bytes_max,
+            keep_alive_seconds_max: self.keep_alive_seconds_max,
+            session_expiry_seconds_max: self.session_expiry_seconds_max,
+            session_expiry_v3_seconds: self.session_expiry_v3_seconds,
+            session_queue_messages_max: self.session_queue_messages_max,
+            session_queue_bytes_max: self.session_queue_bytes_max,
+            subscriptions_per_session_max: self.subscriptions_per_session_max,
+            sessions_max: self.sessions_max,
+            connections_max: self.connections_max,
+            retained_messages_max: self.retained_messages_max,
+            retained_bytes_max: self.retained_bytes_max,
+            retained_backlog_max: self.retained_backlog_max,
+            outbox_bytes_max: self.outbox_bytes_max,
+            retain_available: self.retain_available,
+            shared_subscriptions: self.shared_subscriptions,
+            wildcard_subscriptions: self.wildcard_subscriptions,
+            subscription_identifiers: self.subscription_identifiers,
+            sys_interval_seconds: self.sys_interval_seconds,
+            maximum_qos: match self.maximum_qos {
+                0 => QoS::AtMostOnce,
+                1 => QoS::AtLeastOnce,
+                _ => QoS::ExactlyOnce,
+            },
+            response_information: (!text.is_empty()).then(|| text.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_shards() {
+        assert_eq!(LimitSettings::default().to_core(), Limits::default());
+    }
+}

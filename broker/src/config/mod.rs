@@ -1,0 +1,28 @@
+//! The configuration: what can be set, what it is by default, and whether what was written makes sense.
+//!
+//! Owns the types, the reading of files and environment, the checks, and the schema. It binds nothing and starts nothing.
+
+mod check;
+mod document;
+mod environment;
+mod limits;
+mod listener;
+mod load;
+mod network;
+mod problem;
+mod reference;
+mod schema;
+mod settings;
+
+pub use environment::{CONFIG_VARIABLE, PREFIX as ENVIRONMENT_PREFIX};
+pub use limits::LimitSettings;
+pub use listener::{ClientCertificate, Listener, ProxyProtocol, Tls, TlsVersion, Transport};
+pub use load::{Loaded, load, parse};
+pub use network::Network;
+pub use problem::{Place, Problem, Severity};
+pub use reference::{reference, sample};
+pub use schema::json_schema;
+pub use settings::{Admin, Anonymous, Authentication, Broker, Config, Log, LogFormat, LogLevel, Storage};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! The sections of the configuration, with their defaults.
+//!
+//! Owns names, units, ranges and documentation of the keys: the schema, the reference and the error messages are made
+//! from what stands here. It never reads a file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{LimitSettings, Listener};
+
+/// Configuration of causewayd.
+///
+/// Relative paths are relative to the folder of the configuration file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where clients connect. At least one is needed.
+    pub listener: Vec<Listener>,
+    /// How clients prove who they are.
+    pub authentication: Authentication,
+    /// How much of everything there may be. Reaching a limit is counted, and answered to the client.
+    pub limits: LimitSettings,
+    /// The HTTP listener for metrics and health checks.
+    pub admin: Admin,
+    /// What is logged, to standard error.
+    pub log: Log,
+    /// Where state is kept.
+    pub storage: Storage,
+    /// The process itself.
+    pub broker: Broker,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Authentication {
+    /// Who may connect without credentials. A listener can say otherwise.
+    pub anonymous: Anonymous,
+    /// File of users and password hashes, written by `causewayd passwd` and read again on SIGHUP. Without it, there are no users.
+    #[schemars(example = &"users")]
+    pub password_file: Option<PathBuf>,
+    /// Whether MQTT 5 clients may log in with the authentication method SCRAM-SHA-256, which never sends the password.
+    pub scram: bool,
+    /// Passwords verified at the same time. Each takes 19 MiB of memory and some 20 ms of a processor.
+    #[schemars(range(min = 1, max = 1024))]
+    pub verifications_concurrent_max: usize,
+    /// Passwords waiting to be verified. More are refused: server busy (0x89; 3 in MQTT 3.x).
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub verifications_pending_max: usize,
+}
+
+impl Default for Authentication {
+    fn default() -> Self {
+        Authentication {
+            anonymous: Anonymous::Loopback,
+            password_file: None,
+            scram: true,
+            verifications_concurrent_max: 2,
+            verifications_pending_max: 1000,
+        }
+    }
+}
+
+/// Who may connect without credentials.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Anonymous {
+    /// Nobody.
+    Never,
+    /// Clients of listeners that are bound to a loopback address.
+    #[default]
+    Loopback,
+    /// Everybody who reaches the listener.
+    Always,
+}
+
+impl Anonymous {
+    /// Whether a listener bound to `bind` lets clients in without credentials.
+    pub fn allows(self, bind: SocketAddr) -> bool {
+        match self {
+            Anonymous::Never => false,
+            Anonymous::Loopback => bind.ip().to_canonical().is_loopback(),
+            Anonymous::Always => true,
+        }
+    }
+}
+
+/// The HTTP listener for metrics and health checks: /metrics, /live and /ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Address and port, such as "127.0.0.1:9883". Without it, there is no such listener. It asks nobody for credentials: keep it
+    /// on loopback or a private network.
+    #[schemars(with = "Option<String>", extend("format" = "socket-address"), example = "127.0.0.1:9883")]
+    pub bind: Option<SocketAddr>,
+}
+
+/// What is logged, to standard error.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// The least important level that is logged.
+    pub level: LogLevel,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text for eyes.
+    #[default]
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The least important level that is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// The broker cannot do its work.
+    Error,
+    /// Something is wrong and was survived.
+    Warn,
+    /// Starting, stopping, and who connects, leaves or is refused.
+    #[default]
+    Info,
+    /// What each connection does, without payloads.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// Where state is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Folder of everything that must survive a restart. Without it, state is lost when the process ends. This version keeps state in
+    /// memory only, whatever stands here.
+    #[schemars(example = "/var/lib/causeway")]
+    pub data_directory: Option<PathBuf>,
+}
+
+/// The process itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Broker {
+    /// Threads that hold sessions. This version has one.
+    #[schemars(range(min = 1, max = 1))]
+    pub shards: usize,
+    /// Seconds that clients are given to take their DISCONNECT when the process stops.
+    #[schemars(range(min = 0, max = 600))]
+    pub shutdown_timeout_seconds: u64,
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Broker { shards: 1, shutdown_timeout_seconds: 10 }
+    }
+}

@@ -1,0 +1,319 @@
+//! From an accepted socket to an authenticated CONNECT.
+//!
+//! Owns the order: PROXY header, TLS and WebSocket, CONNECT, credentials; each connection in a task of its own, within a
+//! deadline. Whoever passes is handed to the shard with all that was read. It never judges a packet: that is
+//! [`causeway_core::Handshake`]'s.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use causeway_core::{ConnectRequest, Handshake, Limits, Step};
+use causeway_protocol::{ReasonCode, decode, frame};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+use crate::auth::{Authenticator, Exchange, hashing};
+use crate::config::ProxyProtocol;
+use crate::listener::{Accepted, Listener, Permit};
+use crate::proxy;
+use crate::server::EdgeCounters;
+use crate::shard_loop::ToShard;
+use crate::transport::socket::{linger, shut_down_write, write_all};
+use crate::transport::{Flow, Layer, LayerError};
+
+/// Until a client is known, it may make us hold this much: a CONNECT with every field at its longest is not larger.
+const CONNECT_BYTES_MAX: u32 = 512 * 1024;
+/// Read at a time before CONNECT, which rarely has more than 200 bytes.
+const READ_BYTES: usize = 2048;
+/// A refused client has this long to take its CONNACK.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What all handshakes share.
+pub(crate) struct FrontDoor {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) shard: mpsc::Sender<ToShard>,
+    pub(crate) counters: Arc<EdgeCounters>,
+}
+
+/// A connection on its way to its shard.
+pub(crate) struct Arrival {
+    pub(crate) socket: std::net::TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) layer: Layer,
+    /// MQTT bytes that came after CONNECT.
+    pub(crate) unread: Vec<u8>,
+    pub(crate) request: Box<ConnectRequest>,
+    /// Where the client used enhanced authentication: it takes re-authentication, too.
+    pub(crate) exchange: Option<Box<Exchange>>,
+    /// The place in the listener's `connections_max`.
+    pub(crate) permit: Permit,
+}
+
+/// Why a connection ended before it was one.
+enum End {
+    /// The socket failed, or the peer closed it.
+    Gone(io::Error),
+    Layer(LayerError),
+    /// Not worth an answer.
+    Silent(String),
+    /// Told in a CONNACK, where `bytes` has one.
+    Refused {
+        bytes: Vec<u8>,
+        reason: ReasonCode,
+        client_id: String,
+        why: String,
+    },
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> End {
+        End::Gone(error)
+    }
+}
+
+/// Takes one connection through its handshake. Runs as a task of its own.
+pub(crate) async fn greet(door: Arc<FrontDoor>, listener: Arc<Listener>, accepted: Accepted) {
+    let Accepted { stream, peer, connection, handshake } = accepted;
+    let timeout = Duration::from_secs(listener.settings.connect_timeout_seconds);
+    let mut greeting = match Greeting::new(door, listener, stream, peer) {
+        Ok(greeting) => greeting,
+        Err(error) => {
+            tracing::error!(target: "causeway::listener", %peer, %error, "cannot begin a handshake");
+            return;
+        }
+    };
+    let outcome = tokio::time::timeout(timeout, greeting.run()).await;
+    drop(handshake);
+    match outcome {
+        Ok(Ok(request)) => greeting.hand_over(request, connection, timeout).await,
+        Ok(Err(end)) => greeting.refuse(end).await,
+        Err(_) => {
+            greeting.door.counters.handshake_timeouts.add(1);
+            greeting.log_refusal("", None, "no complete CONNECT in time");
+        }
+    }
+}
+
+struct Greeting {
+    door: Arc<FrontDoor>,
+    listener: Arc<Listener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    layer: Layer,
+    /// As read from the socket.
+    wire: Vec<u8>,
+    /// As the layer delivered it.
+    plain: Vec<u8>,
+    /// What the layer owes the peer.
+    wire_out: Vec<u8>,
+    exchange: Option<Box<Exchange>>,
+}
+
+impl Greeting {
+    fn new(
+        door: Arc<FrontDoor>,
+        listener: Arc<Listener>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Greeting, LayerError> {
+        let tls = listener.tls.as_ref().map(|tls| tls.current());
+        let bytes_max = door.limits.packet_bytes_max.min(CONNECT_BYTES_MAX) as usize;
+        let layer = Layer::new(tls, listener.websocket_path.clone(), bytes_max)?;
+        let (wire, plain, wire_out) = Default::default();
+        Ok(Greeting { door, listener, stream, peer, layer, wire, plain, wire_out, exchange: None })
+    }
+
+    /// Everything up to the decision to let the client in.
+    async fn run(&mut self) -> Result<Box<ConnectRequest>, End> {
+        self.read_proxy_header().await?;
+        let random: [u8; 16] = hashing::random().map_err(End::Silent)?;
+        let assigned = format!("auto-{:032x}", u128::from_ne_bytes(random));
+        let limits = self.door.limits.clone();
+        let bytes_max = limits.packet_bytes_max.min(CONNECT_BYTES_MAX);
+        let mut handshake = Handshake::new(limits, self.listener.policy.clone(), assigned);
+        loop {
+            let step = self.next_packet(&mut handshake, bytes_max).await?;
+            if let Some(request) = self.carry_out(&mut handshake, step).await? {
+                return Ok(request);
+            }
+        }
+    }
+
+    async fn read_proxy_header(&mut self) -> Result<(), End> {
+        let accepted = self.listener.settings.proxy_protocol;
+        if accepted == ProxyProtocol::Off {
+            return Ok(());
+        }
+        let trusted = &self.listener.settings.proxy_trusted;
+        if !trusted.is_empty() && !trusted.iter().any(|network| network.contains(self.peer.ip())) {
+            return Err(End::Silent("not one of the trusted proxies".into()));
+        }
+        loop {
+            match proxy::parse(&self.wire, accepted) {
+                Err(error) => return Err(End::Silent(error.to_string())),
+                Ok(proxy::Header::Incomplete) => self.read_wire().await?,
+                Ok(proxy::Header::Complete { bytes, source }) => {
+                    self.wire.drain(..bytes);
+                    self.peer = source.unwrap_or(self.peer);
+                    return self.pass_through_layer().await;
+                }
+            }
+        }
+    }
+
+    /// Reads on until there is a packet, and lets `handshake` judge it.
+    async fn next_packet(&mut self, handshake: &mut Handshake, bytes_max: u32) -> Result<Step, End> {
+        loop {
+            match frame(&self.plain, bytes_max) {
+                Err(error) => return Ok(handshake.malformed(error, &self.plain)),
+                Ok(Some(frame)) if frame.total_bytes() <= self.plain.len() => {
+                    let body = &self.plain[frame.header_bytes..frame.total_bytes()];
+                    let step = match decode(&frame, body, handshake.version()) {
+                        Ok(packet) => handshake.handle(&packet),
+                        Err(error) => handshake.malformed(error, &self.plain),
+                    };
+                    self.plain.drain(..frame.total_bytes());
+                    return Ok(step);
+                }
+                Ok(_) => {
+                    self.read_wire().await?;
+                    self.pass_through_layer().await?;
+                }
+            }
+        }
+    }
+
+    /// The request, once the client is let in; `None` where another packet must come first.
+    async fn carry_out(
+        &mut self,
+        handshake: &mut Handshake,
+        mut step: Step,
+    ) -> Result<Option<Box<ConnectRequest>>, End> {
+        loop {
+            step = match step {
+                Step::Accept(request) => return Ok(Some(request)),
+                Step::Send(bytes) => {
+                    self.layer.send(&[io::IoSlice::new(&bytes)], &mut self.wire_out).map_err(End::Layer)?;
+                    self.write_wire().await?;
+                    return Ok(None);
+                }
+                Step::Refuse { bytes, reason, client_id, why } => {
+                    return Err(End::Refused { bytes: bytes.to_vec(), reason, client_id, why });
+                }
+                Step::Verify(credentials) => {
+                    let verified = self.door.authenticator.verify(&credentials.username, &credentials.password);
+                    handshake.verdict(verified.await)
+                }
+                Step::Exchange { method, data, .. } => {
+                    let exchange = self.exchange.get_or_insert_with(|| Box::new(self.door.authenticator.exchange()));
+                    handshake.verdict(exchange.step(&method, &data))
+                }
+            };
+        }
+    }
+
+    /// Appends at least one byte to `wire`.
+    async fn read_wire(&mut self) -> Result<(), End> {
+        self.wire.reserve(READ_BYTES);
+        loop {
+            self.stream.readable().await?;
+            match self.stream.try_read_buf(&mut self.wire) {
+                Ok(0) => return Err(End::Gone(ErrorKind::UnexpectedEof.into())),
+                Ok(bytes) => {
+                    self.door.counters.bytes_received.add(bytes as u64);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn pass_through_layer(&mut self) -> Result<(), End> {
+        let received = self.layer.receive(&self.wire, &mut self.plain, &mut self.wire_out);
+        self.wire.clear();
+        let written = self.write_wire().await;
+        match received.map_err(End::Layer)? {
+            Flow::Open => written,
+            Flow::Ended => Err(End::Gone(ErrorKind::UnexpectedEof.into())),
+        }
+    }
+
+    async fn write_wire(&mut self) -> Result<(), End> {
+        if !self.wire_out.is_empty() {
+            write_all(&self.stream, &self.wire_out).await?;
+            self.door.counters.bytes_sent.add(self.wire_out.len() as u64);
+            self.wire_out.clear();
+        }
+        Ok(())
+    }
+
+    async fn hand_over(mut self, request: Box<ConnectRequest>, permit: Permit, timeout: Duration) {
+        self.layer.established(2 * (self.door.limits.packet_bytes_max as usize).max(64 * 1024));
+        let client_id = request.client_id.clone();
+        let Greeting { door, listener, stream, peer, layer, plain, exchange, .. } = self;
+        let socket = match stream.into_std() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(target: "causeway::listener", %peer, %error, "cannot hand a connection over");
+                return;
+            }
+        };
+        let unread = plain;
+        let arrival = Arrival { socket, peer, layer, unread, request, exchange, permit };
+        let sent = door.shard.send_timeout(ToShard::Arrival(Box::new(arrival)), timeout).await;
+        if sent.is_err() {
+            door.counters.refused_handshake.add(1);
+            tracing::warn!(target: "causeway::refused", listener = listener.settings.name, %peer, client = client_id,
+                "connection closed: the shard is stopping or too busy to take it");
+        }
+    }
+
+    async fn refuse(&mut self, end: End) {
+        match end {
+            End::Gone(error) => {
+                tracing::debug!(target: "causeway::refused", listener = self.listener.settings.name,
+                    peer = %self.peer, %error, "connection lost before CONNECT");
+                return;
+            }
+            End::Silent(why) => {
+                self.log_refusal("", None, &why);
+                return;
+            }
+            End::Layer(error) => {
+                match error {
+                    LayerError::Tls(_) => self.door.counters.tls_failures.add(1),
+                    LayerError::Upgrade(_) | LayerError::WebSocket(_) => {
+                        self.door.counters.websocket_failures.add(1);
+                    }
+                }
+                self.log_refusal("", None, &error.to_string());
+            }
+            End::Refused { bytes, reason, client_id, why } => {
+                self.log_refusal(&client_id, Some(reason), &why);
+                if !bytes.is_empty() && self.layer.send(&[io::IoSlice::new(&bytes)], &mut self.wire_out).is_err() {
+                    return;
+                }
+                self.layer.close(&mut self.wire_out);
+            }
+        }
+        let farewell = async {
+            if self.write_wire().await.is_ok() {
+                shut_down_write(&self.stream);
+                linger(&self.stream).await;
+            }
+        };
+        // Whoever does not take its refusal in time goes without.
+        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;
+    }
+
+    fn log_refusal(&self, client: &str, reason: Option<ReasonCode>, why: &str) {
+        self.door.counters.refused_handshake.add(1);
+        let reason = reason.map(tracing::field::display);
+        tracing::info!(target: "causeway::refused", listener = self.listener.settings.name, peer = %self.peer,
+            client, reason, "connection refused: {why}");
+    }
+}

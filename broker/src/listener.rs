@@ -1,0 +1,211 @@
+//! Sockets that clients connect to.
+//!
+//! Owns binding, the options every connection inherits, the accept loop, and the counting of what is open. It never
+//! waits for a client: whatever is accepted is handed on at once, or closed.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::admin::ListenerState;
+use crate::config;
+use crate::server::EdgeCounters;
+use crate::tls::ListenerTls;
+
+/// Connections the kernel completes ahead of us; it takes the smaller of this and its own maximum.
+const BACKLOG: i32 = 8192;
+/// After an accept that failed for want of file descriptors or memory: trying again at once would only spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Finds peers that vanished without a word on connections whose clients chose no keep alive.
+const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// What all connections of one listener share.
+pub(crate) struct Listener {
+    pub(crate) settings: config::Listener,
+    /// The address that was bound, with the port the system chose where the settings have 0.
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<ListenerTls>,
+    /// Where upgrade requests go, on a WebSocket listener.
+    pub(crate) websocket_path: Option<Arc<str>>,
+    pub(crate) policy: causeway_core::HandshakePolicy,
+    open: Arc<AtomicUsize>,
+    pending: Arc<AtomicUsize>,
+}
+
+/// One unit of something bounded, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit(Arc<AtomicUsize>);
+
+impl Permit {
+    /// `None` where `max` are taken.
+    fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Permit> {
+        if taken.fetch_add(1, Ordering::Relaxed) >= max {
+            taken.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Permit(taken.clone()))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listener({})", self.settings.name)
+    }
+}
+
+impl Listener {
+    /// A listener bound to `address`.
+    pub(crate) fn new(
+        settings: config::Listener,
+        address: SocketAddr,
+        tls: Option<ListenerTls>,
+        policy: causeway_core::HandshakePolicy,
+    ) -> Listener {
+        let websocket = settings.transport.is_websocket();
+        let websocket_path = websocket.then(|| Arc::from(settings.websocket_path.as_str()));
+        let (open, pending) = Default::default();
+        Listener { settings, address, tls, websocket_path, policy, open, pending }
+    }
+
+    /// What it holds now.
+    pub(crate) fn state(&self) -> ListenerState {
+        ListenerState {
+            name: self.settings.name.clone(),
+            connections_open: self.open.load(Ordering::Relaxed) as u64,
+            handshakes_pending: self.pending.load(Ordering::Relaxed) as u64,
+        }
+    }
+
+    /// The right to one more connection.
+    fn connection_permit(&self) -> Option<Permit> {
+        Permit::take(&self.open, self.settings.connections_max)
+    }
+
+    /// The right to one more handshake at the same time.
+    fn handshake_permit(&self) -> Option<Permit> {
+        Permit::take(&self.pending, self.settings.handshakes_pending_max)
+    }
+}
+
+/// Binds `address` and listens. Connections inherit TCP_NODELAY and keep alive.
+///
+/// # Errors
+/// Where the address cannot be had.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(TCP_KEEPALIVE_IDLE).with_interval(TCP_KEEPALIVE_INTERVAL).with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A connection that was accepted within its listener's bounds.
+pub(crate) struct Accepted {
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) connection: Permit,
+    pub(crate) handshake: Permit,
+}
+
+/// Accepts until dropped; `greet` must return at once.
+pub(crate) async fn accept_all(
+    socket: TcpListener,
+    listener: Arc<Listener>,
+    counters: Arc<EdgeCounters>,
+    greet: impl Fn(Accepted),
+) {
+    let (refused, failed) = (LogGate::new(), LogGate::new());
+    let name = listener.settings.name.as_str();
+    loop {
+        let (stream, peer) = match socket.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                counters.accept_errors.add(1);
+                if let Some(unlogged) = failed.pass() {
+                    tracing::error!(target: "causeway::listener", listener = name, %error, unlogged, "cannot accept connections");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        counters.accepted.add(1);
+        let (Some(connection), Some(handshake)) = (listener.connection_permit(), listener.handshake_permit()) else {
+            counters.refused_limit.add(1);
+            if let Some(unlogged) = refused.pass() {
+                tracing::warn!(target: "causeway::refused", listener = name, %peer, unlogged,
+                    "connection closed: connections_max or handshakes_pending_max of the listener is reached");
+            }
+            continue;
+        };
+        greet(Accepted { stream, peer, connection, handshake });
+    }
+}
+
+/// Whether an accept failed because of the connection that was to be accepted, not because of us.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Lets one line a second into the log, and counts those it held back.
+pub(crate) struct LogGate(Mutex<(Option<Instant>, u64)>);
+
+impl LogGate {
+    pub(crate) fn new() -> LogGate {
+        LogGate(Mutex::new((None, 0)))
+    }
+
+    /// How many lines were held back since the last one, if this one may pass.
+    pub(crate) fn pass(&self) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if state.0.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
+            state.1 += 1;
+            return None;
+        }
+        state.0 = Some(now);
+        Some(std::mem::take(&mut state.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permits_are_bounded_and_come_back() {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let first = Permit::take(&taken, 2);
+        let second = Permit::take(&taken, 2);
+        assert!(first.is_some() && second.is_some());
+        assert!(Permit::take(&taken, 2).is_none());
+        drop(first);
+        assert!(Permit::take(&taken, 2).is_some());
+    }
+
+    #[test]
+    fn the_gate_counts_what_it_holds_back() {
+        let gate = LogGate::new();
+        assert_eq!(gate.pass(), Some(0));
+        assert_eq!(gate.pass(), None);
+        assert_eq!(gate.0.lock().unwrap().1, 1);
+    }
+}

@@ -1,0 +1,47 @@
+//! What the edge counts: connections and bytes, before and below MQTT.
+//!
+//! Owns the numbers; whoever exports them reads them with [`Counter::get`]. What the shard counts is in
+//! [`causeway_core::Counters`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that any thread may raise.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Raises it.
+    pub fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// What it is now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Events since the start; they only grow.
+#[derive(Debug, Default)]
+pub struct EdgeCounters {
+    /// Connections the listeners accepted.
+    pub accepted: Counter,
+    /// Accepts that failed for want of file descriptors or memory.
+    pub accept_errors: Counter,
+    /// Connections closed at once because a limit of their listener was reached.
+    pub refused_limit: Counter,
+    /// Connections refused before CONNACK 0x00: no CONNECT, no PROXY header, wrong credentials and the like.
+    pub refused_handshake: Counter,
+    /// Connections whose CONNECT was not complete in time.
+    pub handshake_timeouts: Counter,
+    /// TLS handshakes or sessions that failed.
+    pub tls_failures: Counter,
+    /// WebSocket upgrades or sessions that failed.
+    pub websocket_failures: Counter,
+    /// Connections closed because they took nothing for too long.
+    pub write_stalls: Counter,
+    /// Bytes read from sockets.
+    pub bytes_received: Counter,
+    /// Bytes written to sockets.
+    pub bytes_sent: Counter,
+}

@@ -1,0 +1,230 @@
+//! The running broker: listeners, front door and shard, from start to farewell.
+//!
+//! Owns the order in which they start and stop. It never touches a packet.
+
+mod counters;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use causeway_core::{Counters, Gauges};
+use causeway_storage::{Log, VolatileLog};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::admin::ListenerState;
+use crate::auth::{Authenticator, hashing};
+use crate::config::Config;
+use crate::frontdoor::{FrontDoor, greet};
+use crate::listener::{Listener, accept_all, bind};
+use crate::shard_loop::{self, ShardParts, ToShard};
+use crate::tls::ListenerTls;
+
+pub use crate::shard_loop::ShardError;
+pub use crate::tls::TlsError;
+pub use counters::{Counter, EdgeCounters};
+
+/// What the shard last said about itself; at most some seconds old.
+#[derive(Debug, Default)]
+pub struct ShardReport(Mutex<(Counters, Gauges)>);
+
+impl ShardReport {
+    pub(crate) fn renew(&self, counters: Counters, gauges: Gauges) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (counters, gauges);
+    }
+
+    /// The latest numbers.
+    pub fn latest(&self) -> (Counters, Gauges) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Everything the data plane counts, for whoever exports it.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// Connections and bytes.
+    pub edge: Arc<EdgeCounters>,
+    /// Messages and sessions.
+    pub shard: Arc<ShardReport>,
+    listeners: OnceLock<Vec<Arc<Listener>>>,
+}
+
+impl Observed {
+    /// What each listener holds at this moment; none before the broker started.
+    pub fn listeners(&self) -> Vec<ListenerState> {
+        self.listeners.get().into_iter().flatten().map(|listener| listener.state()).collect()
+    }
+}
+
+/// Why the broker did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address could not be had.
+    #[error("listener {listener:?} cannot bind {address}: {source}")]
+    Bind {
+        /// The listener's name.
+        listener: String,
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A listener has no usable certificates.
+    #[error("listener {listener:?}: {source}")]
+    Tls {
+        /// The listener's name.
+        listener: String,
+        /// What is wrong, and where.
+        source: Box<TlsError>,
+    },
+    /// The system has no random numbers.
+    #[error("{0}")]
+    Random(String),
+    /// The shard failed.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+}
+
+/// A broker that serves. Dropping it stops it at once; [`Running::stop`] says farewell first.
+pub struct Running {
+    listeners: Vec<Arc<Listener>>,
+    accepting: JoinSet<()>,
+    shard: mpsc::Sender<ToShard>,
+    ended: oneshot::Receiver<Result<(), ShardError>>,
+    shutdown_timeout: Duration,
+}
+
+/// Starts a broker and serves until `shutdown` completes, then says farewell to its clients.
+///
+/// # Errors
+/// Where it cannot start, or the shard fails.
+pub async fn run(
+    config: &Config,
+    authenticator: Authenticator,
+    observed: &Observed,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    let mut running = start(config, authenticator, observed)?;
+    tokio::select! {
+        () = shutdown => running.stop().await,
+        outcome = running.failed() => outcome,
+    }
+}
+
+/// Starts a broker: when this returns, all listeners accept. Must be called within a tokio runtime.
+///
+/// # Errors
+/// Where a listener cannot be had or the shard does not start; then nothing is left running.
+pub fn start(config: &Config, authenticator: Authenticator, observed: &Observed) -> Result<Running, ServerError> {
+    raise_descriptor_limit();
+    let bound = config
+        .listener
+        .iter()
+        .map(|settings| bind_listener(settings, &authenticator))
+        .collect::<Result<Vec<_>, _>>()?;
+
+    let limits = Arc::new(config.limits.to_core());
+    let log: Box<dyn Log> = Box::new(VolatileLog::new());
+    tracing::warn!(target: "causeway::server", "{}", log.describe());
+    let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
+    let shard = shard_loop::start(ShardParts {
+        limits: limits.clone(),
+        log,
+        counters: observed.edge.clone(),
+        report: observed.shard.clone(),
+        hash_seed,
+    })?;
+
+    let counters = observed.edge.clone();
+    let door = Arc::new(FrontDoor { limits, authenticator, shard: shard.inbox.clone(), counters });
+    let mut accepting = JoinSet::new();
+    let mut listeners = Vec::new();
+    for (listener, socket) in bound {
+        let settings = &listener.settings;
+        tracing::info!(target: "causeway::listener", listener = settings.name, address = %listener.address,
+            transport = %settings.transport, "listening");
+        let (greeted, door) = (listener.clone(), door.clone());
+        let counters = door.counters.clone();
+        accepting.spawn(accept_all(socket, listener.clone(), counters, move |accepted| {
+            tokio::spawn(greet(door.clone(), greeted.clone(), accepted));
+        }));
+        listeners.push(listener);
+    }
+    // A second broker that reports to the same place would be a mistake of the caller's; the first one stays visible.
+    let _ = observed.listeners.set(listeners.clone());
+    Ok(Running {
+        listeners,
+        accepting,
+        shard: shard.inbox,
+        ended: shard.ended,
+        shutdown_timeout: Duration::from_secs(config.broker.shutdown_timeout_seconds),
+    })
+}
+
+impl Running {
+    /// The name and address of each listener, in the order of the configuration. Ports are the real ones.
+    pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
+        self.listeners.iter().map(|listener| (listener.settings.name.clone(), listener.address)).collect()
+    }
+
+    /// Reads the certificates of all listeners again. Where they are wrong, the old ones stay, and the errors say which.
+    pub fn reload_certificates(&self) -> Vec<ServerError> {
+        let reload = |listener: &Arc<Listener>| {
+            let source = Box::new(listener.tls.as_ref()?.reload().err()?);
+            Some(ServerError::Tls { listener: listener.settings.name.clone(), source })
+        };
+        self.listeners.iter().filter_map(reload).collect()
+    }
+
+    /// Completes when the broker stops by itself, which is always a failure.
+    pub async fn failed(&mut self) -> Result<(), ServerError> {
+        outcome((&mut self.ended).await)
+    }
+
+    /// Stops accepting, tells all clients that the server is shutting down, gives them `shutdown_timeout_seconds` to take it, and ends.
+    ///
+    /// # Errors
+    /// Where the shard failed.
+    pub async fn stop(mut self) -> Result<(), ServerError> {
+        self.accepting.shutdown().await;
+        // A shard that ended already says why below.
+        let _ = self.shard.send(ToShard::Shutdown(self.shutdown_timeout)).await;
+        outcome(self.ended.await)
+    }
+}
+
+fn outcome<E>(ended: Result<Result<(), ShardError>, E>) -> Result<(), ServerError> {
+    ended.unwrap_or(Err(ShardError::Panicked)).map_err(ServerError::Shard)
+}
+
+fn bind_listener(
+    settings: &crate::config::Listener,
+    authenticator: &Authenticator,
+) -> Result<(Arc<Listener>, TcpListener), ServerError> {
+    let tls = match (&settings.tls, settings.transport.is_encrypted()) {
+        (Some(tls), true) => Some(ListenerTls::load(tls.clone(), settings.transport.is_websocket())),
+        _ => None,
+    };
+    let tls = tls
+        .transpose()
+        .map_err(|source| ServerError::Tls { listener: settings.name.clone(), source: Box::new(source) })?;
+    let refused = |source| ServerError::Bind { listener: settings.name.clone(), address: settings.bind, source };
+    let socket = bind(settings.bind).map_err(refused)?;
+    let address = socket.local_addr().map_err(refused)?;
+    let policy = authenticator.policy(settings);
+    Ok((Arc::new(Listener::new(settings.clone(), address, tls, policy)), socket))
+}
+
+/// Every connection is a file descriptor: takes as many as the system allows.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(target: "causeway::server", %error, current = limit.current, "cannot raise the limit of open files");
+    }
+}

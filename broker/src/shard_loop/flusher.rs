@@ -1,0 +1,236 @@
+//! The second half of a turn: commit, write, carry out.
+//!
+//! Owns the one task that writes to sockets while connections live, the shard's timers, and the report to whoever watches.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use causeway_core::{ConnectionId, Effect, Event, EventLevel, Lsn, Millis, Outbox, Verdict};
+use causeway_protocol::ReasonCode;
+use causeway_storage::LogError;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::connection::End;
+use super::{ShardLoop, World, find};
+use crate::server::Counter;
+
+/// Outboxes written before other tasks have their turn.
+const WRITES_PER_TURN: usize = 4096;
+/// A peer that takes nothing for this long, though there is something for it, is closed.
+const WRITE_STALL_MILLISECONDS: u64 = 30_000;
+/// How often stalled peers are looked for, while any socket is full.
+const STALL_CHECK_MILLISECONDS: u64 = 1000;
+/// How often the report is renewed, while anything happens.
+const REPORT_MILLISECONDS: u64 = 1000;
+/// Making the report walks all sessions: there is this many times as long until the next.
+const REPORT_COST_FACTOR: u64 = 200;
+
+/// What the flusher does without being woken.
+struct Timers {
+    sleep: Pin<Box<Sleep>>,
+    /// When `sleep` elapses, if it is set.
+    armed: Option<Millis>,
+    stall_check_at: Option<Millis>,
+    report_at: Option<Millis>,
+    report_interval_milliseconds: u64,
+}
+
+impl ShardLoop {
+    pub(super) async fn flush_forever(self: Rc<Self>) {
+        let mut timers = Timers {
+            sleep: Box::pin(sleep(Duration::ZERO)),
+            armed: None,
+            stall_check_at: None,
+            report_at: None,
+            report_interval_milliseconds: REPORT_MILLISECONDS,
+        };
+        poll_fn(|context| self.poll_turn(context, &mut timers)).await;
+    }
+
+    /// One turn, if there is reason for one. `Ready` once the log failed.
+    fn poll_turn(&self, context: &mut Context<'_>, timers: &mut Timers) -> Poll<()> {
+        if self.flusher.borrow().as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
+            *self.flusher.borrow_mut() = Some(context.waker().clone());
+        }
+        if timers.armed.is_some() && timers.sleep.is_elapsed() {
+            timers.armed = None;
+        } else if timers.armed.is_some() && !self.flush_wanted.get() {
+            return Poll::Pending;
+        }
+        if !self.flush_wanted.replace(true) {
+            self.now.set(self.clock.now());
+        }
+        let now = self.now.get();
+        let world = &mut *self.world.borrow_mut();
+        if world.shard.next_deadline().is_some_and(|deadline| deadline <= now) {
+            world.shard.tick(now);
+        }
+        close_stalled(world, &self.counters.write_stalls, timers, now);
+        match self.settle(world, now) {
+            Ok(true) => context.waker().wake_by_ref(),
+            Ok(false) => self.flush_wanted.set(false),
+            Err(failure) => {
+                world.failure = Some(failure);
+                self.changed.notify_one();
+                return Poll::Ready(());
+            }
+        }
+        self.publish_counts(world, timers, now);
+        self.arm(context, world, timers);
+        Poll::Pending
+    }
+
+    /// Commits, writes and carries out until nothing is left to do, or for long enough: `Ok(true)`.
+    fn settle(&self, world: &mut World, now: Millis) -> Result<bool, LogError> {
+        let mut writes = 0;
+        while writes < WRITES_PER_TURN {
+            let mut quiet = true;
+            if let Some(group) = world.shard.take_group() {
+                world.log.append(group.first().0, &mut group.iter())?;
+                let durable = world.log.sync()?;
+                world.shard.persisted(now, Lsn(durable));
+            }
+            while let Some(id) = world.writable.pop() {
+                unblock(world, id);
+                self.write_out(world, id, now);
+                (quiet, writes) = (false, writes + 1);
+            }
+            while let Some(id) = world.shard.poll_dirty() {
+                self.write_out(world, id, now);
+                (quiet, writes) = (false, writes + 1);
+                if writes >= WRITES_PER_TURN {
+                    break;
+                }
+            }
+            while let Some(effect) = world.shard.poll_effect() {
+                carry_out(world, effect, now);
+                quiet = false;
+            }
+            if quiet {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn write_out(&self, world: &mut World, id: ConnectionId, now: Millis) {
+        let Some(connection) = find(&mut world.connections, id) else { return };
+        if connection.blocked_since.is_some() {
+            return;
+        }
+        let mut written = 0;
+        let outcome = connection.write(&mut world.shard, &mut world.scratch, &mut written);
+        self.sent.set(self.sent.get() + written);
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => {
+                connection.blocked_since = Some(now);
+                // Its task waits for the socket from now on.
+                connection.wake();
+                world.blocked.push(id);
+            }
+            Err(error) => connection.finish(End::Lost(error.to_string())),
+        }
+        let low = |outbox: &mut Outbox| outbox.bytes() < Outbox::LOW_BYTES;
+        if written > 0 && world.shard.outbox(id).is_some_and(low) {
+            world.shard.flushed(now, id);
+        }
+    }
+
+    fn publish_counts(&self, world: &World, timers: &mut Timers, now: Millis) {
+        self.counters.bytes_received.add(self.received.take());
+        self.counters.bytes_sent.add(self.sent.take());
+        // Something happened, so there is something to report, now or soon.
+        let due = *timers.report_at.get_or_insert(Millis(now.0 + timers.report_interval_milliseconds));
+        if due <= now {
+            let started = Instant::now();
+            self.report.renew(*world.shard.counters(), world.shard.gauges());
+            let cost = started.elapsed().as_millis() as u64;
+            timers.report_interval_milliseconds = REPORT_MILLISECONDS.max(cost * REPORT_COST_FACTOR);
+            timers.report_at = None;
+        }
+    }
+
+    /// Sets the timer to the earliest thing that is due by itself. A timer that is set too early only wakes in vain.
+    fn arm(&self, context: &mut Context<'_>, world: &World, timers: &mut Timers) {
+        let dues = [world.shard.next_deadline(), timers.stall_check_at, timers.report_at];
+        let Some(due) = dues.into_iter().flatten().min() else {
+            return;
+        };
+        if timers.armed.is_some_and(|armed| armed <= due) {
+            return;
+        }
+        timers.armed = Some(due);
+        timers.sleep.as_mut().reset(self.clock.instant(due));
+        if timers.sleep.as_mut().poll(context).is_ready() {
+            context.waker().wake_by_ref();
+        }
+    }
+}
+
+/// The connection's socket takes bytes again.
+fn unblock(world: &mut World, id: ConnectionId) {
+    if let Some(connection) = find(&mut world.connections, id)
+        && connection.blocked_since.take().is_some()
+    {
+        world.blocked.retain(|blocked| *blocked != id);
+    }
+}
+
+/// Ends connections whose sockets took nothing for too long.
+fn close_stalled(world: &mut World, stalls: &Counter, timers: &mut Timers, now: Millis) {
+    if world.blocked.is_empty() {
+        timers.stall_check_at = None;
+        return;
+    }
+    let next = Millis(now.0 + STALL_CHECK_MILLISECONDS);
+    if *timers.stall_check_at.get_or_insert(next) > now {
+        return;
+    }
+    timers.stall_check_at = Some(next);
+    for id in &world.blocked {
+        let Some(connection) = find(&mut world.connections, *id) else { continue };
+        let stalled = |since: Millis| now.0.saturating_sub(since.0) >= WRITE_STALL_MILLISECONDS;
+        if connection.blocked_since.is_some_and(stalled) && connection.end.is_none() {
+            stalls.add(1);
+            connection.finish(End::Lost("the client takes nothing".to_owned()));
+        }
+    }
+}
+
+fn carry_out(world: &mut World, effect: Effect, now: Millis) {
+    match effect {
+        Effect::Close { connection } => {
+            if let Some(connection) = world.connection(connection) {
+                connection.finish(End::Asked);
+            }
+        }
+        Effect::Reauthenticate { connection: id, method, data } => {
+            let exchange = world.connection(id).and_then(|connection| connection.exchange.as_mut());
+            let verdict = match exchange {
+                Some(exchange) => exchange.step(&method, &data),
+                None => Verdict::Deny {
+                    reason: ReasonCode::ProtocolError,
+                    why: "re-authentication without authentication".to_owned(),
+                },
+            };
+            world.shard.reauthenticated(now, id, verdict);
+        }
+        Effect::Event(event) => tell(world, &event),
+    }
+}
+
+/// One line for whoever reads the log.
+fn tell(world: &mut World, event: &Event) {
+    let id = event.connection;
+    let peer = id.and_then(|id| world.connection(id)).map(|connection| connection.peer);
+    let peer = peer.map(tracing::field::display);
+    match event.level() {
+        EventLevel::Debug => tracing::debug!(target: "causeway::client", peer, "{event}"),
+        EventLevel::Info => tracing::info!(target: "causeway::client", peer, "{event}"),
+        EventLevel::Warn => tracing::warn!(target: "causeway::client", peer, "{event}"),
+    }
+}

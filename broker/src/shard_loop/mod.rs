@@ -1,0 +1,310 @@
+//! One shard's thread: the state machine, its log, and all its connections.
+//!
+//! Owns the turn. Readers hand packets to the shard as their sockets become ready; the first of them wakes the flusher,
+//! which the runtime runs after all readers that were ready with it; the flusher commits the group, writes every dirty
+//! outbox once, and carries out what the shard asks for. Nothing here waits while it holds the world, and nothing per
+//! message allocates, wakes or queues.
+
+mod clock;
+mod closing;
+mod connection;
+mod flusher;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use causeway_core::{ConnectionId, Limits, Millis, Shard};
+use causeway_storage::{Log, LogError};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::spawn_local;
+
+use crate::frontdoor::Arrival;
+use crate::server::{EdgeCounters, ShardReport};
+use clock::Clock;
+use connection::{Connection, End, Reading, Scratch};
+
+/// Connections that wait between the front door and the shard.
+const ARRIVALS_MAX: usize = 1024;
+/// A connection reads this much, then lets others have their turn.
+const READ_BYTES_PER_TURN: usize = 256 * 1024;
+/// Above the shard's own bound, what fills an outbox is the client's own acknowledgements: it is not read until it
+/// takes some.
+const OUTBOX_SLACK_BYTES: usize = 256 * 1024;
+/// Tasks that run before the runtime looks for new readiness.
+const EVENT_INTERVAL: u32 = 128;
+
+/// What the shard's thread is told.
+pub(crate) enum ToShard {
+    /// A client that was let in.
+    Arrival(Box<Arrival>),
+    /// Say farewell to all clients and end; they have this long to take it.
+    Shutdown(Duration),
+}
+
+/// What a shard is made of.
+pub(crate) struct ShardParts {
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) log: Box<dyn Log>,
+    pub(crate) counters: Arc<EdgeCounters>,
+    pub(crate) report: Arc<ShardReport>,
+    pub(crate) hash_seed: u64,
+}
+
+/// A running shard.
+pub(crate) struct ShardHandle {
+    pub(crate) inbox: mpsc::Sender<ToShard>,
+    /// Has the outcome once the thread ends, and only an error where it panicked.
+    pub(crate) ended: oneshot::Receiver<Result<(), ShardError>>,
+}
+
+/// Why a shard stopped by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// Nothing can be acknowledged any more.
+    #[error("the log failed, so nothing more can be promised: {0}")]
+    Log(#[from] LogError),
+    /// The thread or its runtime could not be made.
+    #[error("cannot start a shard: {0}")]
+    Start(#[from] std::io::Error),
+    /// A bug.
+    #[error("a shard's thread panicked")]
+    Panicked,
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// Where the system gives none.
+pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
+    let (inbox, arrivals) = mpsc::channel(ARRIVALS_MAX);
+    let (end, ended) = oneshot::channel();
+    std::thread::Builder::new().name("shard-0".into()).spawn(move || {
+        // Nobody listens any more where the whole broker was dropped.
+        let _ = end.send(serve(parts, arrivals));
+    })?;
+    Ok(ShardHandle { inbox, ended })
+}
+
+/// The whole life of the thread.
+fn serve(parts: ShardParts, arrivals: mpsc::Receiver<ToShard>) -> Result<(), ShardError> {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .event_interval(EVENT_INTERVAL)
+        .build_local(LocalOptions::default())?;
+    runtime.block_on(Rc::new(ShardLoop::new(parts)).run(arrivals))
+}
+
+/// Everything that changes. Borrowed for the length of one poll, never across a wait.
+struct World {
+    shard: Shard,
+    log: Box<dyn Log>,
+    /// By [`ConnectionId::index`].
+    connections: Vec<Option<Box<Connection>>>,
+    scratch: Scratch,
+    /// Connections whose sockets take bytes again.
+    writable: Vec<ConnectionId>,
+    /// Connections whose sockets take nothing.
+    blocked: Vec<ConnectionId>,
+    failure: Option<LogError>,
+}
+
+impl World {
+    fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        find(&mut self.connections, id)
+    }
+}
+
+fn find(connections: &mut [Option<Box<Connection>>], id: ConnectionId) -> Option<&mut Connection> {
+    connections.get_mut(id.index())?.as_deref_mut().filter(|connection| connection.id == id)
+}
+
+struct ShardLoop {
+    world: RefCell<World>,
+    clock: Clock,
+    limits: Arc<Limits>,
+    counters: Arc<EdgeCounters>,
+    report: Arc<ShardReport>,
+    /// The time of this turn.
+    now: Cell<Millis>,
+    /// Whether the flusher will run in this turn.
+    flush_wanted: Cell<bool>,
+    flusher: RefCell<Option<Waker>>,
+    /// Bytes of this turn that are not yet in `counters`.
+    received: Cell<u64>,
+    sent: Cell<u64>,
+    /// Tasks of connections that have not ended.
+    alive: Cell<usize>,
+    /// Told when `alive` becomes 0, and when the log failed.
+    changed: Notify,
+}
+
+impl ShardLoop {
+    fn new(parts: ShardParts) -> ShardLoop {
+        let clock = Clock::new();
+        let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
+        let shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
+        let world = World {
+            shard,
+            log: parts.log,
+            connections: Vec::new(),
+            scratch: Scratch::new(),
+            writable: Vec::new(),
+            blocked: Vec::new(),
+            failure: None,
+        };
+        ShardLoop {
+            world: RefCell::new(world),
+            clock,
+            limits: parts.limits,
+            counters: parts.counters,
+            report: parts.report,
+            now: Cell::new(clock.now()),
+            flush_wanted: Cell::new(false),
+            flusher: RefCell::new(None),
+            received: Cell::new(0),
+            sent: Cell::new(0),
+            alive: Cell::new(0),
+            changed: Notify::new(),
+        }
+    }
+
+    async fn run(self: Rc<Self>, mut arrivals: mpsc::Receiver<ToShard>) -> Result<(), ShardError> {
+        spawn_local(self.clone().flush_forever());
+        let timeout = loop {
+            tokio::select! {
+                told = arrivals.recv() => match told {
+                    Some(ToShard::Arrival(arrival)) => self.admit(*arrival),
+                    Some(ToShard::Shutdown(timeout)) => break timeout,
+                    None => break Duration::ZERO,
+                },
+                () = self.changed.notified() => {
+                    if let Some(failure) = self.world.borrow_mut().failure.take() {
+                        return Err(failure.into());
+                    }
+                }
+            }
+        };
+        drop(arrivals);
+        self.world.borrow_mut().shard.shutdown(self.begin_turn());
+        // Whoever takes longer is cut off.
+        let _ = tokio::time::timeout(timeout, self.until_all_left()).await;
+        self.world.borrow_mut().failure.take().map_or(Ok(()), |failure| Err(failure.into()))
+    }
+
+    async fn until_all_left(&self) {
+        while self.alive.get() > 0 && self.world.borrow().failure.is_none() {
+            self.changed.notified().await;
+        }
+    }
+
+    /// Notes that there is work for the flusher; returns the time of the turn. The first call of a turn reads the clock.
+    fn begin_turn(&self) -> Millis {
+        if !self.flush_wanted.replace(true) {
+            self.now.set(self.clock.now());
+            if let Some(flusher) = self.flusher.borrow().as_ref() {
+                flusher.wake_by_ref();
+            }
+        }
+        self.now.get()
+    }
+
+    /// Makes a client that was let in a connection of the shard.
+    fn admit(self: &Rc<Self>, arrival: Arrival) {
+        let stream = match TcpStream::from_std(arrival.socket) {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::error!(target: "causeway::listener", peer = %arrival.peer, %error, "cannot take a connection over");
+                return;
+            }
+        };
+        let now = self.begin_turn();
+        let world = &mut *self.world.borrow_mut();
+        let version = arrival.request.version;
+        let id = world.shard.open(now, *arrival.request);
+        let mut connection = Box::new(Connection::new(
+            id,
+            version,
+            stream,
+            arrival.layer,
+            arrival.peer,
+            arrival.exchange,
+            arrival.permit,
+        ));
+        if !arrival.unread.is_empty() {
+            let mut reading = Reading {
+                begin_turn: &|| now,
+                packet_bytes_max: self.limits.packet_bytes_max,
+                shard: &mut world.shard,
+                scratch: &mut world.scratch,
+            };
+            connection.feed_unread(&mut reading, arrival.unread);
+        }
+        if world.connections.len() <= id.index() {
+            world.connections.resize_with(id.index() + 1, || None);
+        }
+        world.connections[id.index()] = Some(connection);
+        self.alive.set(self.alive.get() + 1);
+        spawn_local(self.clone().serve(id));
+    }
+
+    /// The task of one connection: reads until there is a reason to close, then closes.
+    async fn serve(self: Rc<Self>, id: ConnectionId) {
+        let end = std::future::poll_fn(|context| self.poll_connection(id, context)).await;
+        // Closing needs timers; boxed, they cost nothing while the connection lives.
+        Box::pin(self.close(id, end)).await;
+        self.alive.set(self.alive.get() - 1);
+        if self.alive.get() == 0 {
+            self.changed.notify_one();
+        }
+    }
+
+    fn poll_connection(&self, id: ConnectionId, context: &mut Context<'_>) -> Poll<End> {
+        let world = &mut *self.world.borrow_mut();
+        let Some(connection) = find(&mut world.connections, id) else {
+            return Poll::Ready(End::Lost("unknown to its shard".to_owned()));
+        };
+        if !connection.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            connection.waker = Some(context.waker().clone());
+        }
+        if let Some(end) = &connection.end {
+            return Poll::Ready(end.clone());
+        }
+        if connection.blocked_since.is_some() {
+            if connection.stream.poll_write_ready(context).is_ready() {
+                world.writable.push(id);
+                self.begin_turn();
+            }
+            let outbox_bytes = world.shard.outbox(id).map_or(0, |outbox| outbox.bytes());
+            if outbox_bytes > self.limits.outbox_bytes_max + OUTBOX_SLACK_BYTES {
+                return Poll::Pending;
+            }
+        }
+        let mut reading = Reading {
+            begin_turn: &|| self.begin_turn(),
+            packet_bytes_max: self.limits.packet_bytes_max,
+            shard: &mut world.shard,
+            scratch: &mut world.scratch,
+        };
+        let mut total = 0;
+        while total < READ_BYTES_PER_TURN {
+            match connection.poll_read(context, &mut reading) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Ready(Ok(bytes)) => {
+                    self.received.set(self.received.get() + bytes as u64);
+                    total += bytes;
+                }
+            }
+            if !connection.unsent.is_empty() {
+                world.writable.push(id);
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}

@@ -1,0 +1,200 @@
+//! Clients that are slow, greedy, rude or gone, and what it costs the others: nothing.
+
+mod support;
+
+use std::io::Write;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use causeway_broker::config::{Config, LimitSettings, Listener, Transport};
+use support::*;
+
+#[test]
+fn a_slow_connect_is_closed_at_the_deadline() {
+    let broker = Broker::start(vec![Listener { connect_timeout_seconds: 1, ..listener(Transport::Tcp) }]);
+    let started = Instant::now();
+    let mut silent = broker.dial();
+    let mut slow = broker.dial();
+    slow.send(&connect("slow", 0)[..5]);
+    silent.expect_end();
+    slow.expect_end();
+    assert!(started.elapsed() >= Duration::from_millis(900));
+    eventually("both are counted", || broker.observed.edge.handshake_timeouts.get() == 2);
+}
+
+#[test]
+fn slow_handshakes_delay_nobody() {
+    let broker = Broker::plain();
+    let mut slow: Vec<_> = (0..200).map(|_| broker.dial()).collect();
+    for client in &mut slow {
+        client.send(&[0x10]);
+    }
+    let started = Instant::now();
+    let mut client = broker.client("quick");
+    check_round_trip(&mut client, b"payload");
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn too_many_handshakes_and_connections_are_closed_at_once() {
+    let limited = listener(Transport::Tcp);
+    let broker = Broker::start(vec![
+        Listener { connections_max: 2, ..limited.clone() },
+        Listener { handshakes_pending_max: 2, name: "second".into(), ..limited },
+    ]);
+    let refused = || broker.observed.edge.refused_limit.get();
+
+    let first = broker.client("first");
+    let mut second = broker.client("second");
+    broker.dial().expect_end();
+    eventually("the third is counted", || refused() == 1);
+    drop(first);
+    // The place comes back, once the broker noticed.
+    eventually("a place is free", || {
+        let mut client = broker.dial();
+        let connected = client.stream.write_all(&connect("third", 0)).is_ok();
+        connected && std::io::Read::read_exact(&mut client.stream, &mut [0; 4]).is_ok()
+    });
+    check_round_trip(&mut second, b"payload");
+
+    let before = refused();
+    let _pending = [dial(broker.addresses[1]), dial(broker.addresses[1])];
+    Client::new(dial(broker.addresses[1])).expect_end();
+    eventually("the third handshake is counted", || refused() == before + 1);
+}
+
+#[test]
+fn garbage_gets_no_answer() {
+    let broker = Broker::plain();
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &[0xFF; 64], b"\x16\x03\x01\x02\x00\x01\x00"] {
+        let mut client = broker.dial();
+        // The broker may be gone before all is written.
+        let _ = client.stream.write_all(garbage);
+        client.expect_end();
+    }
+    // Any other packet than CONNECT is none of ours, either.
+    let mut client = broker.dial();
+    client.send(&[0xC0, 0]);
+    client.expect_end();
+    eventually("all are counted", || broker.observed.edge.refused_handshake.get() == 5);
+}
+
+#[test]
+fn a_packet_that_is_too_large_is_told_so() {
+    let limits = LimitSettings { packet_bytes_max: 1000, ..LimitSettings::default() };
+    let broker = Broker::with(Config { listener: vec![listener(Transport::Tcp)], limits, ..Config::default() });
+    let mut client = broker.client("large");
+    // Far more follows than the broker will read: its farewell must get through all the same.
+    client.send(&publish("a", 0, &[0; 1001]));
+    client.expect_disconnect(0x95);
+}
+
+#[test]
+fn a_malformed_packet_is_told_so() {
+    let broker = Broker::plain();
+    let mut client = broker.client("malformed");
+    client.send(&[0x36, 0]);
+    client.expect_disconnect(0x81);
+}
+
+#[test]
+fn a_second_connection_takes_over() {
+    let broker = Broker::plain();
+    let mut first = broker.client("same");
+    let mut second = broker.client("same");
+    first.expect_disconnect(0x8E);
+    check_round_trip(&mut second, b"payload");
+}
+
+#[test]
+fn a_peer_that_vanished_is_noticed_by_keep_alive() {
+    let broker = Broker::plain();
+    let mut watcher = broker.client("watcher");
+    watcher.subscribe("will", 0);
+    // A will is published, which shows that the broker knows the client is gone.
+    let mut body = b"\x00\x04MQTT\x05\x06\x00\x01\x00\x00\x04gone\x00\x00\x04will\x00\x03bye".to_vec();
+    body[7] = 0x06;
+    let mut gone = broker.dial();
+    gone.send(&packet(0x10, &body));
+    gone.expect_connack(0);
+    let started = Instant::now();
+    gone.expect_disconnect(0x8D);
+    assert!(started.elapsed() >= Duration::from_millis(1400));
+    watcher.expect(0x30, &publish_body("will", b"bye"));
+}
+
+#[test]
+fn a_peer_that_vanished_in_the_middle_of_a_packet_is_forgotten() {
+    let broker = Broker::plain();
+    let mut client = broker.client("cut");
+    client.send(&publish("a", 0, &[0; 1000])[..500]);
+    drop(client);
+    let connections = || broker.observed.shard.latest().1.connections;
+    eventually("the connection is gone", || {
+        connections() == 0 && broker.observed.shard.latest().0.connections_opened == 1
+    });
+}
+
+#[test]
+fn a_slow_reader_does_not_hurt_others() {
+    const MESSAGES: u16 = 3000;
+    let payload = vec![7u8; 10_000];
+    let broker = Broker::plain();
+    let mut slow = broker.client("slow");
+    slow.subscribe("flood", 0);
+    let mut fast = broker.client("fast");
+    fast.subscribe("flood", 1);
+    let mut publisher = broker.client("publisher");
+
+    let expected = payload.len();
+    let reading = thread::spawn(move || {
+        for _ in 0..MESSAGES {
+            let (first, body) = fast.read_packet();
+            assert_eq!(first, 0x32);
+            assert!(body.len() > expected);
+            fast.send(&[0x40, 2, body[7], body[8]]);
+        }
+    });
+    for packet_id in 1..=MESSAGES {
+        publisher.send(&publish("flood", packet_id, &payload));
+        let (first, body) = publisher.read_packet();
+        assert_eq!((first, &body[..2]), (0x40, &packet_id.to_be_bytes()[..]));
+    }
+    reading.join().unwrap();
+
+    // What the slow one missed was counted; what it did not miss, it still gets, and then it is served again.
+    eventually("drops are counted", || broker.observed.shard.latest().0.dropped_slow_consumer > 0);
+    slow.send(&[0xC0, 0]);
+    while slow.read_packet().0 != 0xD0 {}
+}
+
+#[test]
+fn a_client_that_takes_no_answers_is_not_read_for_ever() {
+    let broker = Broker::plain();
+    let mut greedy = broker.client("greedy");
+    greedy.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    // Every PINGREQ is answered with as many bytes: when the way back is full, the way there must fill up, too.
+    let pings = [0xC0, 0].repeat(32 * 1024);
+    let mut sent = 0usize;
+    while greedy.stream.write_all(&pings).is_ok() {
+        sent += pings.len();
+        assert!(sent < 256 << 20, "the broker reads without end");
+    }
+    // Others do not notice.
+    check_round_trip(&mut broker.client("other"), b"payload");
+}
+
+#[test]
+fn graceful_shutdown_says_farewell() {
+    let broker = Broker::plain();
+    let mut client = broker.client("v5");
+    let mut pending = broker.dial();
+    pending.send(&[0x10]);
+    let address = broker.addresses[0];
+    let wait = broker.stop();
+    client.expect_disconnect(0x8B);
+    drop(client);
+    wait().unwrap();
+    pending.expect_end();
+    assert!(std::net::TcpStream::connect_timeout(&address, DEADLINE).is_err());
+}

@@ -1,0 +1,70 @@
+//! `cargo xtask conformance`: the black-box suite against a broker.
+//!
+//! Owns starting both sides and where the report goes. What conforms is
+//! decided by the suite alone.
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::daemon::{Daemon, PASSWORD, Product, Setup, Transport, USER};
+use crate::workspace::{self, Profile, Workspace};
+
+/// What to judge, and how.
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// The broker to judge
+    #[arg(long, value_enum, default_value_t = Product::Causeway)]
+    against: Product,
+    /// Arguments handed to the suite
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+impl Options {
+    /// The whole suite against a broker.
+    pub(crate) fn whole(against: Product) -> Self {
+        Self { against, arguments: Vec::new() }
+    }
+}
+
+/// Runs the suite; the report lands in `target/conformance/BROKER/`.
+///
+/// # Errors
+/// When anything cannot be built or started, or a check fails unexpectedly.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let suite = workspace.build("causeway-conformance", "causeway-conformance", Profile::Dev)?;
+    let mut daemon = Daemon::start(
+        workspace,
+        &Setup {
+            product: options.against,
+            profile: Profile::Dev,
+            purpose: "conformance",
+            transports: &[Transport::Tcp, Transport::Ws],
+            has_user: true,
+        },
+    )?;
+    let name = options.against.name();
+    let report = workspace.scratch(&format!("conformance/{name}"))?;
+    let mut command = std::process::Command::new(suite);
+    command
+        .current_dir(&workspace.root)
+        .arg("--target")
+        .arg(daemon.address(Transport::Tcp)?.to_string())
+        .arg("--ws-target")
+        .arg(daemon.address(Transport::Ws)?.to_string())
+        .args(["--username", USER, "--password", PASSWORD])
+        .arg("--report")
+        .arg(&report);
+    if options.against == Product::Causeway {
+        command.args(["--scram-username", USER, "--scram-password", PASSWORD]);
+    }
+    let known_failures = format!("conformance/known-failures/{name}.txt");
+    if workspace.root.join(&known_failures).is_file() {
+        command.arg("--known-failures").arg(&known_failures);
+    }
+    let outcome = workspace::run(command.args(&options.arguments));
+    println!("broker log: {}", daemon.log().display());
+    // A broker that fell over explains the failures after it.
+    daemon.check_alive()?;
+    outcome.with_context(|| format!("{name} falls short of the conformance suite"))
+}
