@@ -200,7 +200,8 @@ impl Greeting {
                     self.write_wire().await?;
                     return Ok(None);
                 }
-                Step::Refuse { bytes, reason, client_id, why } => {
+                Step::Refuse { bytes, reason, client_id, why, bound } => {
+                    self.door.counters.reached(bound);
                     return Err(End::Refused { bytes: bytes.to_vec(), reason, client_id, why });
                 }
                 Step::Verify(credentials) => {

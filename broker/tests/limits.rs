@@ -2,7 +2,8 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,7 +54,7 @@ fn too_many_handshakes_and_connections_are_closed_at_once() {
     eventually("a place is free", || {
         let mut client = broker.dial();
         let connected = client.stream.write_all(&connect("third", 0)).is_ok();
-        connected && std::io::Read::read_exact(&mut client.stream, &mut [0; 4]).is_ok()
+        connected && client.stream.read_exact(&mut [0; 4]).is_ok()
     });
     check_round_trip(&mut second, b"payload");
 
@@ -174,14 +175,33 @@ fn a_client_that_takes_no_answers_is_not_read_for_ever() {
     let mut greedy = broker.client("greedy");
     greedy.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
     // Every PINGREQ is answered with as many bytes: when the way back is full, the way there must fill up, too.
-    let pings = [0xC0, 0].repeat(32 * 1024);
-    let mut sent = 0usize;
-    while greedy.stream.write_all(&pings).is_ok() {
-        sent += pings.len();
-        assert!(sent < 256 << 20, "the broker reads without end");
-    }
+    let sent = write_until_full(&mut greedy.stream, &[0xC0, 0].repeat(32 * 1024));
     // Others do not notice.
     check_round_trip(&mut broker.client("other"), b"payload");
+
+    // Once it takes its answers, it gets all of them and is read again.
+    let mut answers = vec![0; sent / 2 * 2];
+    greedy.stream.read_exact(&mut answers).unwrap();
+    assert!(answers.chunks(2).all(|answer| answer == [0xD0, 0]));
+}
+
+#[test]
+fn a_websocket_that_takes_no_pongs_is_not_read_for_ever() {
+    let broker = Broker::start(vec![listener(Transport::Ws)]);
+    let mut websocket = WebSocket::upgrade(dial(broker.addresses[0]));
+    websocket.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    websocket.write_all(&connect("greedy", 0)).unwrap();
+    write_until_full(&mut websocket.stream, &websocket_frame(0x89, &[7; 125]).repeat(500));
+}
+
+/// Writes the same again and again until the broker reads no more; returns the bytes that were written for sure.
+fn write_until_full(stream: &mut TcpStream, chunk: &[u8]) -> usize {
+    let mut sent = 0;
+    while stream.write_all(chunk).is_ok() {
+        sent += chunk.len();
+        assert!(sent < 256 << 20, "the broker reads without end");
+    }
+    sent
 }
 
 #[test]
@@ -196,5 +216,5 @@ fn graceful_shutdown_says_farewell() {
     drop(client);
     wait().unwrap();
     pending.expect_end();
-    assert!(std::net::TcpStream::connect_timeout(&address, DEADLINE).is_err());
+    assert!(TcpStream::connect_timeout(&address, DEADLINE).is_err());
 }

@@ -13,6 +13,7 @@ pub mod pending;
 pub mod registry;
 pub mod report;
 pub mod runner;
+pub mod scram;
 pub mod statements;
 pub mod tests;
 pub mod transport;

@@ -1,5 +1,65 @@
 //! What the shard counts, as plain numbers: the edge exports them.
 
+/// A bound of [`crate::Limits`] that was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields of Limits say it")]
+pub enum Bound {
+    PacketBytes,
+    ReceiveMaximum,
+    TopicAliasMaximum,
+    TopicLevels,
+    ClientIdBytes,
+    SessionQueueMessages,
+    SessionQueueBytes,
+    SubscriptionsPerSession,
+    Sessions,
+    Connections,
+    RetainedMessages,
+    RetainedBytes,
+    RetainedBacklog,
+    OutboxBytes,
+}
+
+impl Bound {
+    /// All of them, in the order of [`Counters::bounds_reached`].
+    pub const ALL: [Bound; 14] = [
+        Bound::PacketBytes,
+        Bound::ReceiveMaximum,
+        Bound::TopicAliasMaximum,
+        Bound::TopicLevels,
+        Bound::ClientIdBytes,
+        Bound::SessionQueueMessages,
+        Bound::SessionQueueBytes,
+        Bound::SubscriptionsPerSession,
+        Bound::Sessions,
+        Bound::Connections,
+        Bound::RetainedMessages,
+        Bound::RetainedBytes,
+        Bound::RetainedBacklog,
+        Bound::OutboxBytes,
+    ];
+
+    /// The field of [`crate::Limits`], which is also the key in a configuration file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Bound::PacketBytes => "packet_bytes_max",
+            Bound::ReceiveMaximum => "receive_maximum",
+            Bound::TopicAliasMaximum => "topic_alias_maximum",
+            Bound::TopicLevels => "topic_levels_max",
+            Bound::ClientIdBytes => "client_id_bytes_max",
+            Bound::SessionQueueMessages => "session_queue_messages_max",
+            Bound::SessionQueueBytes => "session_queue_bytes_max",
+            Bound::SubscriptionsPerSession => "subscriptions_per_session_max",
+            Bound::Sessions => "sessions_max",
+            Bound::Connections => "connections_max",
+            Bound::RetainedMessages => "retained_messages_max",
+            Bound::RetainedBytes => "retained_bytes_max",
+            Bound::RetainedBacklog => "retained_backlog_max",
+            Bound::OutboxBytes => "outbox_bytes_max",
+        }
+    }
+}
+
 /// Events since the shard started; they only grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -43,12 +103,20 @@ pub struct Counters {
     pub dropped_session_ended: u64,
     /// Will messages (or `$SYS` values) a full queue could not take.
     pub dropped_queue_full: u64,
+    /// How often each bound was reached, in the order of [`Bound::ALL`].
+    pub bounds_reached: [u64; Bound::ALL.len()],
     /// QoS 1 and 2 messages that the subscriber refused.
     pub refused_by_subscriber: u64,
     /// Wills published.
     pub wills_published: u64,
     /// Sessions that expired.
     pub sessions_expired: u64,
+}
+
+impl Counters {
+    pub(crate) fn reached(&mut self, bound: Bound) {
+        self.bounds_reached[bound as usize] += 1;
+    }
 }
 
 /// What there is at this moment.

@@ -13,9 +13,9 @@ use causeway_protocol::{
     check_topic_name, encode,
 };
 
-use crate::Limits;
 use crate::connection::KeptWill;
 use crate::message::Message;
+use crate::{Bound, Limits};
 
 /// What a listener accepts as proof of identity.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -70,6 +70,8 @@ pub enum Step {
         client_id: String,
         /// For the log.
         why: String,
+        /// The bound that was reached, if it is one.
+        bound: Option<Bound>,
     },
     /// Hand the connection to its home shard.
     Accept(Box<ConnectRequest>),
@@ -334,7 +336,14 @@ impl Handshake {
                 bytes.clear();
             }
         }
-        Step::Refuse { bytes, reason, client_id: client_id.to_owned(), why: why.to_owned() }
+        let bound = match reason {
+            ReasonCode::PacketTooLarge => Some(Bound::PacketBytes),
+            ReasonCode::ClientIdentifierNotValid if client_id.len() > self.limits.client_id_bytes_max => {
+                Some(Bound::ClientIdBytes)
+            }
+            _ => None,
+        };
+        Step::Refuse { bytes, reason, client_id: client_id.to_owned(), why: why.to_owned(), bound }
     }
 
     fn silent(&mut self, why: &str, reason: ReasonCode) -> Step {
@@ -342,7 +351,7 @@ impl Handshake {
     }
 
     fn silent_as(&mut self, client_id: String, why: &str, reason: ReasonCode) -> Step {
-        Step::Refuse { bytes: BytesMut::new(), reason, client_id, why: why.to_owned() }
+        Step::Refuse { bytes: BytesMut::new(), reason, client_id, why: why.to_owned(), bound: None }
     }
 }
 

@@ -22,7 +22,7 @@ mod time;
 
 pub use causeway_fleet::Principal;
 pub use connection::ConnectionId;
-pub use counters::{Counters, Gauges};
+pub use counters::{Bound, Counters, Gauges};
 pub use effect::{Effect, Event, EventLevel};
 pub use handshake::{ConnectRequest, Credentials, Handshake, HandshakePolicy, Step, Verdict};
 pub use limits::Limits;

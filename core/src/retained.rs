@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::index::LevelTree;
 use crate::message::Message;
-use crate::{Limits, Millis};
+use crate::{Bound, Limits, Millis};
 
 /// The store.
 #[derive(Debug)]
@@ -37,11 +37,16 @@ impl Retained {
         self.tree.get(topic)?.0.as_ref()
     }
 
-    /// Whether a message of so many bytes may stand at the topic.
-    pub(crate) fn has_room(&self, limits: &Limits, topic: &str, bytes: usize) -> bool {
+    /// Whether a message of so many bytes may stand at the topic, or which bound forbids it.
+    pub(crate) fn room(&self, limits: &Limits, topic: &str, bytes: usize) -> Result<(), Bound> {
         let (old_messages, old_bytes) = self.get(topic).map_or((0, 0), |old| (1, old.bytes()));
-        self.messages - old_messages < limits.retained_messages_max
-            && self.bytes - old_bytes + bytes <= limits.retained_bytes_max
+        if self.messages - old_messages >= limits.retained_messages_max {
+            return Err(Bound::RetainedMessages);
+        }
+        if self.bytes - old_bytes + bytes > limits.retained_bytes_max {
+            return Err(Bound::RetainedBytes);
+        }
+        Ok(())
     }
 
     pub(crate) fn set(&mut self, message: Arc<Message>) {

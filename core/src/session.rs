@@ -15,7 +15,7 @@ use crate::connection::ConnectionId;
 use crate::index::Subscription;
 use crate::message::Message;
 use crate::shared::GroupKey;
-use crate::{Limits, Lsn, Millis};
+use crate::{Bound, Limits, Lsn, Millis};
 
 /// A dense key; reused after the session ended, so whoever keeps one across time keeps the epoch, too.
 pub(crate) type SessionKey = u32;
@@ -103,6 +103,17 @@ pub(crate) struct Session {
     pub(crate) full_reported: bool,
 }
 
+/// Whether a queue of so many messages and bytes takes one more.
+pub(crate) fn queue_room(limits: &Limits, queued: (usize, usize), bytes: usize) -> Result<(), Bound> {
+    if queued.0 >= limits.session_queue_messages_max {
+        return Err(Bound::SessionQueueMessages);
+    }
+    if queued.1 + bytes > limits.session_queue_bytes_max {
+        return Err(Bound::SessionQueueBytes);
+    }
+    Ok(())
+}
+
 impl Session {
     pub(crate) fn new(client_id: Arc<str>, principal: Principal, epoch: u64, hash_seed: u64) -> Self {
         Session {
@@ -142,10 +153,9 @@ impl Session {
         self.expiry_seconds > 0
     }
 
-    /// Whether a message of so many bytes may be queued.
-    pub(crate) fn has_room(&self, limits: &Limits, bytes: usize) -> bool {
-        self.queue.len() < limits.session_queue_messages_max
-            && self.queue_bytes + bytes <= limits.session_queue_bytes_max
+    /// Whether a message of so many bytes may be queued, or which bound forbids it.
+    pub(crate) fn room(&self, limits: &Limits, bytes: usize) -> Result<(), Bound> {
+        queue_room(limits, (self.queue.len(), self.queue_bytes), bytes)
     }
 
     pub(crate) fn enqueue(&mut self, delivery: Delivery, durable_at: Lsn) {

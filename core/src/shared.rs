@@ -11,8 +11,8 @@ use causeway_protocol::QoS;
 
 use crate::index::Subscription;
 use crate::message::Message;
-use crate::session::SessionKey;
-use crate::{Limits, Lsn};
+use crate::session::{SessionKey, queue_room};
+use crate::{Bound, Limits, Lsn};
 
 /// A dense key.
 pub(crate) type GroupKey = u32;
@@ -92,9 +92,9 @@ impl Group {
         Some(self.members[at])
     }
 
-    pub(crate) fn has_room(&self, limits: &Limits, bytes: usize) -> bool {
-        self.queue.len() < limits.session_queue_messages_max
-            && self.queue_bytes + bytes <= limits.session_queue_bytes_max
+    /// Whether a message of so many bytes may wait here, or which bound forbids it.
+    pub(crate) fn room(&self, limits: &Limits, bytes: usize) -> Result<(), Bound> {
+        queue_room(limits, self.queued(), bytes)
     }
 
     pub(crate) fn enqueue(&mut self, message: Arc<Message>, durable_at: Lsn) {

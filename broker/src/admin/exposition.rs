@@ -2,7 +2,7 @@
 //!
 //! Owns names, units and help. The numbers are kept elsewhere: each scrape copies them.
 
-use causeway_core::{Counters, Gauges};
+use causeway_core::{Bound, Counters, Gauges};
 use prometheus::{CounterVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Source, process};
@@ -123,6 +123,7 @@ pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<S
         MESSAGES_DROPPED,
         &counters,
     )?;
+    page.bounds(&counters, source.edge())?;
     page.by_qos("causeway_publish_received_total", "PUBLISH packets received.", counters.publish_received)?;
     page.by_qos(
         "causeway_publish_sent_total",
@@ -170,6 +171,16 @@ impl Page {
         let family = self.counter(name, help, &["reason"])?;
         for (reason, number) in table {
             family.with_label_values(&[reason]).inc_by(number(numbers));
+        }
+        Ok(())
+    }
+
+    fn bounds(&self, counters: &Counters, edge: &EdgeCounters) -> prometheus::Result<()> {
+        let help = "How often a limit was reached, and answered as docs/configuration.md says.";
+        let family = self.counter("causeway_limit_reached_total", help, &["limit"])?;
+        let counts = counters.bounds_reached.into_iter().zip(&edge.bounds_reached);
+        for (bound, (shard, edge)) in Bound::ALL.iter().zip(counts) {
+            family.with_label_values(&[bound.name()]).inc_by(shard + edge.get());
         }
         Ok(())
     }

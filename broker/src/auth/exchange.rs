@@ -4,14 +4,13 @@
 
 use std::sync::Arc;
 
+use base64::prelude::{BASE64_STANDARD, Engine};
 use causeway_core::{Principal, Verdict};
 use causeway_fleet::scram::{self, Challenge, Keys, Opening, ScramError};
 use causeway_protocol::ReasonCode;
 
-use base64::prelude::{BASE64_STANDARD, Engine};
-
 use super::hashing;
-use super::{Authenticator, count, deny};
+use super::{Authenticator, count, deny, shown};
 
 /// Where a connection's exchange stands. Keep it as long as the connection: it takes re-authentication, too.
 pub struct Exchange {
@@ -34,7 +33,7 @@ impl Exchange {
     /// Takes what the client sent as Authentication Method and Authentication Data.
     pub fn step(&mut self, method: &str, data: &[u8]) -> Verdict {
         if method != scram::METHOD || !self.authenticator.offers_scram() {
-            return deny(ReasonCode::BadAuthenticationMethod, format!("no authentication method {method:?}"));
+            return deny(ReasonCode::BadAuthenticationMethod, format!("no authentication method {}", shown(method)));
         }
         let step = match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => self.open(data),
@@ -53,7 +52,10 @@ impl Exchange {
         let opening = Opening::parse(data).map_err(|error| refuse(None, error))?;
         let user: Arc<str> = Arc::from(opening.user());
         if self.user.as_ref().is_some_and(|proven| *proven != user) {
-            return Err(deny(ReasonCode::NotAuthorized, format!("re-authentication as somebody else, {user:?}")));
+            return Err(deny(
+                ReasonCode::NotAuthorized,
+                format!("re-authentication as somebody else, {}", shown(&user)),
+            ));
         }
         let keys = self.keys(&user);
         let nonce: [u8; 24] = hashing::random().map_err(|why| deny(ReasonCode::ServerUnavailable, why))?;
@@ -83,7 +85,7 @@ fn refuse(user: Option<&str>, error: ScramError) -> Verdict {
         ScramError::Malformed(_) | ScramError::Unsupported(_) => ReasonCode::NotAuthorized,
     };
     match user {
-        Some(user) => deny(reason, format!("{}, user {user:?}: {error}", scram::METHOD)),
+        Some(user) => deny(reason, format!("{}, user {}: {error}", scram::METHOD, shown(user))),
         None => deny(reason, format!("{}: {error}", scram::METHOD)),
     }
 }

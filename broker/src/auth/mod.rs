@@ -142,7 +142,10 @@ impl Authenticator {
             }
             Ok(_) => {
                 count(&counts.password_refused);
-                deny(ReasonCode::BadUserNameOrPassword, format!("wrong user name or password, user {username:?}"))
+                deny(
+                    ReasonCode::BadUserNameOrPassword,
+                    format!("wrong user name or password, user {}", shown(username)),
+                )
             }
             Err(_) => deny(ReasonCode::ServerUnavailable, "the verification was aborted".to_owned()),
         }
@@ -198,6 +201,14 @@ fn load_users(path: Option<&PathBuf>) -> Result<Users, PasswordFileError> {
 
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What a client claims, fit for a log line: quoted, and not longer than a name should be.
+fn shown(claimed: &str) -> String {
+    match claimed.char_indices().nth(64) {
+        Some((end, _)) => format!("{:?}...", &claimed[..end]),
+        None => format!("{claimed:?}"),
+    }
 }
 
 fn deny(reason: ReasonCode, why: String) -> Verdict {

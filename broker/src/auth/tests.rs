@@ -154,3 +154,14 @@ fn an_unknown_user_is_always_given_the_same_salt() {
     assert_ne!(salt("bob"), salt("eve"));
     assert_eq!(salt("bob").len(), salt("alice").len());
 }
+
+#[tokio::test]
+async fn a_long_name_does_not_fill_the_log() {
+    let (_folder, authenticator) = one_user();
+    for name in ["x".repeat(65_535), "é".repeat(30_000), "\n".repeat(100)] {
+        match authenticator.verify(&name, b"").await {
+            Verdict::Deny { why, .. } => assert!(why.len() < 300 && !why.contains('\n'), "{why}"),
+            _ => panic!("nobody has this name"),
+        }
+    }
+}

@@ -63,7 +63,9 @@ pub(super) fn run(
     started: impl FnOnce(&Config, &Started) -> io::Result<()>,
 ) -> anyhow::Result<ExitCode> {
     telemetry::init(&config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start a runtime")?;
+    // One thread greets, authenticates and answers scrapes; messages have threads of their own.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let outcome = runtime.block_on(serve(Arc::new(config), started));
     // Verifications that still run are not waited for.
     runtime.shutdown_background();
@@ -192,7 +194,7 @@ impl Source for Told {
     }
 
     fn listeners(&self) -> Vec<ListenerState> {
-        Vec::new()
+        self.observed.listeners()
     }
 
     fn readiness(&self) -> Result<(), String> {

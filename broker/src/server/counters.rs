@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use causeway_core::Bound;
+
 /// A number that any thread may raise.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -40,8 +42,18 @@ pub struct EdgeCounters {
     pub websocket_failures: Counter,
     /// Connections closed because they took nothing for too long.
     pub write_stalls: Counter,
+    /// Bounds reached before CONNACK, in the order of [`Bound::ALL`].
+    pub bounds_reached: [Counter; Bound::ALL.len()],
     /// Bytes read from sockets.
     pub bytes_received: Counter,
     /// Bytes written to sockets.
     pub bytes_sent: Counter,
+}
+
+impl EdgeCounters {
+    pub(crate) fn reached(&self, bound: Option<Bound>) {
+        if let Some(bound) = bound {
+            self.bounds_reached[bound as usize].add(1);
+        }
+    }
 }

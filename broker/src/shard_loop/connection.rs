@@ -21,6 +21,8 @@ use crate::transport::{Flow, Layer};
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// Up to this size, the beginning of a packet is copied in front of the next read; a larger one gathers on its own.
 const PARTIAL_COPIED_BYTES_MAX: usize = 16 * 1024;
+/// More than this of the layer's own (answers to WebSocket pings, above all), and the peer is not read until it takes some.
+const UNSENT_BYTES_MAX: usize = 256 * 1024;
 /// Slices of one vectored write.
 const SLICES: usize = 32;
 /// Plain bytes that are given to a layer at a time.
@@ -60,8 +62,12 @@ pub(super) struct Connection {
     pub(super) waker: Option<Waker>,
     /// Decided by somebody else than the reader, who carries it out.
     pub(super) end: Option<End>,
-    /// Since when the socket takes nothing, though there is something to write.
-    pub(super) blocked_since: Option<Millis>,
+    /// Whether its task waits until the shard wants to hear more.
+    pub(super) paused: bool,
+    /// The socket was full at the last write: nothing is written until it says otherwise.
+    pub(super) blocked: bool,
+    /// Since when the socket has taken nothing, though there is something to write.
+    pub(super) stalled_since: Option<Millis>,
     /// Bytes the layer made and the socket has not taken.
     pub(super) unsent: Vec<u8>,
     version: ProtocolVersion,
@@ -100,8 +106,10 @@ impl Connection {
             _permit: permit,
             stream,
             waker: None,
+            paused: false,
             end: None,
-            blocked_since: None,
+            blocked: false,
+            stalled_since: None,
             unsent: Vec::new(),
             version,
             layer,
@@ -122,6 +130,11 @@ impl Connection {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
+    }
+
+    /// Whether what waits for the peer leaves room for more of it.
+    pub(super) fn may_read(&self, shard: &Shard) -> bool {
+        self.unsent.len() <= UNSENT_BYTES_MAX && shard.wants_input(self.id)
     }
 
     /// Reads once and hands all complete packets to the shard. `Ready` has the number of bytes read, or the end.

@@ -70,7 +70,11 @@ impl ShardLoop {
         }
         close_stalled(world, &self.counters.write_stalls, timers, now);
         match self.settle(world, now) {
-            Ok(true) => context.waker().wake_by_ref(),
+            Ok(true) => {
+                // Others have their turn, then this one goes on, at its own time.
+                self.now.set(self.clock.now());
+                context.waker().wake_by_ref();
+            }
             Ok(false) => self.flush_wanted.set(false),
             Err(failure) => {
                 world.failure = Some(failure);
@@ -118,16 +122,20 @@ impl ShardLoop {
 
     fn write_out(&self, world: &mut World, id: ConnectionId, now: Millis) {
         let Some(connection) = find(&mut world.connections, id) else { return };
-        if connection.blocked_since.is_some() {
+        if connection.blocked {
             return;
         }
         let mut written = 0;
         let outcome = connection.write(&mut world.shard, &mut world.scratch, &mut written);
         self.sent.set(self.sent.get() + written);
+        if written > 0 {
+            connection.stalled_since = None;
+        }
         match outcome {
-            Ok(true) => {}
+            Ok(true) => connection.stalled_since = None,
             Ok(false) => {
-                connection.blocked_since = Some(now);
+                connection.blocked = true;
+                connection.stalled_since.get_or_insert(now);
                 // Its task waits for the socket from now on.
                 connection.wake();
                 world.blocked.push(id);
@@ -137,6 +145,13 @@ impl ShardLoop {
         let low = |outbox: &mut Outbox| outbox.bytes() < Outbox::LOW_BYTES;
         if written > 0 && world.shard.outbox(id).is_some_and(low) {
             world.shard.flushed(now, id);
+        }
+        if let Some(connection) = find(&mut world.connections, id)
+            && connection.paused
+            && connection.may_read(&world.shard)
+        {
+            connection.paused = false;
+            connection.wake();
         }
     }
 
@@ -171,12 +186,14 @@ impl ShardLoop {
     }
 }
 
-/// The connection's socket takes bytes again.
+/// The connection's socket may take bytes again.
 fn unblock(world: &mut World, id: ConnectionId) {
     if let Some(connection) = find(&mut world.connections, id)
-        && connection.blocked_since.take().is_some()
+        && std::mem::take(&mut connection.blocked)
     {
         world.blocked.retain(|blocked| *blocked != id);
+        // Its task may have stopped reading for as long as the outbox was too full.
+        connection.wake();
     }
 }
 
@@ -194,7 +211,7 @@ fn close_stalled(world: &mut World, stalls: &Counter, timers: &mut Timers, now: 
     for id in &world.blocked {
         let Some(connection) = find(&mut world.connections, *id) else { continue };
         let stalled = |since: Millis| now.0.saturating_sub(since.0) >= WRITE_STALL_MILLISECONDS;
-        if connection.blocked_since.is_some_and(stalled) && connection.end.is_none() {
+        if connection.stalled_since.is_some_and(stalled) && connection.end.is_none() {
             stalls.add(1);
             connection.finish(End::Lost("the client takes nothing".to_owned()));
         }

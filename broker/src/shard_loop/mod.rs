@@ -32,9 +32,6 @@ use connection::{Connection, End, Reading, Scratch};
 const ARRIVALS_MAX: usize = 1024;
 /// A connection reads this much, then lets others have their turn.
 const READ_BYTES_PER_TURN: usize = 256 * 1024;
-/// Above the shard's own bound, what fills an outbox is the client's own acknowledgements: it is not read until it
-/// takes some.
-const OUTBOX_SLACK_BYTES: usize = 256 * 1024;
 /// Tasks that run before the runtime looks for new readiness.
 const EVENT_INTERVAL: u32 = 128;
 
@@ -106,7 +103,7 @@ struct World {
     /// By [`ConnectionId::index`].
     connections: Vec<Option<Box<Connection>>>,
     scratch: Scratch,
-    /// Connections whose sockets take bytes again.
+    /// Connections to write though their outboxes did not change: the socket has room again, or the layer has bytes.
     writable: Vec<ConnectionId>,
     /// Connections whose sockets take nothing.
     blocked: Vec<ConnectionId>,
@@ -274,15 +271,14 @@ impl ShardLoop {
         if let Some(end) = &connection.end {
             return Poll::Ready(end.clone());
         }
-        if connection.blocked_since.is_some() {
-            if connection.stream.poll_write_ready(context).is_ready() {
-                world.writable.push(id);
-                self.begin_turn();
-            }
-            let outbox_bytes = world.shard.outbox(id).map_or(0, |outbox| outbox.bytes());
-            if outbox_bytes > self.limits.outbox_bytes_max + OUTBOX_SLACK_BYTES {
-                return Poll::Pending;
-            }
+        if connection.blocked && connection.stream.poll_write_ready(context).is_ready() {
+            world.writable.push(id);
+            self.begin_turn();
+        }
+        if world.shard.is_open(id) && !connection.may_read(&world.shard) {
+            // The flusher wakes this task when the client took something, or the log caught up.
+            connection.paused = true;
+            return Poll::Pending;
         }
         let mut reading = Reading {
             begin_turn: &|| self.begin_turn(),
@@ -300,7 +296,7 @@ impl ShardLoop {
                     total += bytes;
                 }
             }
-            if !connection.unsent.is_empty() {
+            if !connection.unsent.is_empty() && !connection.blocked {
                 world.writable.push(id);
             }
         }

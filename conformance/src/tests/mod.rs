@@ -3,13 +3,18 @@
 use crate::registry::Section;
 
 pub mod common;
+pub mod flows;
 pub mod s1_data;
 pub mod s2_format;
 pub mod s3_01_connect;
 pub mod s3_01_malformed;
 pub mod s3_01_will;
 pub mod s3_02_connack;
+pub mod s3_03_alias;
+pub mod s3_03_delivery;
+pub mod s3_03_properties;
 pub mod s3_03_publish;
+pub mod s3_03_retain;
 pub mod s3_04_acks;
 pub mod s3_08_subscribe;
 pub mod s3_10_unsubscribe;
@@ -29,6 +34,10 @@ pub const SECTIONS: &[Section] = &[
     s3_01_will::SECTION,
     s3_02_connack::SECTION,
     s3_03_publish::SECTION,
+    s3_03_retain::SECTION,
+    s3_03_properties::SECTION,
+    s3_03_alias::SECTION,
+    s3_03_delivery::SECTION,
     s3_04_acks::SECTION,
     s3_08_subscribe::SECTION,
     s3_10_unsubscribe::SECTION,

@@ -378,8 +378,7 @@ fn handling_counts_for_each_filter(ctx: &Ctx) -> Result<()> {
         retain(ctx, topic, 0, topic)?;
     }
     let mut client = ctx.client("mixed")?;
-    let subscribe =
-        Subscribe::new(9).filter(&topics[2], NEVER).filter(&topics[0], 0).filter(&topics[1], ONLY_IF_NEW);
+    let subscribe = Subscribe::new(9).filter(&topics[2], NEVER).filter(&topics[0], 0).filter(&topics[1], ONLY_IF_NEW);
     client.subscribe_packet(&subscribe)?;
     let mut found = vec![client.expect_publish()?.topic, client.expect_publish()?.topic];
     client.expect_silence()?;

@@ -12,7 +12,7 @@ use crate::connection::{Connection, ConnectionTerms};
 use crate::effect::{Effect, EventLevel};
 use crate::handshake::ConnectRequest;
 use crate::session::{Session, SessionKey};
-use crate::{ConnectionId, Limits, Millis};
+use crate::{Bound, ConnectionId, Limits, Millis};
 
 impl Shard {
     /// Makes a connection of an accepted request. Its CONNACK is in the outbox; a refused one is closed by an effect.
@@ -66,13 +66,15 @@ impl Shard {
     }
 
     /// Whether the bounds and the client's rights allow the connection.
-    fn admit(&self, request: &ConnectRequest) -> Result<(), (ReasonCode, String)> {
+    fn admit(&mut self, request: &ConnectRequest) -> Result<(), (ReasonCode, String)> {
         let existing = self.session_by_client.get(request.client_id.as_str()).map(|key| &self.sessions[*key as usize]);
         if self.connected >= self.limits.connections_max && existing.is_none_or(|session| session.connection.is_none())
         {
+            self.counters.reached(Bound::Connections);
             return Err((ReasonCode::QuotaExceeded, "connections_max is reached".to_owned()));
         }
         if existing.is_none() && self.sessions.len() >= self.limits.sessions_max {
+            self.counters.reached(Bound::Sessions);
             return Err((ReasonCode::QuotaExceeded, "sessions_max is reached".to_owned()));
         }
         // Whoever can prove another identity can neither read nor end this session.

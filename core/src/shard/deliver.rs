@@ -12,7 +12,7 @@ use crate::index::{Subscription, Target};
 use crate::message::Publication;
 use crate::outbox::SHARE_BYTES_MIN;
 use crate::session::{Delivery, Identifiers, Phase, SessionKey};
-use crate::{Counters, Lsn, Millis};
+use crate::{Bound, Counters, Lsn, Millis};
 
 /// One session's share of a routed message, overlapping subscriptions merged.
 #[derive(Debug)]
@@ -107,41 +107,44 @@ impl Shard {
 
     /// Whether everybody the message must be queued for can take it.
     fn check_room(&mut self, publication: &Publication<'_>) -> Result<(), (ReasonCode, String)> {
-        let full = |shard: &mut Shard, whose: String| {
-            shard.counters.publish_refused_queue_full += 1;
-            shard.matches.clear();
-            shard.matched_groups.clear();
-            Err((ReasonCode::QuotaExceeded, whose))
-        };
+        let refused = self.find_no_room(publication);
+        if let Err((bound, why)) = refused {
+            self.matches.clear();
+            self.matched_groups.clear();
+            self.counters.reached(bound);
+            return Err((ReasonCode::QuotaExceeded, why));
+        }
+        Ok(())
+    }
+
+    fn find_no_room(&mut self, publication: &Publication<'_>) -> Result<(), (Bound, String)> {
         let bytes = publication.bytes();
         if publication.retain
             && !publication.payload.is_empty()
-            && !self.retained.has_room(&self.limits, publication.topic, bytes)
+            && let Err(bound) = self.retained.room(&self.limits, publication.topic, bytes)
         {
             self.counters.publish_refused_retained_full += 1;
-            self.matches.clear();
-            self.matched_groups.clear();
-            return Err((ReasonCode::QuotaExceeded, "the store of retained messages is full".to_owned()));
+            return Err((bound, "the store of retained messages is full".to_owned()));
         }
         if publication.qos == QoS::AtMostOnce {
             return Ok(());
         }
-        let no_room = self.matches.iter().find_map(|matched| {
+        let no_room = self.matches.iter().filter(|matched| matched.qos > QoS::AtMostOnce).find_map(|matched| {
             let session = self.sessions.get(matched.session as usize)?;
-            (matched.qos > QoS::AtMostOnce && !session.has_room(&self.limits, bytes)).then_some(matched.session)
+            session.room(&self.limits, bytes).err().map(|bound| (matched.session, bound))
         });
-        if let Some(session) = no_room {
-            let client = self.sessions[session as usize].client_id.to_string();
+        if let Some((session, bound)) = no_room {
+            self.counters.publish_refused_queue_full += 1;
             self.report_full(session);
-            return full(self, format!("the queue of {client:?} is full"));
+            return Err((bound, format!("the queue of {:?} is full", self.sessions[session as usize].client_id)));
         }
         let no_room = self.matched_groups.iter().find_map(|&key| {
-            let group = self.groups.get(key as usize)?;
-            (group.qos_max() > QoS::AtMostOnce && !group.has_room(&self.limits, bytes)).then_some(group)
+            let group = self.groups.get(key as usize).filter(|group| group.qos_max() > QoS::AtMostOnce)?;
+            group.room(&self.limits, bytes).err().map(|bound| (group, bound))
         });
-        if let Some(group) = no_room {
-            let whose = format!("the queue of $share/{}/{} is full", group.share_name, group.filter);
-            return full(self, whose);
+        if let Some((group, bound)) = no_room {
+            self.counters.publish_refused_queue_full += 1;
+            return Err((bound, format!("the queue of $share/{}/{} is full", group.share_name, group.filter)));
         }
         Ok(())
     }
@@ -166,7 +169,8 @@ impl Shard {
             self.set_retained(publication.topic, None);
             return;
         }
-        if !self.retained.has_room(&self.limits, publication.topic, publication.bytes()) {
+        if let Err(bound) = self.retained.room(&self.limits, publication.topic, publication.bytes()) {
+            self.counters.reached(bound);
             self.counters.dropped_queue_full += 1;
             return;
         }
@@ -186,7 +190,8 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(matched.session as usize) else {
             return;
         };
-        if !session.has_room(&self.limits, publication.bytes()) {
+        if let Err(bound) = session.room(&self.limits, publication.bytes()) {
+            self.counters.reached(bound);
             // Only a will or a statistic gets here: who can be refused was.
             self.counters.dropped_queue_full += 1;
             return;
@@ -219,6 +224,7 @@ impl Shard {
             return;
         };
         if connection.outbox.bytes() > self.limits.outbox_bytes_max {
+            self.counters.reached(Bound::OutboxBytes);
             self.counters.dropped_slow_consumer += 1;
             return;
         }

@@ -30,7 +30,7 @@ use crate::record::{PendingGroup, Recorder};
 use crate::retained::Retained;
 use crate::session::{Session, SessionKey};
 use crate::shared::{Group, GroupKey};
-use crate::{ConnectionId, Counters, Gauges, Limits, Lsn, Millis, Outbox};
+use crate::{Bound, ConnectionId, Counters, Gauges, Limits, Lsn, Millis, Outbox};
 use deliver::Match;
 use timers::Timers;
 
@@ -154,6 +154,9 @@ impl Shard {
     pub fn malformed(&mut self, now: Millis, connection: ConnectionId, error: DecodeError) {
         //= [MQTT-4.13.1-1] a malformed packet or protocol error ends the connection, with its reason
         self.counters.protocol_errors += 1;
+        if matches!(error, DecodeError::PacketTooLarge { .. }) {
+            self.counters.reached(Bound::PacketBytes);
+        }
         self.disconnect(now, connection, error.reason(), &error.to_string());
     }
 
@@ -167,7 +170,8 @@ impl Shard {
     pub fn wants_input(&self, connection: ConnectionId) -> bool {
         let open = self.connection(connection).filter(|connection| connection.session.is_some());
         open.is_some_and(|connection| {
-            connection.outbox.bytes() <= self.limits.outbox_bytes_max
+            // Messages stop at the bound itself: what comes above it is answers to the client's own packets.
+            connection.outbox.bytes() <= 2 * self.limits.outbox_bytes_max
                 && connection.withheld <= 2 * u32::from(self.limits.receive_maximum)
         })
     }

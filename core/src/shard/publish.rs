@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use causeway_fleet::acl::Decision;
-use causeway_protocol::{Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, check_topic_name};
+use causeway_protocol::{
+    Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicError, check_topic_name,
+};
 
 use super::deliver::{Origin, Routed};
 use super::{AckKind, Release, Shard};
 use crate::message::Publication;
-use crate::{ConnectionId, Lsn, Millis};
+use crate::{Bound, ConnectionId, Lsn, Millis};
 
 impl Shard {
     pub(super) fn on_publish(&mut self, now: Millis, id: ConnectionId, publish: &Publish<'_>) {
@@ -68,6 +70,7 @@ impl Shard {
             && self.connection(id).is_some_and(|connection| connection.version == ProtocolVersion::V5)
         {
             self.counters.protocol_errors += 1;
+            self.counters.reached(Bound::ReceiveMaximum);
             self.disconnect(now, id, ReasonCode::ReceiveMaximumExceeded, "more unacknowledged than Receive Maximum");
             return;
         }
@@ -106,7 +109,7 @@ impl Shard {
     }
 
     /// Checks that need the terms of the connection.
-    fn check_publish(&self, publish: &Publish<'_>) -> Result<(), (ReasonCode, &'static str)> {
+    fn check_publish(&mut self, publish: &Publish<'_>) -> Result<(), (ReasonCode, &'static str)> {
         //= [MQTT-3.2.2-11] a QoS above the announced maximum ends the connection
         if publish.qos > self.limits.maximum_qos {
             return Err((ReasonCode::QoSNotSupported, "QoS above the maximum on offer"));
@@ -123,9 +126,15 @@ impl Shard {
             && alias.get() > self.limits.topic_alias_maximum
         {
             //= [MQTT-3.3.2-9] [MQTT-3.2.2-17] an alias above the announced maximum ends the connection
+            self.counters.reached(Bound::TopicAliasMaximum);
             return Err((ReasonCode::TopicAliasInvalid, "topic alias above the announced maximum"));
         }
-        if !publish.topic.is_empty() && check_topic_name(publish.topic, self.limits.topic_levels_max).is_err() {
+        if !publish.topic.is_empty()
+            && let Err(error) = check_topic_name(publish.topic, self.limits.topic_levels_max)
+        {
+            if matches!(error, TopicError::TooManyLevels { .. }) {
+                self.counters.reached(Bound::TopicLevels);
+            }
             return Err((ReasonCode::TopicNameInvalid, "topic name is not valid or has too many levels"));
         }
         Ok(())

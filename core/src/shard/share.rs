@@ -40,7 +40,8 @@ impl Shard {
             self.deliver_now(now, publication, member, retain, &identifiers(subscription));
             return;
         }
-        if !group.has_room(&self.limits, publication.bytes()) {
+        if let Err(bound) = group.room(&self.limits, publication.bytes()) {
+            self.counters.reached(bound);
             self.counters.dropped_queue_full += 1;
             return;
         }

@@ -2,16 +2,18 @@
 //!
 //! Owns the answer for each filter and the retained messages that follow. The index and the groups do the rest.
 
+use std::sync::Arc;
+
 use causeway_fleet::acl::{Action, Decision, decide};
 use causeway_protocol::{
-    Packet, QoS, ReasonCode, SubAck, Subscribe, SubscriptionOptions, UnsubAck, Unsubscribe, check_topic_filter,
-    parse_shared,
+    FilterError, Packet, QoS, ReasonCode, SubAck, Subscribe, SubscriptionOptions, UnsubAck, Unsubscribe,
+    check_topic_filter, parse_shared,
 };
 
 use super::Shard;
 use crate::index::{Subscription, sends_retained};
 use crate::session::{Delivery, Identifiers, SessionKey};
-use crate::{ConnectionId, Millis};
+use crate::{Bound, ConnectionId, Millis};
 
 impl Shard {
     pub(super) fn on_subscribe(&mut self, now: Millis, id: ConnectionId, subscribe: &Subscribe<'_>) {
@@ -90,10 +92,13 @@ impl Shard {
         Ok(subscriptions.insert(filter.into(), subscription).is_some())
     }
 
-    fn check_filter(&self, id: ConnectionId, key: SessionKey, filter: &str) -> Result<(), (ReasonCode, String)> {
+    fn check_filter(&mut self, id: ConnectionId, key: SessionKey, filter: &str) -> Result<(), (ReasonCode, String)> {
         let refuse = |reason, why: &str| Err((reason, why.to_owned()));
-        let limits = &self.limits;
+        let limits = Arc::clone(&self.limits);
         if let Err(error) = check_topic_filter(filter, limits.topic_levels_max) {
+            if matches!(error, FilterError::TooManyLevels { .. }) {
+                self.counters.reached(Bound::TopicLevels);
+            }
             return Err((ReasonCode::TopicFilterInvalid, error.to_string()));
         }
         if filter.starts_with("$share/") && !limits.shared_subscriptions {
@@ -103,10 +108,12 @@ impl Shard {
             return refuse(ReasonCode::WildcardSubscriptionsNotSupported, "wildcards are not on offer");
         }
         if self.backlog_messages >= limits.retained_backlog_max {
+            self.counters.reached(Bound::RetainedBacklog);
             return refuse(ReasonCode::QuotaExceeded, "retained_backlog_max is reached");
         }
         let subscriptions = &self.sessions[key as usize].subscriptions;
         if subscriptions.len() >= limits.subscriptions_per_session_max && !subscriptions.contains_key(filter) {
+            self.counters.reached(Bound::SubscriptionsPerSession);
             return refuse(ReasonCode::QuotaExceeded, "subscriptions_per_session_max is reached");
         }
         let Some(connection) = self.connection(id) else {

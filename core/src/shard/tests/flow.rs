@@ -203,6 +203,10 @@ fn a_slow_client_loses_only_qos_0_and_is_no_longer_listened_to() {
     }
     let dropped = world.shard.counters().dropped_slow_consumer;
     assert!((85..95).contains(&dropped), "{dropped}");
+    assert!(world.shard.wants_input(slow.id), "deliveries alone stop nobody from talking");
+    for _ in 0..10_000 {
+        world.send(slow, Packet::PingReq);
+    }
     assert!(!world.shard.wants_input(slow.id));
     for id in 1..=100 {
         world.publish(publisher, publish(1, id, "t", "kept"));
