@@ -199,6 +199,7 @@ impl Source for Told {
 
     fn readiness(&self) -> Result<(), String> {
         match self.phase.load(Ordering::Relaxed) {
+            SERVING if self.observed.shard.is_overdue() => Err("the shard does not respond".to_owned()),
             SERVING => Ok(()),
             STARTING => Err("starting".to_owned()),
             _ => Err("stopping".to_owned()),

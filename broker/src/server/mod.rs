@@ -7,8 +7,8 @@ mod counters;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use causeway_core::{Counters, Gauges};
 use causeway_storage::{Log, VolatileLog};
@@ -29,18 +29,41 @@ pub use crate::shard_loop::ShardError;
 pub use crate::tls::TlsError;
 pub use counters::{Counter, EdgeCounters};
 
+/// Reports a shard may miss before it counts as stuck.
+const REPORTS_MISSED_MAX: u32 = 5;
+
 /// What the shard last said about itself; at most some seconds old.
 #[derive(Debug, Default)]
-pub struct ShardReport(Mutex<(Counters, Gauges)>);
+pub struct ShardReport(Mutex<LatestReport>);
+
+#[derive(Debug, Default)]
+struct LatestReport {
+    counters: Counters,
+    gauges: Gauges,
+    /// When the shard counts as stuck; `None` before its first report.
+    overdue_at: Option<Instant>,
+}
 
 impl ShardReport {
-    pub(crate) fn renew(&self, counters: Counters, gauges: Gauges) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (counters, gauges);
+    /// Notes a report, of which the next is due after `next`.
+    pub(crate) fn renew(&self, counters: Counters, gauges: Gauges, next: Duration) {
+        let overdue_at = Some(Instant::now() + next * REPORTS_MISSED_MAX);
+        *self.lock() = LatestReport { counters, gauges, overdue_at };
     }
 
     /// The latest numbers.
     pub fn latest(&self) -> (Counters, Gauges) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        let latest = self.lock();
+        (latest.counters, latest.gauges)
+    }
+
+    /// Whether the shard's thread has not reported for much longer than it should have.
+    pub fn is_overdue(&self) -> bool {
+        self.lock().overdue_at.is_some_and(|at| at <= Instant::now())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LatestReport> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -23,7 +23,7 @@ const WRITES_PER_TURN: usize = 4096;
 const WRITE_STALL_MILLISECONDS: u64 = 30_000;
 /// How often stalled peers are looked for, while any socket is full.
 const STALL_CHECK_MILLISECONDS: u64 = 1000;
-/// How often the report is renewed, while anything happens.
+/// How often the report is renewed: it is the shard's sign of life, too.
 const REPORT_MILLISECONDS: u64 = 1000;
 /// Making the report walks all sessions: there is this many times as long until the next.
 const REPORT_COST_FACTOR: u64 = 200;
@@ -158,14 +158,14 @@ impl ShardLoop {
     fn publish_counts(&self, world: &World, timers: &mut Timers, now: Millis) {
         self.counters.bytes_received.add(self.received.take());
         self.counters.bytes_sent.add(self.sent.take());
-        // Something happened, so there is something to report, now or soon.
         let due = *timers.report_at.get_or_insert(Millis(now.0 + timers.report_interval_milliseconds));
         if due <= now {
             let started = Instant::now();
-            self.report.renew(*world.shard.counters(), world.shard.gauges());
+            let (counters, gauges) = (*world.shard.counters(), world.shard.gauges());
             let cost = started.elapsed().as_millis() as u64;
             timers.report_interval_milliseconds = REPORT_MILLISECONDS.max(cost * REPORT_COST_FACTOR);
-            timers.report_at = None;
+            self.report.renew(counters, gauges, Duration::from_millis(timers.report_interval_milliseconds));
+            timers.report_at = Some(Millis(now.0 + timers.report_interval_milliseconds));
         }
     }
 
