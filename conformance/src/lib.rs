@@ -9,7 +9,6 @@ pub mod cli;
 pub mod client;
 pub mod context;
 pub mod known;
-pub mod pending;
 pub mod registry;
 pub mod report;
 pub mod runner;

@@ -192,6 +192,8 @@ impl Handshake {
         };
         if self.version.is_none() {
             self.version = announced_version(seen, reason);
+            // Its properties were not read, so nothing is sent that they might forbid.
+            self.problem_information = false;
         }
         //= [MQTT-3.1.4-1] a malformed CONNECT is answered only where it is clear what the peer speaks
         if self.version.is_some() {
@@ -222,6 +224,11 @@ impl Handshake {
                 });
                 if encode(&auth, ProtocolVersion::V5, &mut bytes).is_err() {
                     return self.refuse(&request.client_id, ReasonCode::UnspecifiedError, "challenge too long");
+                }
+                if bytes.len() > self.packet_bytes_max as usize {
+                    //= [MQTT-3.1.2-24] a challenge the client can't take ends the handshake
+                    let why = "the challenge is larger than the client's Maximum Packet Size";
+                    return self.refuse(&request.client_id, ReasonCode::PacketTooLarge, why);
                 }
                 self.state = State::AwaitAuth(request);
                 Step::Send(bytes)

@@ -21,9 +21,15 @@ pub mod s3_10_unsubscribe;
 pub mod s3_12_ping;
 pub mod s3_14_disconnect;
 pub mod s3_15_auth;
+pub mod s4_flow;
 pub mod s4_operation;
+pub mod s4_qos;
+pub mod s4_shared;
+pub mod s4_topics;
 pub mod s6_websocket;
 pub mod v311;
+pub mod v311_connect;
+pub mod v311_mixed;
 
 /// All sections, in the order of the specification.
 pub const SECTIONS: &[Section] = &[
@@ -45,6 +51,12 @@ pub const SECTIONS: &[Section] = &[
     s3_14_disconnect::SECTION,
     s3_15_auth::SECTION,
     s4_operation::SECTION,
+    s4_qos::SECTION,
+    s4_topics::SECTION,
+    s4_shared::SECTION,
+    s4_flow::SECTION,
     s6_websocket::SECTION,
+    v311_connect::SECTION,
     v311::SECTION,
+    v311_mixed::SECTION,
 ];

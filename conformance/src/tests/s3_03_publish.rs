@@ -198,7 +198,7 @@ fn qos3_is_not_delivered(ctx: &Ctx) -> Result<()> {
 fn topic_arrives_byte_for_byte(ctx: &Ctx) -> Result<()> {
     let base = ctx.topic("t");
     let mut client = ctx.client("both")?;
-    for odd in ["", "/", "//", "/ /", "/\u{FEFF}", "/\u{1F697}\u{E9}e\u{301}", "/a b\tc", "/UPPER/lower", "/$x/$"] {
+    for odd in ["", "/", "//", "/ /", "/\u{FEFF}", "/\u{1F697}\u{E9}e\u{301}", "/a b", "/UPPER/lower", "/$x/$"] {
         let topic = format!("{base}{odd}");
         client.subscribe(&topic, 0)?;
         client.send_publish(&Publish::new(&topic, "x"))?;

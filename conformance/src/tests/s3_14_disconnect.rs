@@ -43,9 +43,8 @@ pub const SECTION: Section = section! {
 };
 
 fn refused_connect_gets_no_disconnect(ctx: &Ctx) -> Result<()> {
-    let bad: [(&str, Connect); 5] = [
+    let bad: [(&str, Connect); 4] = [
         ("reserved connect flag", ctx.v5("bad").set_flags(0x01)),
-        ("unknown level", ctx.v5("bad").protocol("MQTT", 99)),
         ("two session expiries", ctx.v5("bad").session_expiry(1).session_expiry(1)),
         ("will QoS 3", ctx.v5("bad").will(Will::new("a", "b").qos(3))),
         ("unknown method", ctx.v5("bad").props(Props::new().text(prop::AUTH_METHOD, "CONFORMANCE-NONE"))),
