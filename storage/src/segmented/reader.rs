@@ -1,0 +1,175 @@
+//! The segments there are, and reading single records from them while the log goes on.
+//!
+//! Owns the table of segments and a few open files. Never writes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+
+use super::error::ReadError;
+use super::format::{RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKey, segment_name};
+use crate::Position;
+use crate::disk::{Disk, DiskFile, ReadAt};
+
+/// Files kept open for reading. More are opened as they are needed.
+const OPEN_FILES_MAX: usize = 16;
+/// Read at once, in the hope that the record is no longer.
+const FIRST_READ_BYTES: usize = 1024;
+
+/// One segment, as all sides know it.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) name: String,
+    pub(crate) header: SegmentHeader,
+    pub(crate) key: SegmentKey,
+    /// Bytes set aside on the disk.
+    pub(crate) size: AtomicU64,
+    /// Nothing is read from here on.
+    pub(crate) readable: AtomicU64,
+}
+
+impl Segment {
+    pub(crate) fn new(header: SegmentHeader, size: u64, readable: u64) -> Segment {
+        Segment {
+            name: segment_name(header.first),
+            header,
+            key: header.key(),
+            size: AtomicU64::new(size),
+            readable: AtomicU64::new(readable),
+        }
+    }
+}
+
+/// All segments. Shared by the writer, which alone changes it, and the readers.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    disk: Arc<dyn Disk>,
+    by_ordinal: RwLock<BTreeMap<u32, Arc<Segment>>>,
+    open: Mutex<VecDeque<(u32, Arc<dyn DiskFile>)>>,
+}
+
+impl Segments {
+    pub(crate) fn new(disk: Arc<dyn Disk>, segments: Vec<Arc<Segment>>) -> Segments {
+        let by_ordinal = segments.into_iter().map(|segment| (segment.header.ordinal, segment)).collect();
+        Segments { disk, by_ordinal: RwLock::new(by_ordinal), open: Mutex::default() }
+    }
+
+    /// Oldest first.
+    pub(crate) fn all(&self) -> Vec<Arc<Segment>> {
+        self.by_ordinal.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    pub(crate) fn get(&self, ordinal: u32) -> Option<Arc<Segment>> {
+        self.by_ordinal.read().unwrap_or_else(PoisonError::into_inner).get(&ordinal).cloned()
+    }
+
+    pub(crate) fn insert(&self, segment: Arc<Segment>) {
+        let ordinal = segment.header.ordinal;
+        self.by_ordinal.write().unwrap_or_else(PoisonError::into_inner).insert(ordinal, segment);
+    }
+
+    pub(crate) fn remove(&self, ordinal: u32) {
+        self.by_ordinal.write().unwrap_or_else(PoisonError::into_inner).remove(&ordinal);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _)| *of != ordinal);
+    }
+
+    /// The segment's file, opened if it is not.
+    pub(crate) fn file(&self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, file)) = open.iter().find(|(ordinal, _)| *ordinal == segment.header.ordinal) {
+            return Ok(file.clone());
+        }
+        let file = self.disk.open(&segment.name)?;
+        if open.len() == OPEN_FILES_MAX {
+            open.pop_front();
+        }
+        open.push_back((segment.header.ordinal, file.clone()));
+        Ok(file)
+    }
+}
+
+/// A record read by its position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// Its number.
+    pub lsn: u64,
+    /// What was appended.
+    pub bytes: Bytes,
+}
+
+/// Reads records by position, from any thread, while the log goes on. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LogReader {
+    segments: Arc<Segments>,
+}
+
+impl LogReader {
+    pub(crate) fn new(segments: Arc<Segments>) -> LogReader {
+        LogReader { segments }
+    }
+
+    /// The record that [`append_placed`](crate::Log::append_placed) or recovery said lies at `position`.
+    ///
+    /// # Errors
+    /// [`ReadError::Gone`] where its segment was removed; [`ReadError::Corrupt`] where its checksum is wrong or no record
+    /// begins there; [`ReadError::Io`].
+    pub fn read(&self, position: Position) -> Result<StoredRecord, ReadError> {
+        let gone = ReadError::Gone { segment: position.segment() };
+        let Some(segment) = self.segments.get(position.segment()) else { return Err(gone) };
+        let file = match self.segments.file(&segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone),
+            outcome => outcome?,
+        };
+        match read_record(file.as_ref(), &segment, u64::from(position.offset()))? {
+            Some(record) => Ok(record),
+            None => Err(ReadError::Corrupt {
+                file: self.segments.disk.describe(&segment.name),
+                offset: u64::from(position.offset()),
+            }),
+        }
+    }
+}
+
+fn read_record(file: &dyn DiskFile, segment: &Segment, offset: u64) -> io::Result<Option<StoredRecord>> {
+    let readable = segment.readable.load(Ordering::Acquire);
+    if offset < SEGMENT_HEADER_BYTES || offset + RECORD_HEADER_BYTES as u64 > readable {
+        return Ok(None);
+    }
+    let mut begin = [0; FIRST_READ_BYTES];
+    let count = FIRST_READ_BYTES.min((readable - offset) as usize);
+    let count = read_up_to(file, &mut begin[..count], offset)?;
+    let Some((header, begin)) = begin[..count].split_at_checked(RECORD_HEADER_BYTES) else { return Ok(None) };
+    let header = RecordHeader::decode(header);
+    let body = offset + RECORD_HEADER_BYTES as u64;
+    if body + u64::from(header.bytes) > readable {
+        return Ok(None);
+    }
+    let length = header.bytes as usize;
+    let bytes = match begin.get(..length) {
+        Some(bytes) => Bytes::copy_from_slice(bytes),
+        None => {
+            let mut bytes = vec![0; length];
+            bytes[..begin.len()].copy_from_slice(begin);
+            let rest = read_up_to(file, &mut bytes[begin.len()..], body + begin.len() as u64)?;
+            bytes.truncate(begin.len() + rest);
+            Bytes::from(bytes)
+        }
+    };
+    let lsn = segment.key.lsn(header.lsn_low);
+    Ok(header.fits(&segment.key, lsn, &bytes).then_some(StoredRecord { lsn, bytes }))
+}
+
+/// Fills the buffer as far as the file reaches.
+pub(crate) fn read_up_to<R: ReadAt + ?Sized>(source: &R, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match source.read_at(&mut buffer[filled..], offset + filled as u64)? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    Ok(filled)
+}
