@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use causeway_fleet::Principal;
 use causeway_protocol::{
     ForwardedProperties, Packet, PacketId, ProtocolVersion, PublishHead, QoS, encode, encode_publish_head,
@@ -193,19 +193,19 @@ impl Connection {
     /// Writes a packet other than PUBLISH. One that is larger than the client accepts loses its reason string and user
     /// properties first.
     pub(crate) fn write(&mut self, packet: Packet<'_>) {
-        let max = self.packet_bytes_max as usize;
-        let tail = self.outbox.tail();
-        let start = tail.len();
-        let encoded = encode(&packet, self.version, tail).is_ok();
-        if !encoded || tail.len() - start > max {
-            //= [MQTT-3.1.2-24] never a packet larger than the client's Maximum Packet Size
-            //= [MQTT-3.2.2-19] [MQTT-3.4.2-2] [MQTT-3.9.2-1] the reason string goes first
-            tail.truncate(start);
-            let plain = without_problem_information(packet);
-            if encode(&plain, self.version, tail).is_err() || tail.len() - start > max {
-                tail.truncate(start);
-            }
-        }
+        encode_within(packet, self.version, self.packet_bytes_max as usize, self.outbox.tail());
+    }
+
+    /// A packet as [`Connection::write`] would write it.
+    pub(crate) fn encoded(&self, packet: Packet<'_>) -> Bytes {
+        let mut bytes = BytesMut::new();
+        encode_within(packet, self.version, self.packet_bytes_max as usize, &mut bytes);
+        bytes.freeze()
+    }
+
+    /// Writes what [`Connection::encoded`] made.
+    pub(crate) fn write_encoded(&mut self, bytes: &[u8]) {
+        self.outbox.tail().extend_from_slice(bytes);
     }
 
     /// Writes a PUBLISH, with a topic alias where the client allows one.
@@ -242,6 +242,22 @@ impl Connection {
             _ => self.outbox.tail().extend_from_slice(payload),
         }
         Ok(())
+    }
+}
+
+/// Appends a packet of at most so many bytes. Too large a one loses what only explains; if that is not enough, nothing
+/// is appended.
+fn encode_within(packet: Packet<'_>, version: ProtocolVersion, bytes_max: usize, out: &mut BytesMut) {
+    let start = out.len();
+    if encode(&packet, version, out).is_ok() && out.len() - start <= bytes_max {
+        return;
+    }
+    //= [MQTT-3.1.2-24] never a packet larger than the client's Maximum Packet Size
+    //= [MQTT-3.2.2-19] [MQTT-3.4.2-2] [MQTT-3.9.2-1] the reason string goes first
+    out.truncate(start);
+    let plain = without_problem_information(packet);
+    if encode(&plain, version, out).is_err() || out.len() - start > bytes_max {
+        out.truncate(start);
     }
 }
 

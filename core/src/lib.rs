@@ -27,6 +27,6 @@ pub use effect::{Effect, Event, EventLevel};
 pub use handshake::{ConnectRequest, Credentials, Handshake, HandshakePolicy, Step, Verdict};
 pub use limits::Limits;
 pub use outbox::Outbox;
-pub use record::{Lsn, PendingGroup};
+pub use record::{Lsn, PendingGroup, RecordError};
 pub use shard::Shard;
 pub use time::Millis;

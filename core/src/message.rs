@@ -8,6 +8,7 @@ use bytes::Bytes;
 use causeway_protocol::{ForwardedProperties, Publish, QoS, Will};
 
 use crate::Millis;
+use crate::record::{PublishRecord, WillRecord};
 
 /// A message that is kept: queued, in flight, retained or a will.
 #[derive(Debug, PartialEq)]
@@ -36,6 +37,30 @@ impl Message {
 
     pub(crate) fn is_expired(&self, now: Millis) -> bool {
         self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// The message of a record, kept.
+    pub(crate) fn of_record(record: &PublishRecord<'_>) -> Message {
+        Message {
+            topic: record.topic.into(),
+            forwarded: forwarded_bytes(record.forwarded),
+            payload: Bytes::copy_from_slice(record.payload),
+            qos: record.qos,
+            retain: record.retain,
+            expires_at: record.expires_at,
+        }
+    }
+
+    /// The will of a record.
+    pub(crate) fn of_will_record(will: &WillRecord<'_>) -> Message {
+        Message {
+            topic: will.topic.into(),
+            forwarded: forwarded_bytes(will.forwarded),
+            payload: Bytes::copy_from_slice(will.payload),
+            qos: will.qos,
+            retain: will.retain,
+            expires_at: None,
+        }
     }
 
     /// The will of a CONNECT. Its expiry counts from when it is published, so none is set here.

@@ -31,15 +31,39 @@ pub(crate) struct Delivery {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) identifiers: Identifiers,
-    /// The shared subscription it came through, which gets it back if this session can't finish it.
-    pub(crate) group: Option<GroupKey>,
+    /// The shared subscription it came through, which gets it back if this session can't finish it, and its number there.
+    pub(crate) group: Option<(GroupKey, u64)>,
 }
 
 /// A delivery that waits for its turn, and for its record to be durable.
 #[derive(Debug)]
 pub(crate) struct Queued {
+    /// Its number in the session. The same after a replay of the log, and so is the packet identifier made of it.
+    pub(crate) sequence: u64,
     pub(crate) delivery: Delivery,
     pub(crate) durable_at: Lsn,
+}
+
+/// Packet identifiers from 1 to this belong to the session's queue, in the order of its sequence; those above it to
+/// what has no place there: shared subscriptions and retained messages that a subscription brought.
+const OWN_IDS: u64 = 32_767;
+const LOOSE_IDS: u64 = 65_535 - OWN_IDS;
+
+/// What a packet identifier in flight was made of. Two numbers of a kind that are closer than there are identifiers of
+/// that kind never share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Number {
+    Own(u64),
+    Loose(u64),
+}
+
+impl Number {
+    fn packet_id(self) -> Option<PacketId> {
+        match self {
+            Number::Own(sequence) => PacketId::new((sequence % OWN_IDS + 1) as u16),
+            Number::Loose(number) => PacketId::new((OWN_IDS + 1 + number % LOOSE_IDS) as u16),
+        }
+    }
 }
 
 /// How far an outgoing QoS 1 or 2 message got.
@@ -55,8 +79,7 @@ pub(crate) enum Phase {
 #[derive(Debug)]
 pub(crate) struct Inflight {
     pub(crate) packet_id: PacketId,
-    /// Counts allocations: two that are fewer than 65,535 apart never share an identifier.
-    sequence: u64,
+    pub(crate) number: Number,
     pub(crate) phase: Phase,
     /// Whether it was sent on the present connection.
     pub(crate) sent: bool,
@@ -93,7 +116,14 @@ pub(crate) struct Session {
     pub(crate) inflight: VecDeque<Inflight>,
     /// How many in flight were not yet sent on the present connection.
     pub(crate) unsent: usize,
-    next_sequence: u64,
+    pub(crate) next_sequence: u64,
+    next_loose: u64,
+    /// What is below may have been sent by an earlier run of the broker, so it is sent with DUP.
+    pub(crate) sent_through: u64,
+    /// Whether the log knows the session.
+    pub(crate) recorded: bool,
+    /// Whether its progress changed since it was last recorded.
+    pub(crate) progress_noted: bool,
     /// QoS 2 packet identifiers received and not yet released.
     pub(crate) received: BTreeSet<PacketId>,
     pub(crate) will: Option<DelayedWill>,
@@ -131,6 +161,10 @@ impl Session {
             inflight: VecDeque::new(),
             unsent: 0,
             next_sequence: 0,
+            next_loose: 0,
+            sent_through: 0,
+            recorded: false,
+            progress_noted: false,
             received: BTreeSet::new(),
             will: None,
             mark: (0, 0),
@@ -160,10 +194,11 @@ impl Session {
 
     pub(crate) fn enqueue(&mut self, delivery: Delivery, durable_at: Lsn) {
         self.queue_bytes += delivery.message.bytes();
-        self.queue.push_back(Queued { delivery, durable_at });
+        self.queue.push_back(Queued { sequence: self.next_sequence, delivery, durable_at });
+        self.next_sequence += 1;
     }
 
-    pub(crate) fn dequeue(&mut self) -> Option<Delivery> {
+    pub(crate) fn dequeue(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
         self.queue_bytes -= queued.delivery.message.bytes();
         if self.queue.is_empty() {
@@ -171,39 +206,95 @@ impl Session {
             self.queue = VecDeque::new();
             self.full_reported = false;
         }
-        Some(queued.delivery)
+        Some(queued)
     }
 
-    /// A packet identifier that nothing in flight owns, or `None` when all 65,535 are taken.
-    fn free_packet_id(&mut self) -> Option<(PacketId, u64)> {
-        loop {
-            let sequence = self.next_sequence;
-            let packet_id = PacketId::new((sequence % 65_535) as u16 + 1)?;
-            let oldest = self.inflight.front().map_or(sequence, |inflight| inflight.sequence);
-            if self.inflight.len() >= 65_535 {
-                return None;
-            }
-            self.next_sequence += 1;
-            // Only once the numbers went round can the identifier still be in use.
-            let in_use =
-                sequence - oldest >= 65_535 && self.inflight.iter().any(|inflight| inflight.packet_id == packet_id);
-            if !in_use {
-                return Some((packet_id, sequence));
+    /// The packet identifier of a number, unless something in flight still has it.
+    fn free_packet_id(&self, number: Number) -> Option<PacketId> {
+        let packet_id = number.packet_id()?;
+        let is_near = match number {
+            Number::Own(sequence) => self.oldest(|number| match number {
+                Number::Own(oldest) => Some(sequence - oldest < OWN_IDS),
+                Number::Loose(_) => None,
+            }),
+            Number::Loose(loose) => self.oldest(|number| match number {
+                Number::Loose(oldest) => Some(loose - oldest < LOOSE_IDS),
+                Number::Own(_) => None,
+            }),
+        };
+        // Only once the numbers went round can the identifier still be in use.
+        let in_use = !is_near.unwrap_or(true) && self.inflight_at(packet_id).is_some();
+        (!in_use).then_some(packet_id)
+    }
+
+    fn oldest(&self, choose: impl Fn(Number) -> Option<bool>) -> Option<bool> {
+        self.inflight.iter().find_map(|inflight| choose(inflight.number))
+    }
+
+    /// Whether the delivery with this sequence could be put in flight now.
+    pub(crate) fn can_launch(&self, sequence: u64) -> bool {
+        self.free_packet_id(Number::Own(sequence)).is_some()
+    }
+
+    /// Puts a delivery in flight and returns its packet identifier: that of its place in the queue, or a loose one.
+    pub(crate) fn launch(&mut self, delivery: Delivery, sequence: Option<u64>) -> Option<PacketId> {
+        let (number, packet_id) = match sequence {
+            Some(sequence) => (Number::Own(sequence), self.free_packet_id(Number::Own(sequence))?),
+            None => self.free_loose()?,
+        };
+        let phase = Phase::Publish(delivery);
+        self.inflight.push_back(Inflight { packet_id, number, phase, sent: true, counted: true });
+        Some(packet_id)
+    }
+
+    fn free_loose(&mut self) -> Option<(Number, PacketId)> {
+        // One more than there are identifiers: then all are taken.
+        for _ in 0..=LOOSE_IDS {
+            let number = Number::Loose(self.next_loose);
+            self.next_loose += 1;
+            if let Some(packet_id) = self.free_packet_id(number) {
+                return Some((number, packet_id));
             }
         }
+        None
     }
 
-    /// Puts a delivery in flight and returns its packet identifier.
-    pub(crate) fn launch(&mut self, delivery: Delivery) -> Option<PacketId> {
-        let (packet_id, sequence) = self.free_packet_id()?;
-        self.inflight.push_back(Inflight {
-            packet_id,
-            sequence,
-            phase: Phase::Publish(delivery),
-            sent: true,
-            counted: true,
-        });
-        Some(packet_id)
+    /// How far the session is: all of its sequence below the first number is done, but for the second; so many
+    /// retained messages are still due.
+    pub(crate) fn progress(&self) -> (u64, Vec<u64>, u32) {
+        let next = self.queue.front().map_or(self.next_sequence, |queued| queued.sequence);
+        let mut open = Vec::new();
+        let mut loose = 0;
+        for inflight in &self.inflight {
+            match (inflight.number, &inflight.phase) {
+                (Number::Own(sequence), _) => open.push(sequence),
+                (Number::Loose(_), Phase::Publish(delivery)) if delivery.group.is_none() => loose += 1,
+                (Number::Loose(_), _) => {}
+            }
+        }
+        (next, open, self.backlog.len() as u32 + loose)
+    }
+
+    /// Replays [`Session::progress`].
+    pub(crate) fn advance(&mut self, next: u64, open: &[u64], backlog: u32) {
+        let is_done = |sequence: u64| sequence < next && !open.contains(&sequence);
+        self.inflight.retain(|inflight| !matches!(inflight.number, Number::Own(sequence) if is_done(sequence)));
+        let queue = std::mem::take(&mut self.queue);
+        self.queue = queue.into_iter().filter(|queued| !is_done(queued.sequence)).collect();
+        self.queue_bytes = self.queue.iter().map(|queued| queued.delivery.message.bytes()).sum();
+        self.sent_through = self.sent_through.max(next);
+        self.backlog.drain(..self.backlog.len().saturating_sub(backlog as usize));
+    }
+
+    /// Replays a PUBREC: the message of this sequence is with its client, and only PUBREL is left.
+    pub(crate) fn replay_received(&mut self, sequence: u64) {
+        let Some(at) = self.queue.iter().position(|queued| queued.sequence == sequence) else { return };
+        let (Some(queued), Some(packet_id)) = (self.queue.remove(at), Number::Own(sequence).packet_id()) else {
+            return;
+        };
+        self.queue_bytes -= queued.delivery.message.bytes();
+        let number = Number::Own(sequence);
+        self.inflight.push_back(Inflight { packet_id, number, phase: Phase::Release, sent: false, counted: false });
     }
 
     /// Where the identifier stands in flight. Acknowledgements come mostly in order, so the look is short.
@@ -211,11 +302,14 @@ impl Session {
         self.inflight.iter().position(|inflight| inflight.packet_id == packet_id)
     }
 
-    /// PUBLISH gives way to PUBREL, which is sent now.
-    pub(crate) fn release(&mut self, at: usize) {
-        if let Some(inflight) = self.inflight.get_mut(at) {
-            inflight.phase = Phase::Release;
-            self.unsent -= usize::from(!std::mem::replace(&mut inflight.sent, true));
+    /// PUBLISH gives way to PUBREL, which is sent now. Returns the group the message came through, and its number if it
+    /// was still a PUBLISH.
+    pub(crate) fn release(&mut self, at: usize) -> (Option<(GroupKey, u64)>, Option<Number>) {
+        let Some(inflight) = self.inflight.get_mut(at) else { return (None, None) };
+        self.unsent -= usize::from(!std::mem::replace(&mut inflight.sent, true));
+        match std::mem::replace(&mut inflight.phase, Phase::Release) {
+            Phase::Publish(delivery) => (delivery.group, Some(inflight.number)),
+            Phase::Release => (None, None),
         }
     }
 
@@ -239,26 +333,62 @@ mod tests {
         Delivery { message, qos: QoS::AtLeastOnce, retain: false, identifiers: Identifiers::new(), group: None }
     }
 
+    fn session() -> Session {
+        Session::new("c".into(), Principal::Anonymous, 1, 0)
+    }
+
     #[test]
     fn a_packet_identifier_is_never_given_twice_while_in_flight() {
-        let mut session = Session::new("c".into(), Principal::Anonymous, 1, 0);
-        let stuck = session.launch(delivery()).unwrap();
+        let mut session = session();
+        let stuck = session.launch(delivery(), None).unwrap();
         for _ in 0..200_000 {
-            let packet_id = session.launch(delivery()).unwrap();
+            let packet_id = session.launch(delivery(), None).unwrap();
             assert_ne!(packet_id, stuck);
             let at = session.inflight_at(packet_id).unwrap();
             session.land(at);
         }
         assert_eq!(session.inflight.len(), 1);
+        session.launch(delivery(), Some(0)).unwrap();
+        assert!(!session.can_launch(OWN_IDS), "it waits for the first to be acknowledged");
+        assert!(session.can_launch(OWN_IDS + 1));
     }
 
     #[test]
     fn all_identifiers_in_flight_is_an_answer_not_a_loop() {
-        let mut session = Session::new("c".into(), Principal::Anonymous, 1, 0);
+        let (mut own, mut loose) = (session(), session());
         let mut seen = BTreeSet::new();
-        for _ in 0..65_535 {
-            assert!(seen.insert(session.launch(delivery()).unwrap()));
+        for sequence in 0..OWN_IDS {
+            assert!(seen.insert(own.launch(delivery(), Some(sequence)).unwrap()));
         }
-        assert_eq!(session.launch(delivery()), None);
+        for _ in 0..LOOSE_IDS {
+            assert!(seen.insert(loose.launch(delivery(), None).unwrap()));
+        }
+        assert_eq!(seen.len(), 65_535);
+        assert_eq!(own.launch(delivery(), Some(OWN_IDS)), None);
+    }
+
+    #[test]
+    fn progress_replays_to_what_was_left() {
+        let mut session = session();
+        let mut replayed = self::session();
+        for _ in 0..6 {
+            session.enqueue(delivery(), Lsn(1));
+            replayed.enqueue(delivery(), Lsn(1));
+        }
+        for _ in 0..4 {
+            let queued = session.dequeue().unwrap();
+            session.launch(queued.delivery, Some(queued.sequence)).unwrap();
+        }
+        session.land(2);
+        session.land(0);
+        let (next, open, backlog) = session.progress();
+        assert_eq!((next, open.as_slice(), backlog), (4, &[1, 3][..], 0));
+        replayed.advance(next, &open, backlog);
+        let left: Vec<u64> = replayed.queue.iter().map(|queued| queued.sequence).collect();
+        assert_eq!((left, replayed.sent_through), (vec![1, 3, 4, 5], 4));
+        replayed.replay_received(3);
+        assert_eq!((replayed.queue.len(), replayed.inflight.len()), (3, 1));
+        replayed.advance(6, &[], 0);
+        assert_eq!((replayed.queue.len(), replayed.inflight.len(), replayed.queue_bytes), (0, 0, 0));
     }
 }

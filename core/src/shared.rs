@@ -4,7 +4,7 @@
 //! it never sends. Messages are handed to a member only when it can be sent them at once, so nothing is ever stranded
 //! behind an offline member.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use causeway_protocol::QoS;
@@ -21,6 +21,8 @@ pub(crate) type GroupKey = u32;
 #[derive(Debug)]
 pub(crate) struct GroupQueued {
     pub(crate) message: Arc<Message>,
+    /// The position of its record, which numbers it; zero where it has none.
+    pub(crate) sequence: u64,
     pub(crate) durable_at: Lsn,
 }
 
@@ -34,6 +36,10 @@ pub(crate) struct Group {
     cursor: usize,
     queue: VecDeque<GroupQueued>,
     queue_bytes: usize,
+    /// Numbers of recorded messages that are with a member and not finished.
+    open: BTreeSet<u64>,
+    /// Whether its progress changed since it was last recorded.
+    pub(crate) progress_noted: bool,
 }
 
 impl Group {
@@ -45,6 +51,8 @@ impl Group {
             cursor: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
+            open: BTreeSet::new(),
+            progress_noted: false,
         }
     }
 
@@ -99,25 +107,47 @@ impl Group {
 
     pub(crate) fn enqueue(&mut self, message: Arc<Message>, durable_at: Lsn) {
         self.queue_bytes += message.bytes();
-        self.queue.push_back(GroupQueued { message, durable_at });
+        self.queue.push_back(GroupQueued { message, sequence: durable_at.0, durable_at });
     }
 
     /// Takes back what a member could not finish, ahead of all that waits; `messages` come oldest first.
-    pub(crate) fn take_back(&mut self, messages: Vec<Arc<Message>>) {
-        for message in messages.into_iter().rev() {
+    pub(crate) fn take_back(&mut self, messages: Vec<(Arc<Message>, u64)>) {
+        for (message, sequence) in messages.into_iter().rev() {
             self.queue_bytes += message.bytes();
-            self.queue.push_front(GroupQueued { message, durable_at: Lsn(0) });
+            self.open.remove(&sequence);
+            self.queue.push_front(GroupQueued { message, sequence, durable_at: Lsn(0) });
         }
+    }
+
+    /// A member finished a message.
+    pub(crate) fn finish(&mut self, sequence: u64) {
+        self.open.remove(&sequence);
+    }
+
+    /// How far the group is: all numbers below the first are done, but for the second. `last` is the newest number.
+    pub(crate) fn progress(&self, last: Lsn) -> (u64, Vec<u64>) {
+        let next = self.queue.iter().map(|queued| queued.sequence).filter(|sequence| *sequence > 0).min();
+        (next.unwrap_or(last.0 + 1), self.open.iter().copied().collect())
+    }
+
+    /// Replays [`Group::progress`].
+    pub(crate) fn advance(&mut self, next: u64, open: &[u64]) {
+        self.queue.retain(|queued| queued.sequence >= next || open.contains(&queued.sequence));
+        self.queue_bytes = self.queue.iter().map(|queued| queued.message.bytes()).sum();
     }
 
     pub(crate) fn front(&self) -> Option<&GroupQueued> {
         self.queue.front()
     }
 
-    pub(crate) fn dequeue(&mut self) -> Option<Arc<Message>> {
+    /// Takes the next message and its number; `open` until [`Group::finish`], where it is for a member to finish.
+    pub(crate) fn dequeue(&mut self, stays_open: bool) -> Option<(Arc<Message>, u64)> {
         let queued = self.queue.pop_front()?;
         self.queue_bytes -= queued.message.bytes();
-        Some(queued.message)
+        if stays_open && queued.sequence > 0 {
+            self.open.insert(queued.sequence);
+        }
+        Some((queued.message, queued.sequence))
     }
 
     pub(crate) fn queued(&self) -> (usize, usize) {

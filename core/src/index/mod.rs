@@ -34,6 +34,18 @@ impl Subscription {
     }
 }
 
+impl Subscription {
+    /// All but the identifier, in four bits.
+    pub(crate) fn bits(self) -> u8 {
+        self.qos as u8 | (u8::from(self.no_local) << 2) | (u8::from(self.retain_as_published) << 3)
+    }
+
+    pub(crate) fn from_bits(bits: u8, identifier: u32) -> Option<Self> {
+        let qos = QoS::from_bits(bits & 3)?;
+        Some(Subscription { qos, no_local: bits & 4 != 0, retain_as_published: bits & 8 != 0, identifier })
+    }
+}
+
 /// Whether a subscription made now is sent the retained messages.
 pub(crate) fn sends_retained(handling: RetainHandling, existed: bool) -> bool {
     match handling {

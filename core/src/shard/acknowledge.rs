@@ -5,10 +5,10 @@
 
 use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode};
 
-use super::Shard;
+use super::{AckKind, Shard};
 use crate::effect::EventLevel;
-use crate::session::{Phase, SessionKey};
-use crate::{ConnectionId, Millis};
+use crate::session::{Delivery, Inflight, Number, Phase, SessionKey};
+use crate::{ConnectionId, Lsn, Millis};
 
 impl Shard {
     pub(super) fn on_puback(&mut self, now: Millis, id: ConnectionId, ack: &Ack<'_>) {
@@ -50,9 +50,16 @@ impl Shard {
             return;
         }
         //= [MQTT-4.3.3-5] the PUBLISH is never sent again; PUBREL takes its place and keeps its identifier
-        session.release(at);
-        //= [MQTT-4.3.3-4] PUBREC is answered with PUBREL
-        self.write(id, Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::Success)));
+        let (group, number) = session.release(at);
+        // Before the client may forget the message, the log knows that the client has it.
+        let durable_at = match number {
+            Some(Number::Own(sequence)) => self.record_received(now, key, sequence),
+            Some(Number::Loose(_)) | None => Lsn(0),
+        };
+        if let Some((group, sequence)) = group {
+            self.finish_in_group(now, group, sequence);
+        }
+        self.acknowledge(id, ack.packet_id, AckKind::PubRel, ReasonCode::Success, durable_at);
     }
 
     pub(super) fn on_pubcomp(&mut self, now: Millis, id: ConnectionId, ack: &Ack<'_>) {
@@ -66,15 +73,16 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_pubrel(&mut self, id: ConnectionId, ack: &Ack<'_>) {
-        let Some((_, session)) = self.session_of(id) else {
+    pub(super) fn on_pubrel(&mut self, now: Millis, id: ConnectionId, ack: &Ack<'_>) {
+        let Some((key, session)) = self.session_of(id) else {
             return;
         };
         //= [MQTT-4.3.3-12] after PUBCOMP the identifier names a new message
         let known = session.received.remove(&ack.packet_id);
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-        //= [MQTT-4.3.3-11] PUBREL is answered with PUBCOMP
-        self.write(id, Packet::PubComp(Ack::new(ack.packet_id, reason)));
+        // Before the client may use the identifier for another message, the log knows that it is free.
+        let durable_at = if known { self.record_released(now, key, ack.packet_id) } else { Lsn(0) };
+        self.acknowledge(id, ack.packet_id, AckKind::PubComp, reason, durable_at);
     }
 
     /// The exchange is over: identifier and window are free again.
@@ -83,6 +91,10 @@ impl Shard {
             return;
         };
         let landed = session.inflight_at(packet_id).and_then(|at| session.land(at));
+        if let Some(Inflight { phase: Phase::Publish(Delivery { group: Some((group, sequence)), .. }), .. }) = &landed {
+            self.finish_in_group(now, *group, *sequence);
+        }
+        self.note_progress(now, key);
         if let Some(connection) = self.connection_mut(id)
             && landed.is_some_and(|inflight| inflight.counted)
         {

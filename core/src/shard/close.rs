@@ -104,23 +104,31 @@ impl Shard {
             return;
         };
         session.connection = None;
-        let expiry_seconds = session.expiry_seconds;
+        self.lose_connection(now, key, will);
+    }
+
+    /// What a session does without a connection: its will, its end, and others for its shared messages.
+    pub(super) fn lose_connection(&mut self, now: Millis, key: SessionKey, will: Option<KeptWill>) {
+        let Some(expiry_seconds) = self.sessions.get(key as usize).map(|session| session.expiry_seconds) else {
+            return;
+        };
         self.leave_will(now, key, will);
-        match expiry_seconds {
-            //= [MQTT-3.1.2-23] the session is kept for its expiry interval, and no longer than the connection at zero
-            0 => self.end_session(now, key),
-            u32::MAX => self.reroute_groups_of(now, key),
-            seconds => {
-                self.arm_session_expiry(now, key, seconds);
-                self.reroute_groups_of(now, key);
-            }
+        //= [MQTT-3.1.2-23] the session is kept for its expiry interval, and no longer than the connection at zero
+        if expiry_seconds == 0 {
+            self.end_session(now, key);
+            return;
         }
+        if expiry_seconds != u32::MAX {
+            self.arm_session_expiry(key, now.plus_seconds(expiry_seconds));
+        }
+        self.record_detached(now, key);
+        self.reroute_groups_of(now, key);
     }
 
     /// Publishes the will, now or when its delay or its session ends, whichever is first.
     fn leave_will(&mut self, now: Millis, key: SessionKey, will: Option<KeptWill>) {
         let Some(will) = will else { return };
-        let Some(session) = self.sessions.get_mut(key as usize) else {
+        let Some(session) = self.sessions.get(key as usize) else {
             return;
         };
         if will.delay_seconds == 0 || session.expiry_seconds == 0 {
@@ -128,8 +136,7 @@ impl Shard {
             return;
         }
         let due = now.plus_seconds(will.delay_seconds);
-        self.timers.set(due, Timer::WillDelay { session: key, epoch: session.epoch });
-        session.will = Some(DelayedWill { will, due });
+        self.arm_will(key, DelayedWill { will, due });
     }
 
     //= [MQTT-3.1.2-14] [MQTT-3.1.2-15] the will goes out as any message, retained if it says so
@@ -143,6 +150,16 @@ impl Shard {
     /// Ends a session for good. It has no connection any more.
     pub(super) fn end_session(&mut self, now: Millis, key: SessionKey) {
         let will = self.disarm_session(key);
+        self.record_ended(now, key);
+        self.forget_session(now, key);
+        //= [MQTT-3.1.3-9] a delayed will goes out when the session ends, if that is earlier
+        if let Some(delayed) = will {
+            self.publish_will(now, delayed.will);
+        }
+    }
+
+    /// Takes a session out of everything.
+    pub(super) fn forget_session(&mut self, now: Millis, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key as usize) else {
             return;
         };
@@ -156,9 +173,5 @@ impl Shard {
         self.session_by_client.remove(&session.client_id);
         self.backlog_messages -= session.backlog.len();
         self.counters.dropped_session_ended += (session.queue.len() + session.inflight.len()) as u64;
-        //= [MQTT-3.1.3-9] a delayed will goes out when the session ends, if that is earlier
-        if let Some(delayed) = will {
-            self.publish_will(now, delayed.will);
-        }
     }
 }

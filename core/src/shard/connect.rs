@@ -125,6 +125,9 @@ impl Shard {
         let session = &mut self.sessions[key as usize];
         session.expiry_seconds = granted_expiry(&self.limits, request.session_expiry_seconds.unwrap_or(0));
         session.attach(id);
+        let will = self.connections[id.index()].will.take();
+        self.record_attached(now, key, will.as_ref());
+        self.connections[id.index()].will = will;
         self.connections[id.index()].session = Some(key);
         (key, resumed.is_some() && !request.clean_start)
     }

@@ -3,7 +3,7 @@
 //! Owns routing (match, check room, record, hand out), and the pump that moves a session's queue into its connection
 //! within the client's window. Shared subscriptions continue in `share`.
 
-use causeway_protocol::{Ack, Packet, QoS, ReasonCode};
+use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode};
 
 use super::{Release, Shard, mark_dirty};
 use crate::connection::{Connection, Outgoing, Payload, TooLarge};
@@ -12,26 +12,35 @@ use crate::index::{Subscription, Target};
 use crate::message::Publication;
 use crate::outbox::SHARE_BYTES_MIN;
 use crate::session::{Delivery, Identifiers, Phase, SessionKey};
+use crate::shared::GroupKey;
 use crate::{Bound, Counters, Lsn, Millis};
 
 /// One session's share of a routed message, overlapping subscriptions merged.
 #[derive(Debug)]
 pub(super) struct Match {
-    session: SessionKey,
-    qos: QoS,
-    retain_as_published: bool,
-    identifiers: Identifiers,
+    pub(super) session: SessionKey,
+    pub(super) qos: QoS,
+    pub(super) retain_as_published: bool,
+    pub(super) identifiers: Identifiers,
 }
 
 /// Where a message comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// A client that can be refused.
-    Client { session: Option<SessionKey> },
+    /// A client that can be refused; the identifier is that of a QoS 2 message.
+    Client { session: Option<SessionKey>, packet_id: Option<PacketId> },
     /// A will: nobody can be refused, so a full queue loses it, counted.
     Will,
     /// The broker's own statistics: likewise, and never recorded.
     Broker,
+}
+
+/// Who matched a will and had no room for it.
+#[derive(Debug, Default)]
+pub(super) struct Skipped {
+    /// Epochs.
+    pub(super) sessions: Vec<u64>,
+    pub(super) groups: Vec<GroupKey>,
 }
 
 /// What became of a routed message.
@@ -51,18 +60,16 @@ impl Shard {
         origin: Origin,
     ) -> Result<Routed, (ReasonCode, String)> {
         self.collect_matches(publication.topic, origin);
-        let refusable = matches!(origin, Origin::Client { .. });
-        if refusable {
-            self.check_room(publication)?;
-        }
+        let skipped = match origin {
+            Origin::Client { .. } => {
+                self.check_room(publication)?;
+                Skipped::default()
+            }
+            Origin::Will | Origin::Broker => self.skip_without_room(publication),
+        };
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
         let recorded = origin != Origin::Broker && self.is_owed(publication);
-        let durable_at = if recorded {
-            self.counters.records_appended += 1;
-            self.recorder.publish(now, publication)
-        } else {
-            Lsn(0)
-        };
+        let durable_at = if recorded { self.record_publish(now, publication, origin, skipped) } else { Lsn(0) };
         if publication.retain {
             self.retain(publication);
         }
@@ -80,11 +87,11 @@ impl Shard {
     }
 
     /// Fills `matches` (each session once) and `matched_groups`.
-    fn collect_matches(&mut self, topic: &str, origin: Origin) {
+    pub(super) fn collect_matches(&mut self, topic: &str, origin: Origin) {
         self.turn += 1;
         let Shard { index, sessions, matches, matched_groups, turn, .. } = self;
         let publisher = match origin {
-            Origin::Client { session } => session,
+            Origin::Client { session, .. } => session,
             Origin::Will | Origin::Broker => None,
         };
         index.matches(topic, |target| match target {
@@ -149,29 +156,55 @@ impl Shard {
         Ok(())
     }
 
-    /// Whether anybody is owed the message beyond the life of the process.
-    fn is_owed(&self, publication: &Publication<'_>) -> bool {
-        if publication.retain {
-            return true;
+    /// Takes those out of the matches who have no room; for messages whose publisher can't be refused.
+    fn skip_without_room(&mut self, publication: &mut Publication<'_>) -> Skipped {
+        let mut skipped = Skipped::default();
+        if publication.retain
+            && !publication.payload.is_empty()
+            && let Err(bound) = self.retained.room(&self.limits, publication.topic, publication.bytes())
+        {
+            self.counters.reached(bound);
+            self.counters.dropped_queue_full += 1;
+            publication.retain = false;
         }
-        let persistent = |key: SessionKey| self.sessions.get(key as usize).is_some_and(|s| s.is_persistent());
-        publication.qos > QoS::AtMostOnce
-            && (self.matches.iter().any(|matched| matched.qos > QoS::AtMostOnce && persistent(matched.session))
-                || self.matched_groups.iter().any(|&group| {
-                    let group = self.groups.get(group as usize);
-                    group.is_some_and(|group| group.members().any(|(member, _)| persistent(member)))
-                }))
+        if publication.qos == QoS::AtMostOnce {
+            return skipped;
+        }
+        let bytes = publication.bytes();
+        let Shard { sessions, groups, limits, counters, matches, matched_groups, .. } = self;
+        let mut drop_one = |bound| {
+            counters.reached(bound);
+            counters.dropped_queue_full += 1;
+        };
+        matches.retain(|matched| {
+            let Some(session) = sessions.get(matched.session as usize) else { return false };
+            match session.room(limits, bytes) {
+                Err(bound) if matched.qos > QoS::AtMostOnce => {
+                    drop_one(bound);
+                    skipped.sessions.push(session.epoch);
+                    false
+                }
+                Ok(()) | Err(_) => true,
+            }
+        });
+        matched_groups.retain(|&key| {
+            let Some(group) = groups.get(key as usize) else { return false };
+            match group.room(limits, bytes) {
+                Err(bound) if group.qos_max() > QoS::AtMostOnce => {
+                    drop_one(bound);
+                    skipped.groups.push(key);
+                    false
+                }
+                Ok(()) | Err(_) => true,
+            }
+        });
+        skipped
     }
 
-    fn retain(&mut self, publication: &mut Publication<'_>) {
+    pub(super) fn retain(&mut self, publication: &mut Publication<'_>) {
         //= [MQTT-3.3.1-6] [MQTT-3.3.1-7] an empty retained message removes what is there and is not kept
         if publication.payload.is_empty() {
             self.set_retained(publication.topic, None);
-            return;
-        }
-        if let Err(bound) = self.retained.room(&self.limits, publication.topic, publication.bytes()) {
-            self.counters.reached(bound);
-            self.counters.dropped_queue_full += 1;
             return;
         }
         //= [MQTT-3.3.1-5] the message replaces any retained one of its topic
@@ -190,12 +223,6 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(matched.session as usize) else {
             return;
         };
-        if let Err(bound) = session.room(&self.limits, publication.bytes()) {
-            self.counters.reached(bound);
-            // Only a will or a statistic gets here: who can be refused was.
-            self.counters.dropped_queue_full += 1;
-            return;
-        }
         let waits = durable_at > self.durable;
         let identifiers = matched.identifiers;
         session.enqueue(Delivery { message: publication.keep(), qos, retain, identifiers, group: None }, durable_at);
@@ -322,7 +349,7 @@ impl Shard {
             let current = self.retained.get(&delivery.message.topic);
             let is_current = current.is_some_and(|current| std::sync::Arc::ptr_eq(current, &delivery.message));
             if is_current && !delivery.message.is_expired(now) {
-                self.send(now, key, delivery);
+                self.send(now, key, delivery, None);
             }
         }
     }
@@ -339,20 +366,25 @@ impl Shard {
             if !is_expired && !connection.has_window() {
                 return;
             }
-            let Some(delivery) = session.dequeue() else {
+            if !is_expired && !session.can_launch(next.sequence) {
+                // Its identifier is still with a message of long ago.
+                return;
+            }
+            let Some(queued) = session.dequeue() else {
                 return;
             };
             if is_expired {
                 //= [MQTT-3.3.2-5] an expired message is not delivered
                 self.counters.dropped_expired += 1;
+                self.note_progress(now, key);
                 continue;
             }
-            self.send(now, key, delivery);
+            self.send(now, key, queued.delivery, Some(queued.sequence));
         }
     }
 
     /// Sends one delivery to a connected session whose connection can take it.
-    pub(super) fn send(&mut self, now: Millis, key: SessionKey, delivery: Delivery) {
+    pub(super) fn send(&mut self, now: Millis, key: SessionKey, delivery: Delivery, sequence: Option<u64>) {
         let Some(session) = self.sessions.get_mut(key as usize) else {
             return;
         };
@@ -363,10 +395,14 @@ impl Shard {
         let sent = if qos == QoS::AtMostOnce {
             connection.write_publish(now, &outgoing(&delivery, false, None))
         } else {
-            send_in_flight(now, session, connection, delivery)
+            send_in_flight(now, session, connection, delivery, sequence)
         };
+        let too_large = sent.is_err();
         count_sent(&mut self.counters, qos, bytes, sent);
         mark_dirty(&mut self.dirty, connection);
+        if too_large || qos == QoS::AtMostOnce {
+            self.note_progress(now, key);
+        }
     }
 
     /// Tells once that a queue is full, until it has drained.
@@ -403,9 +439,12 @@ fn send_in_flight(
     session: &mut crate::session::Session,
     connection: &mut Connection,
     delivery: Delivery,
+    sequence: Option<u64>,
 ) -> Result<(), TooLarge> {
+    //= [MQTT-3.3.1-1] DUP where an earlier run of the broker may have sent it
+    let dup = sequence.is_some_and(|sequence| sequence < session.sent_through);
     // `has_window` holds, and a window is never larger than the identifiers there are.
-    let Some(packet_id) = session.launch(delivery) else {
+    let Some(packet_id) = session.launch(delivery, sequence) else {
         return Ok(());
     };
     let Some(at) = session.inflight.len().checked_sub(1) else {
@@ -415,7 +454,7 @@ fn send_in_flight(
         return Ok(());
     };
     //= [MQTT-4.3.2-2] [MQTT-4.3.3-2] a first delivery has an unused identifier, and DUP 0
-    let sent = connection.write_publish(now, &outgoing(delivery, false, Some(packet_id)));
+    let sent = connection.write_publish(now, &outgoing(delivery, dup, Some(packet_id)));
     match sent {
         Ok(()) => connection.unacknowledged += 1,
         Err(TooLarge) => {
@@ -443,7 +482,7 @@ fn merge(matched: &mut Match, subscription: Subscription) {
     }
 }
 
-fn outgoing(delivery: &Delivery, dup: bool, packet_id: Option<causeway_protocol::PacketId>) -> Outgoing<'_> {
+fn outgoing(delivery: &Delivery, dup: bool, packet_id: Option<PacketId>) -> Outgoing<'_> {
     let message = &*delivery.message;
     Outgoing {
         dup,

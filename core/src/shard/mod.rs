@@ -9,6 +9,8 @@ mod connect;
 mod deliver;
 mod publish;
 mod reauthenticate;
+mod record;
+mod replay;
 mod share;
 mod subscribe;
 mod sys;
@@ -19,6 +21,7 @@ mod timers;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use causeway_protocol::{DecodeError, Packet, PacketId, ReasonCode};
 use foldhash::fast::FixedState;
 use slab::Slab;
@@ -39,17 +42,21 @@ use timers::Timers;
 enum Release {
     /// The acknowledgement of a PUBLISH.
     Ack { connection: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode },
+    /// The answer to a SUBSCRIBE, encoded.
+    SubAck { connection: ConnectionId, bytes: Bytes },
     /// A session whose queue starts with a message that was not durable.
     Session { session: SessionKey, epoch: u64 },
     /// Likewise a shared subscription; harmless if the key was reused.
     Group(GroupKey),
 }
 
-/// Which packet acknowledges a PUBLISH.
+/// Which packet answers once its record is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AckKind {
     PubAck,
     PubRec,
+    PubRel,
+    PubComp,
 }
 
 /// One shard. See the crate.
@@ -75,6 +82,12 @@ pub struct Shard {
     /// Retained messages noted for sessions and not yet sent, over all sessions.
     backlog_messages: usize,
     recorder: Recorder,
+    /// Sessions and groups whose progress is to be recorded, and whether a timer is set for it.
+    progress: Vec<(SessionKey, u64)>,
+    group_progress: Vec<GroupKey>,
+    progress_timer_set: bool,
+    /// Only while the log is replayed.
+    replaying: Option<replay::Replay>,
     durable: Lsn,
     releases: VecDeque<(Lsn, Release)>,
     timers: Timers,
@@ -109,6 +122,10 @@ impl Shard {
             retained: Retained::new(hash_seed),
             backlog_messages: 0,
             recorder: Recorder::default(),
+            progress: Vec::new(),
+            group_progress: Vec::new(),
+            progress_timer_set: false,
+            replaying: None,
             durable: Lsn(0),
             releases: VecDeque::new(),
             timers: Timers::default(),
@@ -134,7 +151,7 @@ impl Shard {
             Packet::Publish(publish) => self.on_publish(now, connection, publish),
             Packet::PubAck(ack) => self.on_puback(now, connection, ack),
             Packet::PubRec(ack) => self.on_pubrec(now, connection, ack),
-            Packet::PubRel(ack) => self.on_pubrel(connection, ack),
+            Packet::PubRel(ack) => self.on_pubrel(now, connection, ack),
             Packet::PubComp(ack) => self.on_pubcomp(now, connection, ack),
             Packet::Subscribe(subscribe) => self.on_subscribe(now, connection, subscribe),
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(now, connection, unsubscribe),
@@ -208,20 +225,28 @@ impl Shard {
     pub fn persisted(&mut self, now: Millis, through: Lsn) {
         self.durable = self.durable.max(through);
         while self.releases.front().is_some_and(|(at, _)| *at <= self.durable) {
-            let Some((_, release)) = self.releases.pop_front() else {
-                return;
-            };
-            match release {
-                Release::Ack { connection, packet_id, kind, reason } => {
-                    self.release_ack(connection, packet_id, kind, reason);
-                }
-                Release::Session { session, epoch } => {
-                    if self.sessions.get(session as usize).is_some_and(|session| session.epoch == epoch) {
-                        self.pump(now, session);
-                    }
-                }
-                Release::Group(group) => self.pump_group(now, group),
+            let Some((_, release)) = self.releases.pop_front() else { return };
+            self.release(now, release);
+        }
+    }
+
+    fn release(&mut self, now: Millis, release: Release) {
+        match release {
+            Release::Ack { connection, packet_id, kind, reason } => {
+                self.release_ack(connection, packet_id, kind, reason);
             }
+            Release::SubAck { connection, bytes } => {
+                if let Some(open) = self.connections.get_mut(connection.index()).filter(|open| open.id == connection) {
+                    open.write_encoded(&bytes);
+                    mark_dirty(&mut self.dirty, open);
+                }
+            }
+            Release::Session { session, epoch } => {
+                if self.sessions.get(session as usize).is_some_and(|session| session.epoch == epoch) {
+                    self.pump(now, session);
+                }
+            }
+            Release::Group(group) => self.pump_group(now, group),
         }
     }
 

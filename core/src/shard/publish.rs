@@ -179,11 +179,12 @@ impl Shard {
         }
         let session = self.connection(id).and_then(|connection| connection.session);
         let mut publication = Publication::of_publish(now, publish, topic);
-        self.route(now, &mut publication, Origin::Client { session })
+        let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce);
+        self.route(now, &mut publication, Origin::Client { session, packet_id })
     }
 
     /// Acknowledges a PUBLISH once `durable_at` is durable, and never before an earlier one of the same connection.
-    fn acknowledge(
+    pub(super) fn acknowledge(
         &mut self,
         id: ConnectionId,
         packet_id: PacketId,
@@ -216,8 +217,15 @@ impl Shard {
 
     //= [MQTT-4.3.2-4] PUBACK after the message was accepted, with its identifier
     //= [MQTT-4.3.3-8] PUBREC likewise
+    //= [MQTT-4.3.3-4] [MQTT-4.3.3-11] PUBREL answers PUBREC, PUBCOMP answers PUBREL
     fn write_ack(&mut self, id: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode) {
         let ack = Ack::new(packet_id, reason);
-        self.write(id, if kind == AckKind::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) });
+        let packet = match kind {
+            AckKind::PubAck => Packet::PubAck(ack),
+            AckKind::PubRec => Packet::PubRec(ack),
+            AckKind::PubRel => Packet::PubRel(ack),
+            AckKind::PubComp => Packet::PubComp(ack),
+        };
+        self.write(id, packet);
     }
 }

@@ -40,11 +40,6 @@ impl Shard {
             self.deliver_now(now, publication, member, retain, &identifiers(subscription));
             return;
         }
-        if let Err(bound) = group.room(&self.limits, publication.bytes()) {
-            self.counters.reached(bound);
-            self.counters.dropped_queue_full += 1;
-            return;
-        }
         group.enqueue(publication.keep(), durable_at);
         if durable_at > self.durable {
             self.releases.push_back((durable_at, Release::Group(key)));
@@ -60,10 +55,12 @@ impl Shard {
             && front.durable_at <= self.durable
         {
             if front.message.is_expired(now) {
-                group.dequeue();
+                group.dequeue(false);
                 self.counters.dropped_expired += 1;
+                self.note_group_progress(now, key);
                 continue;
             }
+            let qos = front.message.qos;
             //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
             let (sessions, connections) = (&self.sessions, &self.connections);
             let next = group.next(|member| {
@@ -76,10 +73,12 @@ impl Shard {
             let Some((member, subscription)) = next else {
                 return;
             };
-            let Some(message) = group.dequeue() else {
+            let stays_open = qos.min(subscription.qos) > QoS::AtMostOnce;
+            let Some((message, sequence)) = group.dequeue(stays_open) else {
                 return;
             };
-            self.send(now, member, delivery(message, subscription, key));
+            self.note_group_progress(now, key);
+            self.send(now, member, delivery(message, subscription, (key, sequence)), None);
         }
     }
 
@@ -174,12 +173,14 @@ impl Shard {
             // It unsubscribed but is still here: what it was sent, it will acknowledge.
             return;
         }
-        let mut back: Vec<Arc<Message>> = Vec::new();
+        let mut back: Vec<(Arc<Message>, u64)> = Vec::new();
         // The session has no connection here, so what is left counts as unsent when it comes back.
         session.inflight.retain(|inflight| match &inflight.phase {
             //= [MQTT-4.8.2-4] [MQTT-4.8.2-5] a QoS 2 message is finished with its member or not at all
-            Phase::Publish(delivery) if delivery.group == Some(group_key) && delivery.qos == QoS::AtLeastOnce => {
-                back.push(Arc::clone(&delivery.message));
+            Phase::Publish(Delivery { group: Some((group, sequence)), qos: QoS::AtLeastOnce, message, .. })
+                if *group == group_key =>
+            {
+                back.push((Arc::clone(message), *sequence));
                 false
             }
             Phase::Publish(_) | Phase::Release => true,
@@ -194,7 +195,7 @@ impl Shard {
     }
 }
 
-fn delivery(message: Arc<Message>, subscription: Subscription, group: GroupKey) -> Delivery {
+fn delivery(message: Arc<Message>, subscription: Subscription, group: (GroupKey, u64)) -> Delivery {
     Delivery {
         qos: message.qos.min(subscription.qos),
         retain: message.retain && subscription.retain_as_published,

@@ -10,10 +10,10 @@ use causeway_protocol::{
     check_topic_filter, parse_shared,
 };
 
-use super::Shard;
+use super::{Release, Shard};
 use crate::index::{Subscription, sends_retained};
 use crate::session::{Delivery, Identifiers, SessionKey};
-use crate::{Bound, ConnectionId, Millis};
+use crate::{Bound, ConnectionId, Lsn, Millis};
 
 impl Shard {
     pub(super) fn on_subscribe(&mut self, now: Millis, id: ConnectionId, subscribe: &Subscribe<'_>) {
@@ -27,7 +27,7 @@ impl Shard {
             return;
         };
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
-        let mut retained = Vec::new();
+        let mut durable_at = Lsn(0);
         //= [MQTT-3.8.4-5] many filters are handled as if they came one by one
         for &(filter, options) in &subscribe.filters {
             let subscription = Subscription::new(options, self.limits.maximum_qos, subscribe.subscription_identifier);
@@ -35,8 +35,10 @@ impl Shard {
                 Ok(existed) => {
                     //= [MQTT-3.8.4-7] what is granted may be less than what was asked for
                     reasons.push(granted(subscription.qos));
-                    if wants_retained(filter, options, existed) {
-                        retained.push((filter, subscription));
+                    let sends_retained = wants_retained(filter, options, existed);
+                    durable_at = durable_at.max(self.record_subscribed(now, key, filter, subscription, sends_retained));
+                    if sends_retained {
+                        self.queue_retained(now, key, filter, subscription);
                     }
                 }
                 Err((reason, why)) => {
@@ -50,11 +52,18 @@ impl Shard {
         //= [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-6] one SUBACK, same identifier, a reason for each filter in order
         let suback =
             SubAck { packet_id: subscribe.packet_id, reason_string: None, user_properties: Vec::new(), reasons };
-        self.write(id, Packet::SubAck(suback));
-        for (filter, subscription) in retained {
-            self.queue_retained(now, key, filter, subscription);
+        let Some(connection) = self.connection(id) else { return };
+        let bytes = connection.encoded(Packet::SubAck(suback));
+        let Some(epoch) = self.sessions.get(key as usize).map(|session| session.epoch) else { return };
+        let answers = [Release::SubAck { connection: id, bytes }, Release::Session { session: key, epoch }];
+        for answer in answers {
+            // A subscription that was acknowledged survives, so its record comes first.
+            if durable_at > self.durable {
+                self.releases.push_back((durable_at, answer));
+            } else {
+                self.release(now, answer);
+            }
         }
-        self.pump(now, key);
     }
 
     pub(super) fn on_unsubscribe(&mut self, now: Millis, id: ConnectionId, unsubscribe: &Unsubscribe<'_>) {
@@ -78,7 +87,18 @@ impl Shard {
         subscription: Subscription,
     ) -> Result<bool, (ReasonCode, String)> {
         self.check_filter(id, key, filter)?;
-        let shared = parse_shared(filter).map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))?;
+        self.insert_subscription(key, filter, subscription)
+            .map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))
+    }
+
+    /// Puts a subscription where messages find it; whether it existed.
+    pub(super) fn insert_subscription(
+        &mut self,
+        key: SessionKey,
+        filter: &str,
+        subscription: Subscription,
+    ) -> Result<bool, FilterError> {
+        let shared = parse_shared(filter)?;
         match shared {
             Some(shared) => {
                 self.join_group(key, shared.share_name, shared.filter, subscription);
@@ -137,6 +157,7 @@ impl Shard {
             };
         }
         //= [MQTT-3.10.4-2] nothing new is delivered from here on
+        self.record_unsubscribed(now, key, filter);
         self.drop_subscription(now, key, filter, false);
         ReasonCode::Success
     }
@@ -156,7 +177,7 @@ impl Shard {
     }
 
     /// Notes the retained messages a new subscription is due. The pump sends them as the client keeps up.
-    fn queue_retained(&mut self, now: Millis, key: SessionKey, filter: &str, subscription: Subscription) {
+    pub(super) fn queue_retained(&mut self, now: Millis, key: SessionKey, filter: &str, subscription: Subscription) {
         //= [MQTT-3.3.1-9] [MQTT-3.8.4-4] the newest retained message of each matching topic
         let due = self.retained.matching(now, filter).into_iter().map(|message| Delivery {
             qos: message.qos.min(subscription.qos),

@@ -21,6 +21,7 @@ pub(super) enum Timer {
     WillDelay { session: SessionKey, epoch: u64 },
     RetainedExpiry(Arc<str>),
     Sys,
+    Progress,
 }
 
 #[derive(Debug, Default)]
@@ -69,6 +70,7 @@ impl Shard {
                 Timer::WillDelay { session, epoch } => self.on_will_delay(now, session, epoch),
                 Timer::RetainedExpiry(topic) => self.on_retained_expiry(now, &topic),
                 Timer::Sys => self.on_sys(now),
+                Timer::Progress => self.on_progress(now),
             }
         }
     }
@@ -110,6 +112,7 @@ impl Shard {
         };
         if let Some(delayed) = session.will.take_if(|delayed| delayed.due <= now) {
             self.publish_will(now, delayed.will);
+            self.record_will_published(now, key);
         }
     }
 
@@ -120,11 +123,10 @@ impl Shard {
     }
 
     /// Sets when a session without a connection ends.
-    pub(super) fn arm_session_expiry(&mut self, now: Millis, key: SessionKey, seconds: u32) {
+    pub(super) fn arm_session_expiry(&mut self, key: SessionKey, at: Millis) {
         let Some(session) = self.sessions.get_mut(key as usize) else {
             return;
         };
-        let at = now.plus_seconds(seconds);
         session.expires_at = Some(at);
         self.timers.set(at, Timer::SessionExpiry { session: key, epoch: session.epoch });
     }
@@ -136,8 +138,23 @@ impl Shard {
         if let Some(at) = session.expires_at.take() {
             self.timers.cancel(at, Timer::SessionExpiry { session: key, epoch });
         }
+        self.disarm_will(key)
+    }
+
+    /// Sets when the will of a session without a connection is published.
+    pub(super) fn arm_will(&mut self, key: SessionKey, delayed: DelayedWill) {
+        let Some(session) = self.sessions.get_mut(key as usize) else {
+            return;
+        };
+        self.timers.set(delayed.due, Timer::WillDelay { session: key, epoch: session.epoch });
+        session.will = Some(delayed);
+    }
+
+    /// Takes the will whose delay was running.
+    pub(super) fn disarm_will(&mut self, key: SessionKey) -> Option<DelayedWill> {
+        let session = self.sessions.get_mut(key as usize)?;
         let delayed = session.will.take()?;
-        self.timers.cancel(delayed.due, Timer::WillDelay { session: key, epoch });
+        self.timers.cancel(delayed.due, Timer::WillDelay { session: key, epoch: session.epoch });
         Some(delayed)
     }
 

@@ -1,6 +1,6 @@
 //! What waits for the log, and in which order it is let go.
 
-use causeway_protocol::{Connect, Packet, ProtocolVersion};
+use causeway_protocol::{Ack, Connect, Packet, ProtocolVersion, Publish, PublishProperties, ReasonCode};
 
 use super::world::*;
 use crate::Lsn;
@@ -128,4 +128,144 @@ fn a_publisher_that_leaves_before_the_sync_is_not_written_to() {
     world.sync();
     assert!(world.heard(next).is_empty(), "the acknowledgement belongs to the connection before");
     assert_eq!(world.heard(keeper), ["suback 01", "pub q1 p1 t=x"]);
+}
+
+#[test]
+fn a_restart_keeps_sessions_subscriptions_and_queues() {
+    let mut world = World::new();
+    let client = world.join(persistent("c"));
+    world.subscribe_with(client, "t/+", options(2), Some(7));
+    world.disconnect(client);
+    let publisher = world.join(connect("p"));
+    for payload in ["1", "2", "3"] {
+        world.publish(publisher, publish(1, 1, "t/x", payload));
+    }
+    world.restart();
+    let (client, said) = world.dial(persistent("c"));
+    let expected = ["connack 0x00 present", "pub q1 p1 s7 t/x=1", "pub q1 p2 s7 t/x=2", "pub q1 p3 s7 t/x=3"];
+    assert_eq!(said, expected);
+    let publisher = world.join(connect("p"));
+    world.publish(publisher, publish(1, 1, "t/x", "4"));
+    assert_eq!(world.heard(client), ["pub q1 p4 s7 t/x=4"]);
+}
+
+#[test]
+fn a_restart_repeats_what_was_in_flight_and_nothing_that_is_done() {
+    let mut world = World::new();
+    let client = world.join(persistent("c"));
+    world.subscribe(client, "t", options(2));
+    let publisher = world.join(connect("p"));
+    for payload in ["1", "2", "3"] {
+        world.publish(publisher, publish(1, 1, "t", payload));
+    }
+    world.heard(client);
+    world.puback(client, 2);
+    world.wait(1500);
+    world.restart();
+    let (_, said) = world.dial(persistent("c"));
+    assert_eq!(said, ["connack 0x00 present", "pub q1 p1 dup t=1", "pub q1 p3 dup t=3"]);
+}
+
+#[test]
+fn exactly_once_holds_across_a_restart_at_every_step() {
+    let ack = |id| Ack::new(packet_id(id), ReasonCode::Success);
+    // Towards the subscriber: before PUBREC the message is repeated under the same identifier, after it only PUBREL is.
+    for (received, expected) in [(false, "pub q2 p1 dup t=once"), (true, "pubrel p1")] {
+        let mut world = World::new();
+        let client = world.join(persistent("c"));
+        world.subscribe(client, "t", options(2));
+        let publisher = world.join(connect("p"));
+        world.publish(publisher, publish(2, 9, "t", "once"));
+        world.heard(client);
+        if received {
+            world.send(client, Packet::PubRec(ack(1)));
+            assert_eq!(world.heard(client), ["pubrel p1"]);
+        }
+        world.restart();
+        assert_eq!(world.dial(persistent("c")).1, ["connack 0x00 present", expected]);
+    }
+    // From the publisher: an identifier stays taken until its PUBREL.
+    for released in [false, true] {
+        let mut world = World::new();
+        let keeper = world.join(persistent("keeper"));
+        world.subscribe(keeper, "t", options(0));
+        world.subscribe(keeper, "u", options(2));
+        let client = world.join(persistent("c"));
+        world.publish(client, publish(2, 5, "u", "once"));
+        if released {
+            world.send(client, Packet::PubRel(ack(5)));
+        }
+        world.restart();
+        let client = world.join(persistent("c"));
+        world.publish(client, publish(2, 5, "u", "once"));
+        world.wait(1500);
+        let queued = world.shard.gauges().queued_messages;
+        assert_eq!(queued, if released { 2 } else { 1 });
+    }
+}
+
+#[test]
+fn pubcomp_and_pubrel_wait_for_the_log() {
+    let ack = |id| Ack::new(packet_id(id), ReasonCode::Success);
+    let mut world = World::new();
+    let client = world.join(persistent("c"));
+    world.subscribe(client, "t", options(2));
+    world.heard(client);
+    world.publish(client, publish(2, 5, "t", "x"));
+    assert_eq!(world.heard(client), ["pub q2 p1 t=x", "pubrec p5"]);
+    world.durable_at_once = false;
+    world.send(client, Packet::PubRel(ack(5)));
+    world.send(client, Packet::PubRec(ack(1)));
+    assert!(world.heard(client).is_empty());
+    world.sync();
+    assert_eq!(world.heard(client), ["pubcomp p5", "pubrel p1"]);
+}
+
+#[test]
+fn a_restart_keeps_retained_messages_wills_and_expiry() {
+    let mut world = World::new();
+    let publisher = world.join(connect("p"));
+    let retained = |topic, payload, expiry| Publish {
+        retain: true,
+        properties: PublishProperties { message_expiry_interval_seconds: expiry, ..Default::default() },
+        ..publish(1, 1, topic, payload)
+    };
+    world.publish(publisher, retained("r/kept", "x", None));
+    world.publish(publisher, retained("r/gone", "x", None));
+    world.publish(publisher, retained("r/gone", "", None));
+    world.publish(publisher, retained("r/short", "x", Some(5)));
+    let watcher = world.join(persistent("watcher"));
+    world.subscribe(watcher, "will/+", options(1));
+    let delayed = world.join(with_will(persistent("delayed"), "will/delayed", 20));
+    world.hang_up(delayed);
+    world.join(with_will(persistent("connected"), "will/connected", 0));
+    let brief = world.join(Connect { clean_start: true, ..persistent("brief") });
+    world.disconnect(brief);
+    world.wait(10_000);
+    world.restart();
+    assert_eq!(world.shard.gauges().retained_messages, 1);
+    let (watcher, said) = world.dial(persistent("watcher"));
+    assert_eq!(said, ["connack 0x00 present", "pub q1 p1 will/connected=gone"]);
+    world.wait(11_000);
+    assert_eq!(world.heard(watcher), ["pub q1 p2 will/delayed=gone"]);
+    world.wait(3_600_000);
+    assert!(!world.shard.session_by_client.contains_key("brief"), "it expired although the broker was restarted");
+}
+
+#[test]
+fn a_restart_keeps_shared_subscriptions() {
+    let mut world = World::new();
+    let a = world.join(persistent("a"));
+    world.subscribe(a, "$share/g/t", options(1));
+    world.heard(a);
+    let publisher = world.join(connect("p"));
+    for payload in ["1", "2", "3"] {
+        world.publish(publisher, publish(1, 1, "t", payload));
+    }
+    assert_eq!(world.heard(a).len(), 3);
+    world.puback(a, loose(1));
+    world.wait(1500);
+    world.restart();
+    let (_, said) = world.dial(persistent("a"));
+    assert_eq!(said, ["connack 0x00 present", "pub q1 l1 t=2", "pub q1 l2 t=3"]);
 }

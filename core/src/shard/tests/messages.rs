@@ -93,9 +93,9 @@ fn retained_messages_and_retain_handling() {
     world.heard(client);
     let handling = |retain_handling| SubscriptionOptions { retain_handling, ..options(1) };
     let rows = [
-        ("a/+", RetainHandling::Always, vec!["suback 01", "pub q1 p1 retain a/1=new"]),
+        ("a/+", RetainHandling::Always, vec!["suback 01", "pub q1 l1 retain a/1=new"]),
         ("a/+", RetainHandling::IfNew, vec!["suback 01"]),
-        ("#", RetainHandling::IfNew, vec!["suback 01", "pub q1 p2 retain a/1=new"]),
+        ("#", RetainHandling::IfNew, vec!["suback 01", "pub q1 l2 retain a/1=new"]),
         ("a/#", RetainHandling::Never, vec!["suback 01"]),
         ("$share/g/a/#", RetainHandling::Always, vec!["suback 01"]),
         ("$x/+", RetainHandling::Always, vec!["suback 01", "pub q0 retain $x/1=hidden"]),
@@ -155,7 +155,7 @@ fn expiry_counts_down_and_ends_messages() {
     world.publish(publisher, expiring(20, true));
     world.wait(10_000);
     let (_, said) = world.dial(persistent("s"));
-    assert_eq!(said, ["connack 0x00 present", "pub q1 p1 e10 t=x"]);
+    assert_eq!(said, ["connack 0x00 present", "pub q1 p2 e10 t=x"]);
     assert_eq!(world.shard.counters().dropped_expired, 1);
     assert_eq!(world.shard.gauges().retained_messages, 1);
     world.wait(11_000);

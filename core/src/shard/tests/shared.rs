@@ -66,7 +66,7 @@ fn with_everybody_away_messages_wait_for_whoever_comes_first() {
     let publisher = world.join(connect("p"));
     publish_numbers(&mut world, publisher, 0..3);
     let (_, said) = world.dial(persistent("b"));
-    assert_eq!(said, ["connack 0x00 present", "pub q1 p1 t=0", "pub q1 p2 t=1", "pub q1 p3 t=2"]);
+    assert_eq!(said, ["connack 0x00 present", "pub q1 l1 t=0", "pub q1 l2 t=1", "pub q1 l3 t=2"]);
 }
 
 #[test]
@@ -76,10 +76,10 @@ fn unacknowledged_messages_of_a_lost_member_go_to_another_in_order() {
     let a = member(&mut world, persistent("a"), 1);
     let publisher = world.join(connect("p"));
     publish_numbers(&mut world, publisher, 0..3);
-    world.puback(a, 1);
+    world.puback(a, loose(1));
     let b = member(&mut world, persistent("b"), 1);
     world.hang_up(a);
-    assert_eq!(world.heard(b), ["pub q1 p1 t=1", "pub q1 p2 t=2"]);
+    assert_eq!(world.heard(b), ["pub q1 l1 t=1", "pub q1 l2 t=2"]);
     let (_, said) = world.dial(persistent("a"));
     assert_eq!(said, ["connack 0x00 present"]);
 }
@@ -92,7 +92,7 @@ fn the_only_member_gets_its_messages_again_with_dup() {
     publish_numbers(&mut world, publisher, 0..2);
     world.hang_up(a);
     let (_, said) = world.dial(persistent("a"));
-    assert_eq!(said, ["connack 0x00 present", "pub q1 p1 dup t=0", "pub q1 p2 dup t=1"]);
+    assert_eq!(said, ["connack 0x00 present", "pub q1 l1 dup t=0", "pub q1 l2 dup t=1"]);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn messages_of_an_ended_session_go_on_except_qos_2() {
     assert_eq!(world.heard(a).len(), 2);
     let b = member(&mut world, connect("b"), 2);
     world.hang_up(a);
-    assert_eq!(world.heard(b), ["pub q1 p1 t=again"]);
+    assert_eq!(world.heard(b), ["pub q1 l1 t=again"]);
 }
 
 #[test]
@@ -121,12 +121,12 @@ fn a_full_window_is_skipped_and_refilled() {
     let b = member(&mut world, narrow("b"), 1);
     let publisher = world.join(connect("p"));
     publish_numbers(&mut world, publisher, 0..4);
-    assert_eq!(world.heard(a), ["pub q1 p1 t=0"]);
-    assert_eq!(world.heard(b), ["pub q1 p1 t=1"]);
-    world.puback(b, 1);
-    assert_eq!(world.heard(b), ["pub q1 p2 t=2"]);
-    world.puback(b, 2);
-    assert_eq!(world.heard(b), ["pub q1 p3 t=3"]);
+    assert_eq!(world.heard(a), ["pub q1 l1 t=0"]);
+    assert_eq!(world.heard(b), ["pub q1 l1 t=1"]);
+    world.puback(b, loose(1));
+    assert_eq!(world.heard(b), ["pub q1 l2 t=2"]);
+    world.puback(b, loose(2));
+    assert_eq!(world.heard(b), ["pub q1 l3 t=3"]);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_refused_message_is_not_sent_to_another_member() {
     let b = member(&mut world, connect("b"), 1);
     let publisher = world.join(connect("p"));
     publish_numbers(&mut world, publisher, 0..1);
-    world.send(a, Packet::PubAck(Ack::new(packet_id(1), ReasonCode::UnspecifiedError)));
+    world.send(a, Packet::PubAck(Ack::new(packet_id(loose(1)), ReasonCode::UnspecifiedError)));
     assert!(world.heard(b).is_empty());
     assert_eq!(world.shard.gauges().inflight_messages, 0);
 }

@@ -20,6 +20,8 @@ pub(super) struct World {
     /// Whether records become durable as soon as they are appended.
     pub(super) durable_at_once: bool,
     limits: Arc<Limits>,
+    /// All records that are durable.
+    records: Vec<(Lsn, Vec<u8>)>,
 }
 
 /// A client and what it speaks.
@@ -90,7 +92,7 @@ impl World {
         let limits = Arc::new(limits);
         let now = Millis(1_000_000);
         let shard = Shard::new(now, Arc::clone(&limits), "test", 42);
-        World { shard, now, durable_at_once: true, limits }
+        World { shard, now, durable_at_once: true, limits, records: Vec::new() }
     }
 
     /// Connects and swallows the CONNACK.
@@ -198,9 +200,23 @@ impl World {
     /// Makes all records durable.
     pub(super) fn sync(&mut self) {
         while let Some(group) = self.shard.take_group() {
+            for (at, record) in group.iter().enumerate() {
+                self.records.push((Lsn(group.first().0 + at as u64), record.to_vec()));
+            }
             self.shard.persisted(self.now, group.last());
         }
         self.shard.persisted(self.now, Lsn(0));
+    }
+
+    /// The power fails: what is not durable is gone, and so are all connections.
+    pub(super) fn restart(&mut self) {
+        self.shard = Shard::new(self.now, Arc::clone(&self.limits), "test", 42);
+        for (at, record) in &self.records {
+            self.shard.replay(*at, record).unwrap();
+        }
+        self.shard.recovered(self.now);
+        self.shard.tick(self.now);
+        self.settle();
     }
 
     /// What the client received since it was last asked, as words.
@@ -236,6 +252,19 @@ impl World {
     }
 }
 
+/// ` p3` for the third identifier of a session's queue, ` l3` for the third loose one.
+fn number(id: PacketId) -> String {
+    match id.get() {
+        own @ ..=32_767 => format!(" p{own}"),
+        loose => format!(" l{}", loose - 32_767),
+    }
+}
+
+/// The n-th loose identifier.
+pub(super) fn loose(number: u16) -> u16 {
+    32_767 + number
+}
+
 fn words(mut bytes: &[u8], version: ProtocolVersion) -> Vec<String> {
     let mut said = Vec::new();
     while !bytes.is_empty() {
@@ -249,8 +278,8 @@ fn words(mut bytes: &[u8], version: ProtocolVersion) -> Vec<String> {
 
 fn word(packet: &Packet<'_>) -> String {
     let ack = |name: &str, ack: &Ack<'_>| match ack.reason {
-        ReasonCode::Success => format!("{name} p{}", ack.packet_id),
-        reason => format!("{name} p{} 0x{:02X}", ack.packet_id, reason as u8),
+        ReasonCode::Success => format!("{name}{}", number(ack.packet_id)),
+        reason => format!("{name}{} 0x{:02X}", number(ack.packet_id), reason as u8),
     };
     match packet {
         Packet::ConnAck(connack) => {
@@ -260,7 +289,7 @@ fn word(packet: &Packet<'_>) -> String {
         Packet::Publish(publish) => {
             let mut word = format!("pub q{}", publish.qos as u8);
             if let Some(id) = publish.packet_id {
-                word += &format!(" p{id}");
+                word += &number(id);
             }
             word += if publish.dup { " dup" } else { "" };
             word += if publish.retain { " retain" } else { "" };

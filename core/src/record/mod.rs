@@ -1,11 +1,13 @@
 //! What goes into the log: the records of one group commit, as opaque bytes with positions.
 //!
-//! Owns the layout of a record. It never writes one to a disk.
+//! Owns positions and the gathering of a group; the layout of a record is in `format`. It never writes one to a disk.
 
-use bytes::{BufMut, BytesMut};
+mod format;
 
-use crate::Millis;
-use crate::message::Publication;
+use bytes::BytesMut;
+
+pub use format::RecordError;
+pub(crate) use format::{Event, PublishRecord, Record, WillRecord};
 
 /// A position in the shard's log. Zero stands before the first record and is always durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -49,37 +51,20 @@ pub(crate) struct Recorder {
     group: PendingGroup,
 }
 
-/// First byte of a record: what it is.
-const RECORD_PUBLISH: u8 = 1;
-
 impl Recorder {
     /// The position of the newest record.
     pub(crate) fn last(&self) -> Lsn {
         self.last
     }
 
-    /// Appends one publish, once, whatever its fan-out.
-    pub(crate) fn publish(&mut self, now: Millis, publication: &Publication<'_>) -> Lsn {
-        let bytes = &mut self.group.bytes;
-        bytes.reserve(32 + publication.topic.len() + publication.payload.len());
-        bytes.put_u8(RECORD_PUBLISH);
-        bytes.put_u8(publication.qos as u8 | (u8::from(publication.retain) << 2));
-        bytes.put_u64(now.0);
-        bytes.put_u64(publication.expires_at.map_or(0, |at| at.0));
-        bytes.put_u16(publication.topic.len() as u16);
-        bytes.put_slice(publication.topic.as_bytes());
-        bytes.put_u32(publication.forwarded.encoded_bytes() as u32);
-        publication.forwarded.append_to(bytes);
-        bytes.put_slice(publication.payload);
-        self.finish()
+    /// Notes that a record of an earlier run stands at this position.
+    pub(crate) fn resume_after(&mut self, last: Lsn) {
+        self.last = self.last.max(last);
     }
 
-    /// The gathered group, if there is any record in it.
-    pub(crate) fn take(&mut self) -> Option<PendingGroup> {
-        (!self.group.is_empty()).then(|| std::mem::take(&mut self.group))
-    }
-
-    fn finish(&mut self) -> Lsn {
+    /// Appends one record.
+    pub(crate) fn append(&mut self, record: &Record<'_>) -> Lsn {
+        record.encode(&mut self.group.bytes);
         self.last = Lsn(self.last.0 + 1);
         if self.group.is_empty() {
             self.group.first = self.last;
@@ -87,27 +72,31 @@ impl Recorder {
         self.group.ends.push(self.group.bytes.len());
         self.last
     }
+
+    /// The gathered group, if there is any record in it.
+    pub(crate) fn take(&mut self) -> Option<PendingGroup> {
+        (!self.group.is_empty()).then(|| std::mem::take(&mut self.group))
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use causeway_protocol::QoS;
-
     use super::*;
+    use crate::Millis;
 
     #[test]
     fn positions_and_bytes_stay_together() {
         let mut recorder = Recorder::default();
         assert!(recorder.take().is_none());
-        let publication = Publication::plain("a/b", b"payload", QoS::AtLeastOnce);
-        assert_eq!(recorder.publish(Millis(5), &publication), Lsn(1));
-        assert_eq!(recorder.publish(Millis(6), &publication), Lsn(2));
+        let record = |session| Record { now: Millis(7), event: Event::SessionEnded { session } };
+        assert_eq!(recorder.append(&record(1)), Lsn(1));
+        assert_eq!(recorder.append(&record(2)), Lsn(2));
         let group = recorder.take().unwrap();
         assert_eq!((group.first(), group.last()), (Lsn(1), Lsn(2)));
-        let records: Vec<&[u8]> = group.iter().collect();
-        assert_eq!(records.len(), 2);
-        assert!(records.iter().all(|record| record.ends_with(b"payload")));
-        assert_eq!(recorder.publish(Millis(7), &publication), Lsn(3));
-        assert_eq!(recorder.take().unwrap().first(), Lsn(3));
+        let records: Vec<Record<'_>> = group.iter().map(|bytes| Record::decode(bytes).unwrap()).collect();
+        assert_eq!(records, [record(1), record(2)]);
+        recorder.resume_after(Lsn(10));
+        assert_eq!(recorder.append(&record(3)), Lsn(11));
+        assert_eq!(recorder.take().unwrap().first(), Lsn(11));
     }
 }

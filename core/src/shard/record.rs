@@ -1,0 +1,216 @@
+//! What the shard writes into the log, and when.
+//!
+//! Owns the choice of what is recorded: only what outlives the process, so only for sessions that do. Acknowledgements by
+//! subscribers are gathered and recorded lazily: a crash may deliver again, never lose.
+
+use causeway_protocol::{PacketId, QoS};
+
+use super::Shard;
+use super::deliver::{Origin, Skipped};
+use super::timers::Timer;
+use crate::connection::KeptWill;
+use crate::index::Subscription;
+use crate::message::Publication;
+use crate::record::{Event, PublishRecord, Record, WillRecord};
+use crate::session::SessionKey;
+use crate::shared::GroupKey;
+use crate::{Lsn, Millis};
+
+/// Progress of subscribers is recorded this often.
+const PROGRESS_SECONDS: u32 = 1;
+
+impl Shard {
+    fn append(&mut self, now: Millis, event: Event<'_>) -> Lsn {
+        self.counters.records_appended += 1;
+        self.recorder.append(&Record { now, event })
+    }
+
+    /// One record for a publish, whatever its fan-out.
+    pub(super) fn record_publish(
+        &mut self,
+        now: Millis,
+        publication: &Publication<'_>,
+        origin: Origin,
+        skipped: Skipped,
+    ) -> Lsn {
+        let (publisher, packet_id) = match origin {
+            Origin::Client { session, packet_id } => {
+                let publisher = session.and_then(|key| self.recorded_epoch(key));
+                (publisher, packet_id.filter(|_| publisher.is_some()))
+            }
+            Origin::Will | Origin::Broker => (None, None),
+        };
+        self.counters.records_appended += 1;
+        let groups = &self.groups;
+        let named = |key: &GroupKey| groups.get(*key as usize).map(|group| (&*group.share_name, &*group.filter));
+        let event = Event::Publish(PublishRecord {
+            qos: publication.qos,
+            retain: publication.retain,
+            expires_at: publication.expires_at,
+            publisher,
+            packet_id,
+            topic: publication.topic,
+            forwarded: publication.forwarded,
+            payload: publication.payload,
+            skipped_sessions: skipped.sessions,
+            skipped_groups: skipped.groups.iter().filter_map(named).collect(),
+        });
+        self.recorder.append(&Record { now, event })
+    }
+
+    /// A session that outlives its connection is known to the log from its first connection on.
+    pub(super) fn record_attached(&mut self, now: Millis, key: SessionKey, will: Option<&KeptWill>) {
+        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.is_persistent()) else {
+            return;
+        };
+        let (epoch, expiry_seconds) = (session.epoch, session.expiry_seconds);
+        let opens = !std::mem::replace(&mut session.recorded, true);
+        let (client_id, principal) = (session.client_id.clone(), session.principal.clone());
+        if opens {
+            self.append(now, Event::SessionOpened { session: epoch, client_id: &client_id, principal });
+        }
+        let will = will.map(|will| WillRecord {
+            qos: will.message.qos,
+            retain: will.message.retain,
+            delay_seconds: will.delay_seconds,
+            expiry_seconds: will.expiry_seconds,
+            topic: &will.message.topic,
+            forwarded: will.message.forwarded(),
+            payload: &will.message.payload,
+        });
+        self.append(now, Event::SessionAttached { session: epoch, expiry_seconds, will });
+    }
+
+    pub(super) fn record_detached(&mut self, now: Millis, key: SessionKey) {
+        let Some(session) = self.recorded_epoch(key) else { return };
+        self.record_progress_of(now, key);
+        let Some(detached) = self.sessions.get(key as usize) else { return };
+        let expires_at = detached.expires_at;
+        let will_due = detached.will.as_ref().map(|delayed| delayed.due);
+        self.append(now, Event::SessionDetached { session, expires_at, will_due });
+    }
+
+    pub(super) fn record_ended(&mut self, now: Millis, key: SessionKey) {
+        if let Some(session) = self.recorded_epoch(key) {
+            self.append(now, Event::SessionEnded { session });
+        }
+    }
+
+    pub(super) fn record_will_published(&mut self, now: Millis, key: SessionKey) {
+        if let Some(session) = self.recorded_epoch(key) {
+            self.append(now, Event::WillPublished { session });
+        }
+    }
+
+    pub(super) fn record_subscribed(
+        &mut self,
+        now: Millis,
+        key: SessionKey,
+        filter: &str,
+        subscription: Subscription,
+        sends_retained: bool,
+    ) -> Lsn {
+        match self.recorded_epoch(key) {
+            Some(session) => self.append(now, Event::Subscribed { session, filter, subscription, sends_retained }),
+            None => Lsn(0),
+        }
+    }
+
+    pub(super) fn record_unsubscribed(&mut self, now: Millis, key: SessionKey, filter: &str) {
+        if let Some(session) = self.recorded_epoch(key) {
+            self.append(now, Event::Unsubscribed { session, filter });
+        }
+    }
+
+    pub(super) fn record_released(&mut self, now: Millis, key: SessionKey, packet_id: PacketId) -> Lsn {
+        match self.recorded_epoch(key) {
+            Some(session) => self.append(now, Event::Released { session, packet_id }),
+            None => Lsn(0),
+        }
+    }
+
+    pub(super) fn record_received(&mut self, now: Millis, key: SessionKey, sequence: u64) -> Lsn {
+        match self.recorded_epoch(key) {
+            Some(session) => self.append(now, Event::Received { session, sequence }),
+            None => Lsn(0),
+        }
+    }
+
+    /// Notes that a session got further, to be recorded soon.
+    pub(super) fn note_progress(&mut self, now: Millis, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.recorded) else { return };
+        if !std::mem::replace(&mut session.progress_noted, true) {
+            self.progress.push((key, session.epoch));
+            self.set_progress_timer(now);
+        }
+    }
+
+    /// Likewise a shared subscription.
+    pub(super) fn note_group_progress(&mut self, now: Millis, key: GroupKey) {
+        let Some(group) = self.groups.get_mut(key as usize) else { return };
+        if !std::mem::replace(&mut group.progress_noted, true) {
+            self.group_progress.push(key);
+            self.set_progress_timer(now);
+        }
+    }
+
+    pub(super) fn finish_in_group(&mut self, now: Millis, key: GroupKey, sequence: u64) {
+        if let Some(group) = self.groups.get_mut(key as usize) {
+            group.finish(sequence);
+            self.note_group_progress(now, key);
+        }
+    }
+
+    fn set_progress_timer(&mut self, now: Millis) {
+        if !std::mem::replace(&mut self.progress_timer_set, true) {
+            self.timers.set(now.plus_seconds(PROGRESS_SECONDS), Timer::Progress);
+        }
+    }
+
+    /// Records all progress that was noted.
+    pub(super) fn on_progress(&mut self, now: Millis) {
+        self.progress_timer_set = false;
+        for (key, epoch) in std::mem::take(&mut self.progress) {
+            if self.sessions.get(key as usize).is_some_and(|session| session.epoch == epoch) {
+                self.record_progress_of(now, key);
+            }
+        }
+        let last = self.recorder.last();
+        for key in std::mem::take(&mut self.group_progress) {
+            let Some(group) = self.groups.get_mut(key as usize) else { continue };
+            group.progress_noted = false;
+            let (share_name, filter) = (group.share_name.clone(), group.filter.clone());
+            let persistent = |member| self.sessions.get(member as usize).is_some_and(|session| session.recorded);
+            if group.members().any(|(member, _)| persistent(member)) {
+                let (next, open) = group.progress(last);
+                self.append(now, Event::GroupProgress { share_name: &share_name, filter: &filter, next, open });
+            }
+        }
+    }
+
+    fn record_progress_of(&mut self, now: Millis, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.recorded) else { return };
+        session.progress_noted = false;
+        let (epoch, (next, open, backlog)) = (session.epoch, session.progress());
+        self.append(now, Event::Progress { session: epoch, next, backlog, open });
+    }
+
+    /// The epoch of a session, if the log knows it.
+    fn recorded_epoch(&self, key: SessionKey) -> Option<u64> {
+        self.sessions.get(key as usize).filter(|session| session.recorded).map(|session| session.epoch)
+    }
+
+    /// Whether anybody is owed the message beyond the life of the process.
+    pub(super) fn is_owed(&self, publication: &Publication<'_>) -> bool {
+        if publication.retain {
+            return true;
+        }
+        let persistent = |key: SessionKey| self.sessions.get(key as usize).is_some_and(|s| s.is_persistent());
+        publication.qos > QoS::AtMostOnce
+            && (self.matches.iter().any(|matched| matched.qos > QoS::AtMostOnce && persistent(matched.session))
+                || self.matched_groups.iter().any(|&group| {
+                    let group = self.groups.get(group as usize);
+                    group.is_some_and(|group| group.members().any(|(member, _)| persistent(member)))
+                }))
+    }
+}
