@@ -99,6 +99,8 @@ pub(crate) struct Connection {
     pub(crate) withheld: u32,
     /// Those of them that wait for PUBACK; those of QoS 2 stand in the session.
     pub(crate) withheld_pubacks: u32,
+    /// QoS 2 publishes received on this connection and not yet released.
+    pub(crate) unreleased: u32,
     /// The second in which refusals were last told, and how many.
     refusals_told: (u64, u8),
 }
@@ -172,6 +174,7 @@ impl Connection {
             session_expiry_at_connect: terms.session_expiry_seconds,
             withheld: 0,
             withheld_pubacks: 0,
+            unreleased: 0,
             refusals_told: (0, 0),
         }
     }

@@ -1,5 +1,7 @@
 //! What the edge must do that is rare: close, authenticate, tell a person. Deliveries and records are no effects.
 
+use std::borrow::Cow;
+
 use causeway_protocol::ReasonCode;
 
 use crate::ConnectionId;
@@ -62,13 +64,22 @@ impl Event {
 
 impl std::fmt::Display for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} client={:?} principal={}", self.what, self.client, self.principal)?;
+        write!(f, "{} client={:?} principal={}", self.what, shown(&self.client), shown(&self.principal))?;
         if let Some(reason) = self.reason {
             write!(f, " reason={reason}")?;
         }
         if !self.detail.is_empty() {
-            write!(f, ": {}", self.detail)?;
+            write!(f, ": {}", shown(&self.detail))?;
         }
         Ok(())
+    }
+}
+
+/// A text of a peer, cut to what a line of a log can bear.
+fn shown(text: &str) -> Cow<'_, str> {
+    const CHARS_MAX: usize = 256;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => Cow::Owned(format!("{}… ({} bytes)", &text[..end], text.len())),
+        None => Cow::Borrowed(text),
     }
 }

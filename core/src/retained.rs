@@ -39,6 +39,9 @@ impl Retained {
 
     /// Whether a message of so many bytes may stand at the topic, or which bound forbids it.
     pub(crate) fn room(&self, limits: &Limits, topic: &str, bytes: usize) -> Result<(), Bound> {
+        if is_own(topic) {
+            return Ok(());
+        }
         let (old_messages, old_bytes) = self.get(topic).map_or((0, 0), |old| (1, old.bytes()));
         if self.messages - old_messages >= limits.retained_messages_max {
             return Err(Bound::RetainedMessages);
@@ -50,23 +53,32 @@ impl Retained {
     }
 
     pub(crate) fn set(&mut self, message: Arc<Message>) {
-        self.bytes += message.bytes();
-        self.messages += 1;
+        self.count(&message, true);
         let slot = self.tree.entry(&message.topic);
         if let Some(old) = slot.0.replace(message) {
-            self.bytes -= old.bytes();
-            self.messages -= 1;
+            self.count(&old, false);
         }
     }
 
     /// Forgets the message at a topic; whether there was one.
     pub(crate) fn remove(&mut self, topic: &str) -> bool {
-        let Some(old) = self.tree.remove(topic).and_then(|slot| slot.0) else {
-            return false;
-        };
-        self.bytes -= old.bytes();
-        self.messages -= 1;
+        let Some(old) = self.tree.remove(topic).and_then(|slot| slot.0) else { return false };
+        self.count(&old, false);
         true
+    }
+
+    fn count(&mut self, message: &Message, added: bool) {
+        match (is_own(&message.topic), added) {
+            (true, _) => {}
+            (false, true) => {
+                self.messages += 1;
+                self.bytes += message.bytes();
+            }
+            (false, false) => {
+                self.messages -= 1;
+                self.bytes -= message.bytes();
+            }
+        }
     }
 
     /// All messages that the filter matches and that have not expired.
@@ -77,4 +89,9 @@ impl Retained {
         });
         found
     }
+}
+
+/// The broker's own figures take nobody's room.
+fn is_own(topic: &str) -> bool {
+    topic.starts_with("$SYS/")
 }

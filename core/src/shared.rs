@@ -8,14 +8,58 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use causeway_protocol::QoS;
+use slab::Slab;
 
 use crate::index::Subscription;
 use crate::message::Message;
 use crate::session::{SessionKey, queue_room};
 use crate::{Bound, Limits, Lsn};
 
-/// A dense key.
-pub(crate) type GroupKey = u32;
+/// Names a group for as long as it lives; never reused, so that a message never finds its way to another group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct GroupKey {
+    index: u32,
+    generation: u32,
+}
+
+/// All groups.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    slots: Slab<(u32, Group)>,
+    generation: u32,
+}
+
+impl Groups {
+    pub(crate) fn insert(&mut self, group: Group) -> GroupKey {
+        self.generation = self.generation.wrapping_add(1);
+        let index = self.slots.insert((self.generation, group)) as u32;
+        GroupKey { index, generation: self.generation }
+    }
+
+    pub(crate) fn get(&self, key: GroupKey) -> Option<&Group> {
+        let (generation, group) = self.slots.get(key.index as usize)?;
+        (*generation == key.generation).then_some(group)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: GroupKey) -> Option<&mut Group> {
+        let (generation, group) = self.slots.get_mut(key.index as usize)?;
+        (*generation == key.generation).then_some(group)
+    }
+
+    pub(crate) fn remove(&mut self, key: GroupKey) -> Option<Group> {
+        self.get(key)?;
+        self.slots.try_remove(key.index as usize).map(|(_, group)| group)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
+        self.slots.iter().map(|(_, (_, group))| group)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
 
 /// A message that waits for a member.
 #[derive(Debug)]

@@ -79,6 +79,9 @@ impl Shard {
         };
         //= [MQTT-4.3.3-12] after PUBCOMP the identifier names a new message
         let known = session.received.remove(&ack.packet_id);
+        if let Some(connection) = self.connection_mut(id).filter(|_| known) {
+            connection.unreleased = connection.unreleased.saturating_sub(1);
+        }
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         // Before the client may use the identifier for another message, the log knows that it is free.
         let durable_at = if known { self.record_released(now, key, ack.packet_id) } else { Lsn(0) };

@@ -132,7 +132,7 @@ impl Shard {
             return;
         };
         if will.delay_seconds == 0 || session.expiry_seconds == 0 {
-            self.publish_will(now, will);
+            self.publish_will(now, key, will);
             return;
         }
         let due = now.plus_seconds(will.delay_seconds);
@@ -140,22 +140,23 @@ impl Shard {
     }
 
     //= [MQTT-3.1.2-14] [MQTT-3.1.2-15] the will goes out as any message, retained if it says so
-    pub(super) fn publish_will(&mut self, now: Millis, mut will: KeptWill) {
+    pub(super) fn publish_will(&mut self, now: Millis, key: SessionKey, mut will: KeptWill) {
         self.counters.wills_published += 1;
         will.message.expires_at = will.expiry_seconds.map(|seconds| now.plus_seconds(seconds));
         let mut publication = Publication::of_message(&will.message);
-        self.route_own(now, &mut publication, Origin::Will);
+        self.route_own(now, &mut publication, Origin::Will { session: key });
     }
 
     /// Ends a session for good. It has no connection any more.
     pub(super) fn end_session(&mut self, now: Millis, key: SessionKey) {
         let will = self.disarm_session(key);
-        self.record_ended(now, key);
-        self.forget_session(now, key);
         //= [MQTT-3.1.3-9] a delayed will goes out when the session ends, if that is earlier
         if let Some(delayed) = will {
-            self.publish_will(now, delayed.will);
+            self.publish_will(now, key, delayed.will);
+            self.record_will_published(now, key);
         }
+        self.record_ended(now, key);
+        self.forget_session(now, key);
     }
 
     /// Takes a session out of everything.

@@ -78,8 +78,9 @@ impl Shard {
             return Err((ReasonCode::QuotaExceeded, "sessions_max is reached".to_owned()));
         }
         // Whoever can prove another identity can neither read nor end this session.
-        if let Some(owner) = existing.map(|session| &session.principal).filter(|owner| **owner != request.principal) {
-            return Err((ReasonCode::NotAuthorized, format!("the client identifier belongs to {owner}")));
+        // It is not told whose it is.
+        if existing.is_some_and(|session| session.principal != request.principal) {
+            return Err((ReasonCode::NotAuthorized, "the client identifier is another user's".to_owned()));
         }
         if let Some(will) = &request.will
             && let Decision::Deny(why) = decide(&request.principal, Action::Publish, &will.message.topic)

@@ -30,7 +30,7 @@ pub(super) enum Origin {
     /// A client that can be refused; the identifier is that of a QoS 2 message.
     Client { session: Option<SessionKey>, packet_id: Option<PacketId> },
     /// A will: nobody can be refused, so a full queue loses it, counted.
-    Will,
+    Will { session: SessionKey },
     /// The broker's own statistics: likewise, and never recorded.
     Broker,
 }
@@ -65,7 +65,7 @@ impl Shard {
                 self.check_room(publication)?;
                 Skipped::default()
             }
-            Origin::Will | Origin::Broker => self.skip_without_room(publication),
+            Origin::Will { .. } | Origin::Broker => self.skip_without_room(publication),
         };
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
         let recorded = origin != Origin::Broker && self.is_owed(publication);
@@ -92,7 +92,8 @@ impl Shard {
         let Shard { index, sessions, matches, matched_groups, turn, .. } = self;
         let publisher = match origin {
             Origin::Client { session, .. } => session,
-            Origin::Will | Origin::Broker => None,
+            Origin::Will { session } => Some(session),
+            Origin::Broker => None,
         };
         index.matches(topic, |target| match target {
             Target::Group(group) => matched_groups.push(group),
@@ -146,7 +147,7 @@ impl Shard {
             return Err((bound, format!("the queue of {:?} is full", self.sessions[session as usize].client_id)));
         }
         let no_room = self.matched_groups.iter().find_map(|&key| {
-            let group = self.groups.get(key as usize).filter(|group| group.qos_max() > QoS::AtMostOnce)?;
+            let group = self.groups.get(key).filter(|group| group.qos_max() > QoS::AtMostOnce)?;
             group.room(&self.limits, bytes).err().map(|bound| (group, bound))
         });
         if let Some((group, bound)) = no_room {
@@ -188,7 +189,7 @@ impl Shard {
             }
         });
         matched_groups.retain(|&key| {
-            let Some(group) = groups.get(key as usize) else { return false };
+            let Some(group) = groups.get(key) else { return false };
             match group.room(limits, bytes) {
                 Err(bound) if group.qos_max() > QoS::AtMostOnce => {
                     drop_one(bound);

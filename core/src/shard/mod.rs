@@ -32,7 +32,7 @@ use crate::index::SubscriptionIndex;
 use crate::record::{PendingGroup, Recorder};
 use crate::retained::Retained;
 use crate::session::{Session, SessionKey};
-use crate::shared::{Group, GroupKey};
+use crate::shared::{GroupKey, Groups};
 use crate::{Bound, ConnectionId, Counters, Gauges, Limits, Lsn, Millis, Outbox};
 use deliver::Match;
 use timers::Timers;
@@ -46,12 +46,13 @@ enum Release {
     SubAck { connection: ConnectionId, bytes: Bytes },
     /// A session whose queue starts with a message that was not durable.
     Session { session: SessionKey, epoch: u64 },
-    /// Likewise a shared subscription; harmless if the key was reused.
+    /// Likewise a shared subscription.
     Group(GroupKey),
 }
 
 /// Which packet answers once its record is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(clippy::enum_variant_names, reason = "the names are the specification's")]
 enum AckKind {
     PubAck,
     PubRec,
@@ -76,7 +77,7 @@ pub struct Shard {
     /// Epoch of the next session.
     epoch: u64,
     index: SubscriptionIndex,
-    groups: Slab<Group>,
+    groups: Groups,
     group_by_name: HashMap<(Box<str>, Box<str>), GroupKey, FixedState>,
     retained: Retained,
     /// Retained messages noted for sessions and not yet sent, over all sessions.
@@ -117,7 +118,7 @@ impl Shard {
             session_by_client: HashMap::with_hasher(hasher.clone()),
             epoch: 0,
             index: SubscriptionIndex::new(hash_seed),
-            groups: Slab::new(),
+            groups: Groups::default(),
             group_by_name: HashMap::with_hasher(hasher),
             retained: Retained::new(hash_seed),
             backlog_messages: 0,
@@ -164,6 +165,13 @@ impl Shard {
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 self.protocol_error(now, connection, "packet only a server may send")
             }
+        }
+    }
+
+    /// Part of a packet came: a slow upload is no silence.
+    pub fn heard(&mut self, now: Millis, connection: ConnectionId) {
+        if let Some(open) = self.open_connection(connection) {
+            open.last_received = now;
         }
     }
 
@@ -275,7 +283,7 @@ impl Shard {
             gauges.queued_bytes += session.queue_bytes as u64;
             gauges.inflight_messages += session.inflight.len() as u64;
         }
-        for (_, group) in &self.groups {
+        for group in self.groups.iter() {
             let (messages, bytes) = group.queued();
             gauges.queued_messages += messages as u64;
             gauges.queued_bytes += bytes as u64;

@@ -55,7 +55,7 @@ impl Shard {
     ) {
         let kind = if publish.qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
         let receive_maximum = usize::from(self.limits.receive_maximum);
-        let withheld = self.connection(id).map_or(0, |connection| connection.withheld_pubacks as usize);
+        let taken = self.connection(id).map_or(0, |open| (open.withheld_pubacks + open.unreleased) as usize);
         let Some((_, session)) = self.session_of(id) else {
             return;
         };
@@ -66,7 +66,8 @@ impl Shard {
             return;
         }
         //= [MQTT-3.3.4-7] more than the Receive Maximum at once ends the connection
-        if session.received.len() + withheld >= receive_maximum
+        //= [MQTT-4.9.0-1] what an earlier connection left unreleased does not count
+        if taken >= receive_maximum
             && self.connection(id).is_some_and(|connection| connection.version == ProtocolVersion::V5)
         {
             self.counters.protocol_errors += 1;
@@ -79,6 +80,7 @@ impl Shard {
                 //= [MQTT-4.3.3-9] a QoS 2 identifier is remembered until PUBREL
                 if let (AckKind::PubRec, Some((_, session))) = (kind, self.session_of(id)) {
                     session.received.insert(packet_id);
+                    self.connection_mut(id).into_iter().for_each(|open| open.unreleased += 1);
                 }
                 let reason = if routed.matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };
                 self.acknowledge(id, packet_id, kind, reason, routed.durable_at);

@@ -38,11 +38,12 @@ impl Shard {
                 let publisher = session.and_then(|key| self.recorded_epoch(key));
                 (publisher, packet_id.filter(|_| publisher.is_some()))
             }
-            Origin::Will | Origin::Broker => (None, None),
+            Origin::Will { session } => (self.recorded_epoch(session), None),
+            Origin::Broker => (None, None),
         };
         self.counters.records_appended += 1;
         let groups = &self.groups;
-        let named = |key: &GroupKey| groups.get(*key as usize).map(|group| (&*group.share_name, &*group.filter));
+        let named = |key: &GroupKey| groups.get(*key).map(|group| (&*group.share_name, &*group.filter));
         let event = Event::Publish(PublishRecord {
             qos: publication.qos,
             retain: publication.retain,
@@ -147,7 +148,7 @@ impl Shard {
 
     /// Likewise a shared subscription.
     pub(super) fn note_group_progress(&mut self, now: Millis, key: GroupKey) {
-        let Some(group) = self.groups.get_mut(key as usize) else { return };
+        let Some(group) = self.groups.get_mut(key) else { return };
         if !std::mem::replace(&mut group.progress_noted, true) {
             self.group_progress.push(key);
             self.set_progress_timer(now);
@@ -155,7 +156,7 @@ impl Shard {
     }
 
     pub(super) fn finish_in_group(&mut self, now: Millis, key: GroupKey, sequence: u64) {
-        if let Some(group) = self.groups.get_mut(key as usize) {
+        if let Some(group) = self.groups.get_mut(key) {
             group.finish(sequence);
             self.note_group_progress(now, key);
         }
@@ -177,7 +178,7 @@ impl Shard {
         }
         let last = self.recorder.last();
         for key in std::mem::take(&mut self.group_progress) {
-            let Some(group) = self.groups.get_mut(key as usize) else { continue };
+            let Some(group) = self.groups.get_mut(key) else { continue };
             group.progress_noted = false;
             let (share_name, filter) = (group.share_name.clone(), group.filter.clone());
             let persistent = |member| self.sessions.get(member as usize).is_some_and(|session| session.recorded);
@@ -209,7 +210,7 @@ impl Shard {
         publication.qos > QoS::AtMostOnce
             && (self.matches.iter().any(|matched| matched.qos > QoS::AtMostOnce && persistent(matched.session))
                 || self.matched_groups.iter().any(|&group| {
-                    let group = self.groups.get(group as usize);
+                    let group = self.groups.get(group);
                     group.is_some_and(|group| group.members().any(|(member, _)| persistent(member)))
                 }))
     }

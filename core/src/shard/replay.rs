@@ -49,7 +49,8 @@ impl Shard {
             let Some(session) = self.sessions.get_mut(key as usize) else { continue };
             // Whatever was in its window may have been sent.
             let window = usize::from(self.limits.inflight_max);
-            session.sent_through = session.queue.iter().take(window).last().map_or(0, |queued| queued.sequence + 1);
+            session.sent_through =
+                session.queue.iter().take(window).next_back().map_or(0, |queued| queued.sequence + 1);
             self.lose_connection(now, key, will);
         }
     }
@@ -105,7 +106,7 @@ impl Shard {
             }
             Event::GroupProgress { share_name, filter, next, open } => {
                 if let Some(&key) = self.group_by_name.get(&(share_name.into(), filter.into())) {
-                    self.groups[key as usize].advance(next, &open);
+                    self.groups.get_mut(key).into_iter().for_each(|group| group.advance(next, &open));
                 }
             }
             Event::WillPublished { session: epoch } => {
@@ -164,7 +165,7 @@ impl Shard {
             self.replay_delivery(&mut publication, record, matched, at);
         }
         for key in std::mem::take(&mut self.matched_groups) {
-            let group = &mut self.groups[key as usize];
+            let Some(group) = self.groups.get_mut(key) else { continue };
             let skipped = record.skipped_groups.contains(&(&*group.share_name, &*group.filter));
             if record.qos > QoS::AtMostOnce && !skipped {
                 group.enqueue(publication.keep(), at);

@@ -22,7 +22,7 @@ impl Shard {
         key: GroupKey,
         durable_at: Lsn,
     ) {
-        let Some(group) = self.groups.get_mut(key as usize) else {
+        let Some(group) = self.groups.get_mut(key) else {
             return;
         };
         if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
@@ -50,7 +50,7 @@ impl Shard {
 
     /// Hands out what waits in a group, for as long as a member can take it.
     pub(super) fn pump_group(&mut self, now: Millis, key: GroupKey) {
-        while let Some(group) = self.groups.get_mut(key as usize)
+        while let Some(group) = self.groups.get_mut(key)
             && let Some(front) = group.front()
             && front.durable_at <= self.durable
         {
@@ -109,13 +109,13 @@ impl Shard {
         let group = match self.group_by_name.get(&name) {
             Some(&group) => group,
             None => {
-                let group = self.groups.insert(Group::new(share_name, filter)) as GroupKey;
+                let group = self.groups.insert(Group::new(share_name, filter));
                 self.group_by_name.insert(name, group);
                 self.index.insert_group(filter, group);
                 group
             }
         };
-        if !self.groups[group as usize].join(key, subscription) {
+        if self.groups.get_mut(group).is_some_and(|group| !group.join(key, subscription)) {
             self.sessions[key as usize].groups.push(group);
         }
         group
@@ -127,7 +127,7 @@ impl Shard {
         if let Some(session) = self.sessions.get_mut(key as usize) {
             session.groups.retain(|&group| group != group_key);
         }
-        let Some(group) = self.groups.get_mut(group_key as usize) else {
+        let Some(group) = self.groups.get_mut(group_key) else {
             return;
         };
         group.leave(key);
@@ -135,7 +135,9 @@ impl Shard {
             self.pump_group(now, group_key);
             return;
         }
-        let group = self.groups.remove(group_key as usize);
+        let Some(group) = self.groups.remove(group_key) else {
+            return;
+        };
         self.counters.dropped_session_ended += group.queued().0 as u64;
         self.index.remove_group(&group.filter, group_key);
         self.group_by_name.remove(&(group.share_name, group.filter));
@@ -147,7 +149,7 @@ impl Shard {
             return;
         };
         for group_key in session.groups.clone() {
-            let Some(group) = self.groups.get(group_key as usize) else {
+            let Some(group) = self.groups.get(group_key) else {
                 continue;
             };
             let someone_else = group.members().any(|(member, _)| {
@@ -163,9 +165,7 @@ impl Shard {
 
     /// Moves a member's unfinished QoS 1 messages back to the group, in order.
     fn give_back(&mut self, key: SessionKey, group_key: GroupKey, ended: bool) {
-        let (Some(session), Some(group)) =
-            (self.sessions.get_mut(key as usize), self.groups.get_mut(group_key as usize))
-        else {
+        let (Some(session), Some(group)) = (self.sessions.get_mut(key as usize), self.groups.get_mut(group_key)) else {
             return;
         };
         let connected = session.connection.is_some();

@@ -111,7 +111,7 @@ impl Shard {
             return;
         };
         if let Some(delayed) = session.will.take_if(|delayed| delayed.due <= now) {
-            self.publish_will(now, delayed.will);
+            self.publish_will(now, key, delayed.will);
             self.record_will_published(now, key);
         }
     }
