@@ -211,15 +211,15 @@ impl Connection {
         self.outbox.tail().extend_from_slice(bytes);
     }
 
-    /// Writes a PUBLISH, with a topic alias where the client allows one.
-    pub(crate) fn write_publish(&mut self, now: Millis, outgoing: &Outgoing<'_>) -> Result<(), TooLarge> {
-        let payload: &[u8] = match outgoing.payload {
-            Payload::Borrowed(payload) => payload,
-            Payload::Shared(payload) => payload,
-        };
-        let alias = self.aliases_out.choose(outgoing.topic);
+    /// Whether a PUBLISH is within the client's Maximum Packet Size, if it had to go without a topic alias.
+    pub(crate) fn accepts(&self, now: Millis, outgoing: &Outgoing<'_>) -> bool {
+        self.packet_bytes_max == u32::MAX
+            || self.head(now, outgoing, None).packet_bytes(self.version) <= self.packet_bytes_max as usize
+    }
+
+    fn head<'a>(&self, now: Millis, outgoing: &Outgoing<'a>, alias: Option<(NonZeroU16, bool)>) -> PublishHead<'a> {
         let known = alias.is_some_and(|(_, known)| known);
-        let head = PublishHead {
+        PublishHead {
             dup: outgoing.dup,
             qos: outgoing.qos,
             retain: outgoing.retain,
@@ -230,8 +230,21 @@ impl Connection {
             topic_alias: alias.map(|(alias, _)| alias),
             subscription_identifiers: outgoing.identifiers,
             forwarded: outgoing.forwarded,
-            payload_bytes: payload.len(),
+            payload_bytes: match outgoing.payload {
+                Payload::Borrowed(payload) => payload.len(),
+                Payload::Shared(payload) => payload.len(),
+            },
+        }
+    }
+
+    /// Writes a PUBLISH, with a topic alias where the client allows one.
+    pub(crate) fn write_publish(&mut self, now: Millis, outgoing: &Outgoing<'_>) -> Result<(), TooLarge> {
+        let payload: &[u8] = match outgoing.payload {
+            Payload::Borrowed(payload) => payload,
+            Payload::Shared(payload) => payload,
         };
+        let alias = self.aliases_out.choose(outgoing.topic);
+        let head = self.head(now, outgoing, alias);
         //= [MQTT-3.1.2-25] a message that is too large counts as delivered
         if head.packet_bytes(self.version) > self.packet_bytes_max as usize {
             return Err(TooLarge);

@@ -41,7 +41,8 @@ pub struct Limits {
     pub retained_messages_max: usize,
     /// Bytes of retained messages.
     pub retained_bytes_max: usize,
-    /// Retained messages that wait to be sent to new subscribers, over all of them; SUBSCRIBE is refused above it.
+    /// Retained messages that wait to be sent to one session because it subscribed; a filter that would bring more is
+    /// refused.
     pub retained_backlog_max: usize,
     /// Bytes waiting to be written to one client. Above it QoS 0 messages for that client are dropped and counted, and
     /// QoS 1 and 2 messages wait in its queue.
@@ -82,7 +83,7 @@ impl Default for Limits {
             connections_max: 1_000_000,
             retained_messages_max: 1_000_000,
             retained_bytes_max: 1 << 30,
-            retained_backlog_max: 10_000_000,
+            retained_backlog_max: 1_000_000,
             outbox_bytes_max: 1 << 20,
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,

@@ -81,13 +81,20 @@ impl Retained {
         }
     }
 
-    /// All messages that the filter matches and that have not expired.
-    pub(crate) fn matching(&self, now: Millis, filter: &str) -> Vec<Arc<Message>> {
+    /// All messages that the filter matches and that have not expired; `None` where they are more than `max`.
+    pub(crate) fn matching(&self, now: Millis, filter: &str, max: usize) -> Option<Vec<Arc<Message>>> {
         let mut found = Vec::new();
+        let mut fits = true;
         self.tree.topics_matching(filter, &mut |slot: &Slot| {
-            found.extend(slot.0.iter().filter(|message| !message.is_expired(now)).cloned());
+            let live = slot.0.iter().filter(|message| !message.is_expired(now));
+            for message in live {
+                fits &= found.len() < max;
+                if fits {
+                    found.push(Arc::clone(message));
+                }
+            }
         });
-        found
+        fits.then_some(found)
     }
 }
 

@@ -110,7 +110,10 @@ pub(crate) struct Session {
     pub(crate) subscriptions: HashMap<Box<str>, Subscription, FixedState>,
     pub(crate) groups: Vec<GroupKey>,
     pub(crate) queue: VecDeque<Queued>,
-    pub(crate) queue_bytes: usize,
+    /// Bytes of all messages it holds, queued or in flight.
+    pub(crate) held_bytes: usize,
+    /// When the first queued message expires, if any does.
+    first_expiry: Option<Millis>,
     /// Retained messages that are due because of a subscription.
     pub(crate) backlog: VecDeque<Delivery>,
     pub(crate) inflight: VecDeque<Inflight>,
@@ -144,6 +147,11 @@ pub(crate) fn queue_room(limits: &Limits, queued: (usize, usize), bytes: usize) 
     Ok(())
 }
 
+/// The earlier of two times that may not be.
+pub(crate) fn sooner(one: Option<Millis>, other: Option<Millis>) -> Option<Millis> {
+    one.into_iter().chain(other).min()
+}
+
 impl Session {
     pub(crate) fn new(client_id: Arc<str>, principal: Principal, epoch: u64, hash_seed: u64) -> Self {
         Session {
@@ -156,7 +164,8 @@ impl Session {
             subscriptions: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             groups: Vec::new(),
             queue: VecDeque::new(),
-            queue_bytes: 0,
+            held_bytes: 0,
+            first_expiry: None,
             backlog: VecDeque::new(),
             inflight: VecDeque::new(),
             unsent: 0,
@@ -189,19 +198,26 @@ impl Session {
 
     /// Whether a message of so many bytes may be queued, or which bound forbids it.
     pub(crate) fn room(&self, limits: &Limits, bytes: usize) -> Result<(), Bound> {
-        queue_room(limits, (self.queue.len(), self.queue_bytes), bytes)
+        queue_room(limits, (self.queue.len(), self.held_bytes), bytes)
+    }
+
+    /// Whether one more message may be put in flight that does not stand in the queue, whose bytes are bounded already.
+    pub(crate) fn may_launch_loose(&self, limits: &Limits) -> bool {
+        self.inflight.is_empty() || self.held_bytes <= limits.session_queue_bytes_max
     }
 
     pub(crate) fn enqueue(&mut self, delivery: Delivery, durable_at: Lsn) {
-        self.queue_bytes += delivery.message.bytes();
+        self.held_bytes += delivery.message.bytes();
+        self.first_expiry = sooner(self.first_expiry, delivery.message.expires_at);
         self.queue.push_back(Queued { sequence: self.next_sequence, delivery, durable_at });
         self.next_sequence += 1;
     }
 
     pub(crate) fn dequeue(&mut self) -> Option<Queued> {
         let queued = self.queue.pop_front()?;
-        self.queue_bytes -= queued.delivery.message.bytes();
+        self.held_bytes -= queued.delivery.message.bytes();
         if self.queue.is_empty() {
+            self.first_expiry = None;
             // A drained queue gives its memory back: most sessions are idle.
             self.queue = VecDeque::new();
             self.full_reported = false;
@@ -242,6 +258,7 @@ impl Session {
             Some(sequence) => (Number::Own(sequence), self.free_packet_id(Number::Own(sequence))?),
             None => self.free_loose()?,
         };
+        self.held_bytes += delivery.message.bytes();
         let phase = Phase::Publish(delivery);
         self.inflight.push_back(Inflight { packet_id, number, phase, sent: true, counted: true });
         Some(packet_id)
@@ -275,13 +292,55 @@ impl Session {
         (next, open, self.backlog.len() as u32 + loose)
     }
 
+    /// Takes the expired messages out of the queue; how many there were.
+    pub(crate) fn drop_expired(&mut self, now: Millis) -> u64 {
+        if self.first_expiry.is_none_or(|at| at > now) {
+            return 0;
+        }
+        let before = self.queue.len();
+        self.queue.retain(|queued| !queued.delivery.message.is_expired(now));
+        self.first_expiry = None;
+        for queued in &self.queue {
+            self.first_expiry = sooner(self.first_expiry, queued.delivery.message.expires_at);
+        }
+        self.held_bytes = self.counted_bytes();
+        (before - self.queue.len()) as u64
+    }
+
+    /// Takes the QoS 1 messages of a group out of flight, oldest first.
+    pub(crate) fn surrender(&mut self, group_key: GroupKey) -> Vec<(Arc<Message>, u64)> {
+        let mut back = Vec::new();
+        self.inflight.retain(|inflight| match &inflight.phase {
+            //= [MQTT-4.8.2-4] [MQTT-4.8.2-5] a QoS 2 message is finished with its member or not at all
+            Phase::Publish(Delivery { group: Some((group, sequence)), qos: QoS::AtLeastOnce, message, .. })
+                if *group == group_key =>
+            {
+                back.push((Arc::clone(message), *sequence));
+                false
+            }
+            Phase::Publish(_) | Phase::Release => true,
+        });
+        self.held_bytes = self.counted_bytes();
+        back
+    }
+
+    /// What `held_bytes` must be.
+    pub(crate) fn counted_bytes(&self) -> usize {
+        let queued = self.queue.iter().map(|queued| queued.delivery.message.bytes());
+        let in_flight = self.inflight.iter().map(|inflight| match &inflight.phase {
+            Phase::Publish(delivery) => delivery.message.bytes(),
+            Phase::Release => 0,
+        });
+        queued.chain(in_flight).sum()
+    }
+
     /// Replays [`Session::progress`].
     pub(crate) fn advance(&mut self, next: u64, open: &[u64], backlog: u32) {
         let is_done = |sequence: u64| sequence < next && !open.contains(&sequence);
         self.inflight.retain(|inflight| !matches!(inflight.number, Number::Own(sequence) if is_done(sequence)));
         let queue = std::mem::take(&mut self.queue);
         self.queue = queue.into_iter().filter(|queued| !is_done(queued.sequence)).collect();
-        self.queue_bytes = self.queue.iter().map(|queued| queued.delivery.message.bytes()).sum();
+        self.held_bytes = self.counted_bytes();
         self.sent_through = self.sent_through.max(next);
         self.backlog.drain(..self.backlog.len().saturating_sub(backlog as usize));
     }
@@ -292,7 +351,7 @@ impl Session {
         let (Some(queued), Some(packet_id)) = (self.queue.remove(at), Number::Own(sequence).packet_id()) else {
             return;
         };
-        self.queue_bytes -= queued.delivery.message.bytes();
+        self.held_bytes -= queued.delivery.message.bytes();
         let number = Number::Own(sequence);
         self.inflight.push_back(Inflight { packet_id, number, phase: Phase::Release, sent: false, counted: false });
     }
@@ -308,7 +367,10 @@ impl Session {
         let Some(inflight) = self.inflight.get_mut(at) else { return (None, None) };
         self.unsent -= usize::from(!std::mem::replace(&mut inflight.sent, true));
         match std::mem::replace(&mut inflight.phase, Phase::Release) {
-            Phase::Publish(delivery) => (delivery.group, Some(inflight.number)),
+            Phase::Publish(delivery) => {
+                self.held_bytes -= delivery.message.bytes();
+                (delivery.group, Some(inflight.number))
+            }
             Phase::Release => (None, None),
         }
     }
@@ -316,6 +378,9 @@ impl Session {
     pub(crate) fn land(&mut self, at: usize) -> Option<Inflight> {
         let inflight = self.inflight.remove(at)?;
         self.unsent -= usize::from(!inflight.sent);
+        if let Phase::Publish(delivery) = &inflight.phase {
+            self.held_bytes -= delivery.message.bytes();
+        }
         if self.inflight.is_empty() {
             self.inflight = VecDeque::new();
         }
@@ -389,6 +454,6 @@ mod tests {
         replayed.replay_received(3);
         assert_eq!((replayed.queue.len(), replayed.inflight.len()), (3, 1));
         replayed.advance(6, &[], 0);
-        assert_eq!((replayed.queue.len(), replayed.inflight.len(), replayed.queue_bytes), (0, 0, 0));
+        assert_eq!((replayed.queue.len(), replayed.inflight.len(), replayed.held_bytes), (0, 0, 0));
     }
 }

@@ -12,8 +12,8 @@ use slab::Slab;
 
 use crate::index::Subscription;
 use crate::message::Message;
-use crate::session::{SessionKey, queue_room};
-use crate::{Bound, Limits, Lsn};
+use crate::session::{SessionKey, queue_room, sooner};
+use crate::{Bound, Limits, Lsn, Millis};
 
 /// Names a group for as long as it lives; never reused, so that a message never finds its way to another group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -80,6 +80,8 @@ pub(crate) struct Group {
     cursor: usize,
     queue: VecDeque<GroupQueued>,
     queue_bytes: usize,
+    /// When the first waiting message expires, if any does.
+    first_expiry: Option<Millis>,
     /// Numbers of recorded messages that are with a member and not finished.
     open: BTreeSet<u64>,
     /// Whether its progress changed since it was last recorded.
@@ -95,6 +97,7 @@ impl Group {
             cursor: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
+            first_expiry: None,
             open: BTreeSet::new(),
             progress_noted: false,
         }
@@ -137,9 +140,14 @@ impl Group {
     }
 
     /// The next member that is ready, in turn.
-    pub(crate) fn next(&mut self, ready: impl Fn(SessionKey) -> bool) -> Option<(SessionKey, Subscription)> {
+    pub(crate) fn next(
+        &mut self,
+        ready: impl Fn(SessionKey, Subscription) -> bool,
+    ) -> Option<(SessionKey, Subscription)> {
         let count = self.members.len();
-        let at = (0..count).map(|step| (self.cursor + step) % count).find(|&at| ready(self.members[at].0))?;
+        let at = (0..count)
+            .map(|step| (self.cursor + step) % count)
+            .find(|&at| ready(self.members[at].0, self.members[at].1))?;
         self.cursor = (at + 1) % count;
         Some(self.members[at])
     }
@@ -151,6 +159,7 @@ impl Group {
 
     pub(crate) fn enqueue(&mut self, message: Arc<Message>, durable_at: Lsn) {
         self.queue_bytes += message.bytes();
+        self.first_expiry = sooner(self.first_expiry, message.expires_at);
         self.queue.push_back(GroupQueued { message, sequence: durable_at.0, durable_at });
     }
 
@@ -159,8 +168,21 @@ impl Group {
         for (message, sequence) in messages.into_iter().rev() {
             self.queue_bytes += message.bytes();
             self.open.remove(&sequence);
+            self.first_expiry = sooner(self.first_expiry, message.expires_at);
             self.queue.push_front(GroupQueued { message, sequence, durable_at: Lsn(0) });
         }
+    }
+
+    /// Takes the expired messages out; how many there were.
+    pub(crate) fn drop_expired(&mut self, now: Millis) -> u64 {
+        if self.first_expiry.is_none_or(|at| at > now) {
+            return 0;
+        }
+        let before = self.queue.len();
+        self.queue.retain(|queued| !queued.message.is_expired(now));
+        self.first_expiry = self.queue.iter().fold(None, |first, queued| sooner(first, queued.message.expires_at));
+        self.queue_bytes = self.queue.iter().map(|queued| queued.message.bytes()).sum();
+        (before - self.queue.len()) as u64
     }
 
     /// A member finished a message.
@@ -213,10 +235,10 @@ mod tests {
         for session in 0..4 {
             assert!(!group.join(session, subscription()));
         }
-        let order: Vec<SessionKey> = (0..6).filter_map(|_| group.next(|member| member != 2)).map(|m| m.0).collect();
+        let order: Vec<SessionKey> = (0..6).filter_map(|_| group.next(|member, _| member != 2)).map(|m| m.0).collect();
         assert_eq!(order, [0, 1, 3, 0, 1, 3]);
         group.leave(0);
-        assert_eq!(group.next(|_| true).map(|m| m.0), Some(1));
-        assert_eq!(group.next(|_| false), None);
+        assert_eq!(group.next(|_, _| true).map(|m| m.0), Some(1));
+        assert_eq!(group.next(|_, _| false), None);
     }
 }

@@ -62,10 +62,10 @@ impl Shard {
         self.collect_matches(publication.topic, origin);
         let skipped = match origin {
             Origin::Client { .. } => {
-                self.check_room(publication)?;
+                self.check_room(now, publication)?;
                 Skipped::default()
             }
-            Origin::Will { .. } | Origin::Broker => self.skip_without_room(publication),
+            Origin::Will { .. } | Origin::Broker => self.skip_without_room(now, publication),
         };
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
         let recorded = origin != Origin::Broker && self.is_owed(publication);
@@ -114,8 +114,8 @@ impl Shard {
     }
 
     /// Whether everybody the message must be queued for can take it.
-    fn check_room(&mut self, publication: &Publication<'_>) -> Result<(), (ReasonCode, String)> {
-        let refused = self.find_no_room(publication);
+    fn check_room(&mut self, now: Millis, publication: &Publication<'_>) -> Result<(), (ReasonCode, String)> {
+        let refused = self.find_no_room(now, publication);
         if let Err((bound, why)) = refused {
             self.matches.clear();
             self.matched_groups.clear();
@@ -125,8 +125,28 @@ impl Shard {
         Ok(())
     }
 
-    fn find_no_room(&mut self, publication: &Publication<'_>) -> Result<(), (Bound, String)> {
+    /// Takes expired messages out of full queues: they must not keep live ones out.
+    fn make_room(&mut self, now: Millis, bytes: usize) {
+        let Shard { sessions, groups, limits, counters, matches, matched_groups, .. } = self;
+        for matched in matches.iter().filter(|matched| matched.qos > QoS::AtMostOnce) {
+            if let Some(session) = sessions.get_mut(matched.session as usize)
+                && session.room(limits, bytes).is_err()
+            {
+                counters.dropped_expired += session.drop_expired(now);
+            }
+        }
+        for key in matched_groups.iter() {
+            if let Some(group) = groups.get_mut(*key)
+                && group.room(limits, bytes).is_err()
+            {
+                counters.dropped_expired += group.drop_expired(now);
+            }
+        }
+    }
+
+    fn find_no_room(&mut self, now: Millis, publication: &Publication<'_>) -> Result<(), (Bound, String)> {
         let bytes = publication.bytes();
+        self.make_room(now, bytes);
         if publication.retain
             && !publication.payload.is_empty()
             && let Err(bound) = self.retained.room(&self.limits, publication.topic, bytes)
@@ -158,7 +178,7 @@ impl Shard {
     }
 
     /// Takes those out of the matches who have no room; for messages whose publisher can't be refused.
-    fn skip_without_room(&mut self, publication: &mut Publication<'_>) -> Skipped {
+    fn skip_without_room(&mut self, now: Millis, publication: &mut Publication<'_>) -> Skipped {
         let mut skipped = Skipped::default();
         if publication.retain
             && !publication.payload.is_empty()
@@ -172,6 +192,7 @@ impl Shard {
             return skipped;
         }
         let bytes = publication.bytes();
+        self.make_room(now, bytes);
         let Shard { sessions, groups, limits, counters, matches, matched_groups, .. } = self;
         let mut drop_one = |bound| {
             counters.reached(bound);
@@ -337,7 +358,9 @@ impl Shard {
             };
             let blocked = match next.qos {
                 QoS::AtMostOnce => connection.outbox.bytes() >= crate::Outbox::HIGH_BYTES,
-                QoS::AtLeastOnce | QoS::ExactlyOnce => !connection.has_window(),
+                QoS::AtLeastOnce | QoS::ExactlyOnce => {
+                    !connection.has_window() || !session.may_launch_loose(&self.limits)
+                }
             };
             if blocked {
                 return;
@@ -412,7 +435,7 @@ impl Shard {
             return;
         };
         if !std::mem::replace(&mut session.full_reported, true) {
-            let detail = format!("{} messages, {} bytes", session.queue.len(), session.queue_bytes);
+            let detail = format!("{} messages, {} bytes", session.queue.len(), session.held_bytes);
             self.session_event(EventLevel::Warn, key, "queue is full", &detail);
         }
     }
@@ -483,7 +506,7 @@ fn merge(matched: &mut Match, subscription: Subscription) {
     }
 }
 
-fn outgoing(delivery: &Delivery, dup: bool, packet_id: Option<PacketId>) -> Outgoing<'_> {
+pub(super) fn outgoing(delivery: &Delivery, dup: bool, packet_id: Option<PacketId>) -> Outgoing<'_> {
     let message = &*delivery.message;
     Outgoing {
         dup,

@@ -280,7 +280,7 @@ impl Shard {
         };
         for (_, session) in &self.sessions {
             gauges.queued_messages += session.queue.len() as u64;
-            gauges.queued_bytes += session.queue_bytes as u64;
+            gauges.queued_bytes += session.held_bytes as u64;
             gauges.inflight_messages += session.inflight.len() as u64;
         }
         for group in self.groups.iter() {

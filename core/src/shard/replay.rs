@@ -145,7 +145,8 @@ impl Shard {
     ) -> Result<(), RecordError> {
         self.insert_subscription(key, filter, subscription).map_err(|_| RecordError::Damaged)?;
         if sends_retained {
-            self.queue_retained(now, key, filter, subscription);
+            let due = self.retained.matching(now, filter, usize::MAX).unwrap_or_default();
+            self.queue_retained(key, due, subscription);
         }
         Ok(())
     }

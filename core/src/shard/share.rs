@@ -4,13 +4,13 @@
 
 use std::sync::Arc;
 
-use causeway_protocol::QoS;
+use causeway_protocol::{PacketId, QoS};
 
-use super::deliver::Origin;
+use super::deliver::{Origin, outgoing};
 use super::{Release, Shard};
 use crate::index::Subscription;
 use crate::message::{Message, Publication};
-use crate::session::{Delivery, Identifiers, Phase, SessionKey};
+use crate::session::{Delivery, Identifiers, SessionKey};
 use crate::shared::{Group, GroupKey};
 use crate::{Lsn, Millis};
 
@@ -28,7 +28,7 @@ impl Shard {
         if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
             let (sessions, connections) = (&self.sessions, &self.connections);
             let outbox_bytes_max = self.limits.outbox_bytes_max;
-            let next = group.next(|member| {
+            let next = group.next(|member, _| {
                 let id = sessions.get(member as usize).and_then(|session| session.connection);
                 let connection = id.and_then(|id| connections.get(id.index()));
                 connection.is_some_and(|connection| connection.outbox.bytes() <= outbox_bytes_max)
@@ -60,20 +60,32 @@ impl Shard {
                 self.note_group_progress(now, key);
                 continue;
             }
-            let qos = front.message.qos;
+            let message = Arc::clone(&front.message);
             //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
-            let (sessions, connections) = (&self.sessions, &self.connections);
-            let next = group.next(|member| {
-                let Some(session) = sessions.get(member as usize) else {
-                    return false;
-                };
-                let connection = session.connection.and_then(|id| connections.get(id.index()));
-                session.queue.is_empty() && connection.is_some_and(|connection| connection.has_window())
+            let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
+            let ready = |member: SessionKey| {
+                let session = sessions.get(member as usize)?;
+                let connection = session.connection.and_then(|id| connections.get(id.index()))?;
+                let is_ready = session.queue.is_empty() && connection.has_window() && session.may_launch_loose(limits);
+                is_ready.then_some(connection)
+            };
+            // Whoever can't take so large a packet leaves it to others.
+            let next = group.next(|member, subscription| {
+                let delivery = delivery(Arc::clone(&message), subscription, (key, 0));
+                let packet_id = (delivery.qos > QoS::AtMostOnce).then_some(PacketId::MIN);
+                ready(member).is_some_and(|open| open.accepts(now, &outgoing(&delivery, false, packet_id)))
             });
             let Some((member, subscription)) = next else {
-                return;
+                if group.next(|member, _| ready(member).is_some()).is_none() {
+                    return;
+                }
+                // Whoever could take it now never will.
+                group.dequeue(false);
+                self.counters.dropped_packet_too_large += 1;
+                self.note_group_progress(now, key);
+                continue;
             };
-            let stays_open = qos.min(subscription.qos) > QoS::AtMostOnce;
+            let stays_open = message.qos.min(subscription.qos) > QoS::AtMostOnce;
             let Some((message, sequence)) = group.dequeue(stays_open) else {
                 return;
             };
@@ -173,18 +185,8 @@ impl Shard {
             // It unsubscribed but is still here: what it was sent, it will acknowledge.
             return;
         }
-        let mut back: Vec<(Arc<Message>, u64)> = Vec::new();
         // The session has no connection here, so what is left counts as unsent when it comes back.
-        session.inflight.retain(|inflight| match &inflight.phase {
-            //= [MQTT-4.8.2-4] [MQTT-4.8.2-5] a QoS 2 message is finished with its member or not at all
-            Phase::Publish(Delivery { group: Some((group, sequence)), qos: QoS::AtLeastOnce, message, .. })
-                if *group == group_key =>
-            {
-                back.push((Arc::clone(message), *sequence));
-                false
-            }
-            Phase::Publish(_) | Phase::Release => true,
-        });
+        let back = session.surrender(group_key);
         group.take_back(back);
     }
 

@@ -12,6 +12,7 @@ use causeway_protocol::{
 
 use super::{Release, Shard};
 use crate::index::{Subscription, sends_retained};
+use crate::message::Message;
 use crate::session::{Delivery, Identifiers, SessionKey};
 use crate::{Bound, ConnectionId, Lsn, Millis};
 
@@ -31,15 +32,11 @@ impl Shard {
         //= [MQTT-3.8.4-5] many filters are handled as if they came one by one
         for &(filter, options) in &subscribe.filters {
             let subscription = Subscription::new(options, self.limits.maximum_qos, subscribe.subscription_identifier);
-            match self.subscribe_one(id, key, filter, subscription) {
-                Ok(existed) => {
+            match self.subscribe_one(now, id, key, filter, (options, subscription)) {
+                Ok(at) => {
                     //= [MQTT-3.8.4-7] what is granted may be less than what was asked for
                     reasons.push(granted(subscription.qos));
-                    let sends_retained = wants_retained(filter, options, existed);
-                    durable_at = durable_at.max(self.record_subscribed(now, key, filter, subscription, sends_retained));
-                    if sends_retained {
-                        self.queue_retained(now, key, filter, subscription);
-                    }
+                    durable_at = durable_at.max(at);
                 }
                 Err((reason, why)) => {
                     self.counters.subscriptions_refused += 1;
@@ -54,6 +51,12 @@ impl Shard {
             SubAck { packet_id: subscribe.packet_id, reason_string: None, user_properties: Vec::new(), reasons };
         let Some(connection) = self.connection(id) else { return };
         let bytes = connection.encoded(Packet::SubAck(suback));
+        if bytes.is_empty() {
+            //= [MQTT-3.1.2-24] a client that can't be told what became of its subscriptions is told so
+            let why = "SUBACK is larger than the client's Maximum Packet Size";
+            self.disconnect(now, id, ReasonCode::PacketTooLarge, why);
+            return;
+        }
         let Some(epoch) = self.sessions.get(key as usize).map(|session| session.epoch) else { return };
         let answers = [Release::SubAck { connection: id, bytes }, Release::Session { session: key, epoch }];
         for answer in answers {
@@ -78,17 +81,40 @@ impl Shard {
         self.write(id, Packet::UnsubAck(unsuback));
     }
 
-    /// Makes or replaces one subscription; whether it existed.
+    /// Makes or replaces one subscription, with the retained messages it is due; the record it is durable with.
     fn subscribe_one(
         &mut self,
+        now: Millis,
         id: ConnectionId,
         key: SessionKey,
         filter: &str,
-        subscription: Subscription,
-    ) -> Result<bool, (ReasonCode, String)> {
+        (options, subscription): (SubscriptionOptions, Subscription),
+    ) -> Result<Lsn, (ReasonCode, String)> {
         self.check_filter(id, key, filter)?;
+        let existed = self.sessions[key as usize].subscriptions.contains_key(filter);
+        let sends_retained = wants_retained(filter, options, existed);
+        // Found before anything changes, so that a refusal leaves no trace.
+        let due = if sends_retained { self.retained_due(now, key, filter)? } else { Vec::new() };
         self.insert_subscription(key, filter, subscription)
-            .map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))
+            .map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))?;
+        let at = self.record_subscribed(now, key, filter, subscription, sends_retained);
+        self.queue_retained(key, due, subscription);
+        Ok(at)
+    }
+
+    /// The retained messages that the filter matches, unless they are more than may wait for one session.
+    fn retained_due(
+        &mut self,
+        now: Millis,
+        key: SessionKey,
+        filter: &str,
+    ) -> Result<Vec<Arc<Message>>, (ReasonCode, String)> {
+        let waiting = self.sessions[key as usize].backlog.len();
+        let room = self.limits.retained_backlog_max.saturating_sub(waiting);
+        self.retained.matching(now, filter, room).ok_or_else(|| {
+            self.counters.reached(Bound::RetainedBacklog);
+            (ReasonCode::QuotaExceeded, "retained_backlog_max is reached".to_owned())
+        })
     }
 
     /// Puts a subscription where messages find it; whether it existed.
@@ -126,10 +152,6 @@ impl Shard {
         }
         if filter.contains(['+', '#']) && !limits.wildcard_subscriptions {
             return refuse(ReasonCode::WildcardSubscriptionsNotSupported, "wildcards are not on offer");
-        }
-        if self.backlog_messages >= limits.retained_backlog_max {
-            self.counters.reached(Bound::RetainedBacklog);
-            return refuse(ReasonCode::QuotaExceeded, "retained_backlog_max is reached");
         }
         let subscriptions = &self.sessions[key as usize].subscriptions;
         if subscriptions.len() >= limits.subscriptions_per_session_max && !subscriptions.contains_key(filter) {
@@ -177,9 +199,9 @@ impl Shard {
     }
 
     /// Notes the retained messages a new subscription is due. The pump sends them as the client keeps up.
-    pub(super) fn queue_retained(&mut self, now: Millis, key: SessionKey, filter: &str, subscription: Subscription) {
+    pub(super) fn queue_retained(&mut self, key: SessionKey, due: Vec<Arc<Message>>, subscription: Subscription) {
         //= [MQTT-3.3.1-9] [MQTT-3.8.4-4] the newest retained message of each matching topic
-        let due = self.retained.matching(now, filter).into_iter().map(|message| Delivery {
+        let due = due.into_iter().map(|message| Delivery {
             qos: message.qos.min(subscription.qos),
             //= [MQTT-3.3.1-8] sent because of a subscription: retain is 1
             retain: true,

@@ -1,6 +1,8 @@
 //! QoS 1 and 2, windows, queues and redelivery.
 
-use causeway_protocol::{Ack, Connect, ConnectProperties, Packet, ProtocolVersion, ReasonCode};
+use causeway_protocol::{
+    Ack, Connect, ConnectProperties, Packet, ProtocolVersion, Publish, PublishProperties, ReasonCode,
+};
 
 use super::world::*;
 
@@ -241,4 +243,53 @@ fn acknowledgement_properties_of_a_v5_client_reach_the_log_only() {
     let client = world.join(Connect { properties, ..connect("c") });
     world.publish(client, publish(1, 1, "nobody", "x"));
     assert_eq!(world.heard(client), ["puback p1 0x10"]);
+}
+
+#[test]
+fn expired_messages_keep_no_live_ones_out() {
+    for filter in ["t", "$share/g/t"] {
+        let mut world = World::with(|limits| limits.session_queue_messages_max = 2);
+        let offline = world.join(persistent("offline"));
+        world.subscribe(offline, filter, options(1));
+        world.disconnect(offline);
+        let publisher = world.join(connect("p"));
+        for id in 1..=2 {
+            let properties = PublishProperties { message_expiry_interval_seconds: Some(1), ..Default::default() };
+            world.publish(publisher, Publish { properties, ..publish(1, id, "t", "short") });
+        }
+        world.publish(publisher, publish(1, 3, "t", "refused"));
+        world.wait(2000);
+        world.publish(publisher, publish(1, 4, "t", "taken"));
+        assert_eq!(world.heard(publisher), ["puback p1", "puback p2", "puback p3 0x97", "puback p4"], "{filter}");
+        assert_eq!(world.shard.counters().dropped_expired, 2);
+    }
+}
+
+#[test]
+fn what_is_in_flight_counts_against_the_bytes_of_a_session() {
+    let mut world = World::with(|limits| limits.session_queue_bytes_max = 250);
+    let subscriber = world.join(connect("s"));
+    world.subscribe(subscriber, "t", options(1));
+    let publisher = world.join(connect("p"));
+    let payload = "x".repeat(99);
+    for id in 1..=3 {
+        world.publish(publisher, publish(1, id, "t", &payload));
+    }
+    assert_eq!(world.heard(publisher), ["puback p1", "puback p2", "puback p3 0x97"]);
+    world.puback(subscriber, 1);
+    world.publish(publisher, publish(1, 4, "t", &payload));
+    assert_eq!(world.heard(publisher), ["puback p4"]);
+}
+
+#[test]
+fn what_an_earlier_connection_left_unreleased_does_not_count() {
+    let mut world = World::with(|limits| limits.receive_maximum = 2);
+    let client = world.join(persistent("c"));
+    for id in 1..=2 {
+        world.publish(client, publish(2, id, "x", "x"));
+    }
+    world.hang_up(client);
+    let client = world.join(persistent("c"));
+    world.publish(client, publish(2, 3, "x", "x"));
+    assert_eq!(world.heard(client), ["pubrec p3 0x10"]);
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 
 use causeway_protocol::{
-    Connect, ConnectProperties, Packet, ProtocolVersion, Publish, PublishProperties, RetainHandling,
+    Connect, ConnectProperties, Packet, ProtocolVersion, Publish, PublishProperties, RetainHandling, Subscribe,
     SubscriptionOptions,
 };
 
@@ -264,4 +264,49 @@ fn a_packet_only_a_server_may_send_ends_the_connection() {
     world.send(client, Packet::PingResp);
     assert_eq!(world.heard(client), ["disconnect 0x82"]);
     assert_eq!(world.closes(), [client.id]);
+}
+
+#[test]
+fn retained_messages_that_wait_are_bounded_for_each_session() {
+    let mut world = World::with(|limits| limits.retained_backlog_max = 100);
+    let publisher = world.join(connect("p"));
+    let payload = "x".repeat(5000);
+    for number in 0..60 {
+        world.publish(publisher, retained(0, 0, &format!("r/{number}"), &payload));
+    }
+    let greedy = world.join(connect("greedy"));
+    let filters = ["r/+", "r/#", "+/+", "other"];
+    let filters = filters.map(|filter| (filter, options(0))).to_vec();
+    let (packet_id, user_properties) = (packet_id(1), Vec::new());
+    let subscribe = Subscribe { packet_id, subscription_identifier: None, user_properties, filters };
+    world.send(greedy, Packet::Subscribe(subscribe));
+    let heard = world.heard(greedy);
+    assert_eq!(heard[0], "suback 00,97,97,00");
+    assert_eq!(heard.len(), 61, "what was granted is sent");
+    // Nobody else is refused meanwhile.
+    let modest = world.join(connect("modest"));
+    world.subscribe(modest, "r/1", options(0));
+    assert_eq!(world.heard(modest).len(), 2);
+}
+
+#[test]
+fn a_suback_that_does_not_fit_ends_the_connection() {
+    let mut world = World::new();
+    let properties = ConnectProperties { maximum_packet_size_bytes: Some(40), ..ConnectProperties::default() };
+    let client = world.join(Connect { properties, ..connect("c") });
+    let names: Vec<String> = (0..60).map(|number| number.to_string()).collect();
+    let filters = names.iter().map(|name| (name.as_str(), options(0))).collect();
+    let (packet_id, user_properties) = (packet_id(1), Vec::new());
+    let subscribe = Subscribe { packet_id, subscription_identifier: None, user_properties, filters };
+    world.send(client, Packet::Subscribe(subscribe));
+    assert_eq!(world.heard(client), ["disconnect 0x95"]);
+}
+
+#[test]
+fn a_will_obeys_no_local() {
+    let mut world = World::new();
+    let client = world.join(with_will(persistent("c"), "will", 0));
+    world.subscribe(client, "will", SubscriptionOptions { no_local: true, ..options(1) });
+    world.hang_up(client);
+    assert_eq!(world.dial(persistent("c")).1, ["connack 0x00 present"]);
 }

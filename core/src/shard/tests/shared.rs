@@ -166,3 +166,36 @@ fn a_group_ends_with_its_last_member() {
     world.publish(publisher, publish(1, 1, "t", "x"));
     assert_eq!(world.heard(publisher), ["puback p1 0x10"]);
 }
+
+#[test]
+fn a_message_never_finds_its_way_to_another_group() {
+    let mut world = World::new();
+    let leaver = member(&mut world, persistent("leaver"), 1);
+    let publisher = world.join(connect("p"));
+    publish_numbers(&mut world, publisher, 0..1);
+    assert_eq!(world.heard(leaver), ["pub q1 l1 t=0"]);
+    // The group ends with its only member, and another one is made.
+    world.unsubscribe(leaver, FILTER);
+    world.subscribe(leaver, "$share/h/other", options(1));
+    let stranger = world.join(connect("stranger"));
+    world.subscribe(stranger, "$share/h/other", options(1));
+    world.hang_up(leaver);
+    assert_eq!(world.heard(stranger), ["suback 01"]);
+}
+
+#[test]
+fn a_member_that_takes_only_small_packets_leaves_the_large_ones_to_others() {
+    let mut world = World::new();
+    let mut small = connect("small");
+    small.properties.maximum_packet_size_bytes = Some(40);
+    let small = member(&mut world, small, 1);
+    let publisher = world.join(connect("p"));
+    let large = "x".repeat(100);
+    world.publish(publisher, publish(1, 1, "t", &large));
+    assert_eq!(world.shard.counters().dropped_packet_too_large, 1, "nobody can ever take it");
+    let other = member(&mut world, connect("other"), 1);
+    for id in 2..6 {
+        world.publish(publisher, publish(1, id, "t", &large));
+    }
+    assert_eq!((world.heard(small).len(), world.heard(other).len()), (0, 4));
+}
