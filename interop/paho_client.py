@@ -4,6 +4,7 @@ Owns translating between Paho's calls and the scenarios'. It runs Paho's own
 network thread, as most users do.
 """
 
+import gc
 import queue
 import socket
 import ssl
@@ -104,6 +105,9 @@ class PahoConnection(Connection):
     def disconnect(self):
         self.client.disconnect()
         self.client.loop_stop()
+        # A client keeps two descriptors until it is collected, and select() knows none above 1023.
+        del self.client
+        gc.collect()
 
     def cut(self):
         # The thread sees the end of the connection and stops without a DISCONNECT.

@@ -7,26 +7,36 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use causeway_core::{ConnectRequest, Handshake, Limits, Step};
 use causeway_protocol::{ReasonCode, decode, frame};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{Authenticator, Exchange, hashing};
-use crate::config::ProxyProtocol;
+use crate::config::{ProxyProtocol, Transport};
 use crate::listener::{Accepted, Listener, Permit};
+use crate::log_gate::LogGate;
 use crate::proxy;
 use crate::server::EdgeCounters;
 use crate::shard_loop::ToShard;
+use crate::shown::{Line, shown};
 use crate::transport::socket::{linger, shut_down_write, write_all};
 use crate::transport::{Flow, Layer, LayerError};
 
 /// Until a client is known, it may make us hold this much: a CONNECT with every field at its longest is not larger.
 const CONNECT_BYTES_MAX: u32 = 512 * 1024;
+/// Together, clients that are not known may make us hold this much beside [`HANDSHAKE_BYTES_FREE`] for each.
+const HANDSHAKES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What every handshake may need, whatever the others hold: far more than a CONNECT and a TLS handshake usually have.
+const HANDSHAKE_BYTES_FREE: usize = 8 * 1024;
 /// Read at a time before CONNECT, which rarely has more than 200 bytes.
 const READ_BYTES: usize = 2048;
+/// The first bytes of a connection tell what it speaks.
+const FIRST_BYTES: usize = 4;
 /// A refused client has this long to take its CONNACK.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,6 +46,49 @@ pub(crate) struct FrontDoor {
     pub(crate) authenticator: Authenticator,
     pub(crate) shard: mpsc::Sender<ToShard>,
     pub(crate) counters: Arc<EdgeCounters>,
+    /// Bytes that all handshakes hold beyond their [`HANDSHAKE_BYTES_FREE`].
+    pub(crate) held: Arc<AtomicUsize>,
+    /// For lines about those who are not let in.
+    pub(crate) refusals: Arc<LogGate>,
+}
+
+impl FrontDoor {
+    pub(crate) fn new(
+        limits: Arc<Limits>,
+        authenticator: Authenticator,
+        shard: mpsc::Sender<ToShard>,
+        counters: Arc<EdgeCounters>,
+    ) -> FrontDoor {
+        let refusals = Arc::new(LogGate::new("connections were refused"));
+        FrontDoor { limits, authenticator, shard, counters, held: Arc::default(), refusals }
+    }
+}
+
+/// The bytes that one handshake has read and may still hold somewhere; given back when dropped.
+struct Held {
+    of_all: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Held {
+    fn charged(bytes: usize) -> usize {
+        bytes.saturating_sub(HANDSHAKE_BYTES_FREE)
+    }
+
+    /// Adds bytes that were read; says whether there is room for them.
+    fn add(&mut self, bytes: usize) -> bool {
+        let before = Held::charged(self.bytes);
+        self.bytes += bytes;
+        let more = Held::charged(self.bytes) - before;
+        let all = self.of_all.fetch_add(more, Ordering::Relaxed) + more;
+        more == 0 || all <= HANDSHAKES_BYTES_MAX
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.of_all.fetch_sub(Held::charged(self.bytes), Ordering::Relaxed);
+    }
 }
 
 /// A connection on its way to its shard.
@@ -59,6 +112,10 @@ enum End {
     Layer(LayerError),
     /// Not worth an answer.
     Silent(String),
+    /// No complete CONNECT in time.
+    TooSlow,
+    /// All handshakes together hold too much.
+    NoRoom,
     /// Told in a CONNACK, where `bytes` has one.
     Refused {
         bytes: Vec<u8>,
@@ -77,7 +134,7 @@ impl From<io::Error> for End {
 /// Takes one connection through its handshake. Runs as a task of its own.
 pub(crate) async fn greet(door: Arc<FrontDoor>, listener: Arc<Listener>, accepted: Accepted) {
     let Accepted { stream, peer, connection, handshake } = accepted;
-    let timeout = Duration::from_secs(listener.settings.connect_timeout_seconds);
+    let connect_timeout = Duration::from_secs(listener.settings.connect_timeout_seconds);
     let mut greeting = match Greeting::new(door, listener, stream, peer) {
         Ok(greeting) => greeting,
         Err(error) => {
@@ -85,15 +142,11 @@ pub(crate) async fn greet(door: Arc<FrontDoor>, listener: Arc<Listener>, accepte
             return;
         }
     };
-    let outcome = tokio::time::timeout(timeout, greeting.run()).await;
+    let outcome = greeting.run(Instant::now() + connect_timeout).await;
     drop(handshake);
     match outcome {
-        Ok(Ok(request)) => greeting.hand_over(request, connection, timeout).await,
-        Ok(Err(end)) => greeting.refuse(end).await,
-        Err(_) => {
-            greeting.door.counters.handshake_timeouts.add(1);
-            greeting.log_refusal("", None, "no complete CONNECT in time");
-        }
+        Ok(request) => greeting.hand_over(request, connection, connect_timeout).await,
+        Err(end) => greeting.refuse(end).await,
     }
 }
 
@@ -110,6 +163,9 @@ struct Greeting {
     /// What the layer owes the peer.
     wire_out: Vec<u8>,
     exchange: Option<Box<Exchange>>,
+    held: Held,
+    /// The first bytes that were read, whatever they are.
+    first_bytes: [u8; FIRST_BYTES],
 }
 
 impl Greeting {
@@ -123,20 +179,23 @@ impl Greeting {
         let bytes_max = door.limits.packet_bytes_max.min(CONNECT_BYTES_MAX) as usize;
         let layer = Layer::new(tls, listener.websocket_path.clone(), bytes_max)?;
         let (wire, plain, wire_out) = Default::default();
-        Ok(Greeting { door, listener, stream, peer, layer, wire, plain, wire_out, exchange: None })
+        let held = Held { of_all: door.held.clone(), bytes: 0 };
+        let first_bytes = [0; FIRST_BYTES];
+        Ok(Greeting { door, listener, stream, peer, layer, wire, plain, wire_out, exchange: None, held, first_bytes })
     }
 
-    /// Everything up to the decision to let the client in.
-    async fn run(&mut self) -> Result<Box<ConnectRequest>, End> {
-        self.read_proxy_header().await?;
+    /// Everything up to the decision to let the client in. What the client has to send must be there by `deadline`; how
+    /// long its password is verified is not its fault, and has a bound of its own.
+    async fn run(&mut self, deadline: Instant) -> Result<Box<ConnectRequest>, End> {
+        in_time(deadline, self.read_proxy_header()).await?;
         let random: [u8; 16] = hashing::random().map_err(End::Silent)?;
         let assigned = format!("auto-{:032x}", u128::from_ne_bytes(random));
         let limits = self.door.limits.clone();
         let bytes_max = limits.packet_bytes_max.min(CONNECT_BYTES_MAX);
         let mut handshake = Handshake::new(limits, self.listener.policy.clone(), assigned);
         loop {
-            let step = self.next_packet(&mut handshake, bytes_max).await?;
-            if let Some(request) = self.carry_out(&mut handshake, step).await? {
+            let step = in_time(deadline, self.next_packet(&mut handshake, bytes_max)).await?;
+            if let Some(request) = self.carry_out(&mut handshake, step, deadline).await? {
                 return Ok(request);
             }
         }
@@ -191,13 +250,14 @@ impl Greeting {
         &mut self,
         handshake: &mut Handshake,
         mut step: Step,
+        deadline: Instant,
     ) -> Result<Option<Box<ConnectRequest>>, End> {
         loop {
             step = match step {
                 Step::Accept(request) => return Ok(Some(request)),
                 Step::Send(bytes) => {
                     self.layer.send(&[io::IoSlice::new(&bytes)], &mut self.wire_out).map_err(End::Layer)?;
-                    self.write_wire().await?;
+                    in_time(deadline, self.write_wire()).await?;
                     return Ok(None);
                 }
                 Step::Refuse { bytes, reason, client_id, why, bound } => {
@@ -206,7 +266,10 @@ impl Greeting {
                 }
                 Step::Verify(credentials) => {
                     let verified = self.door.authenticator.verify(&credentials.username, &credentials.password);
-                    handshake.verdict(verified.await)
+                    tokio::select! {
+                        verdict = verified => handshake.verdict(verdict),
+                        error = gone(&self.stream) => return Err(End::Gone(error)),
+                    }
                 }
                 Step::Exchange { method, data, .. } => {
                     let exchange = self.exchange.get_or_insert_with(|| Box::new(self.door.authenticator.exchange()));
@@ -225,7 +288,14 @@ impl Greeting {
                 Ok(0) => return Err(End::Gone(ErrorKind::UnexpectedEof.into())),
                 Ok(bytes) => {
                     self.door.counters.bytes_received.add(bytes as u64);
-                    return Ok(());
+                    if self.held.bytes == 0 {
+                        let first = bytes.min(FIRST_BYTES);
+                        self.first_bytes[..first].copy_from_slice(&self.wire[..first]);
+                    }
+                    return match self.held.add(bytes) {
+                        true => Ok(()),
+                        false => Err(End::NoRoom),
+                    };
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
@@ -252,7 +322,7 @@ impl Greeting {
         Ok(())
     }
 
-    async fn hand_over(mut self, request: Box<ConnectRequest>, permit: Permit, timeout: Duration) {
+    async fn hand_over(mut self, request: Box<ConnectRequest>, permit: Permit, patience: Duration) {
         self.layer.established(2 * (self.door.limits.packet_bytes_max as usize).max(64 * 1024));
         let client_id = request.client_id.clone();
         let Greeting { door, listener, stream, peer, layer, plain, exchange, .. } = self;
@@ -265,11 +335,13 @@ impl Greeting {
         };
         let unread = plain;
         let arrival = Arrival { socket, peer, layer, unread, request, exchange, permit };
-        let sent = door.shard.send_timeout(ToShard::Arrival(Box::new(arrival)), timeout).await;
+        let sent = door.shard.send_timeout(ToShard::Arrival(Box::new(arrival)), patience).await;
         if sent.is_err() {
             door.counters.refused_handshake.add(1);
-            tracing::warn!(target: "causeway::refused", listener = listener.settings.name, %peer, client = client_id,
-                "connection closed: the shard is stopping or too busy to take it");
+            if door.refusals.pass() {
+                tracing::warn!(target: "causeway::refused", listener = listener.settings.name, %peer,
+                    client = shown(&client_id), "connection closed: the shard is stopping or too busy to take it");
+            }
         }
     }
 
@@ -277,7 +349,17 @@ impl Greeting {
         match end {
             End::Gone(error) => {
                 tracing::debug!(target: "causeway::refused", listener = self.listener.settings.name,
-                    peer = %self.peer, %error, "connection lost before CONNECT");
+                    peer = %self.peer, %error, "connection lost before CONNACK");
+                return;
+            }
+            End::TooSlow => {
+                self.door.counters.handshake_timeouts.add(1);
+                self.log_refusal("", None, "no complete CONNECT in time");
+                return;
+            }
+            End::NoRoom => {
+                self.door.counters.refused_handshake_bytes.add(1);
+                self.log_refusal("", None, "all handshakes together hold 64 MiB, and this one needs more");
                 return;
             }
             End::Silent(why) => {
@@ -308,13 +390,82 @@ impl Greeting {
             }
         };
         // Whoever does not take its refusal in time goes without.
-        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, farewell).await;
+        let _ = timeout(REFUSAL_TIMEOUT, farewell).await;
     }
 
     fn log_refusal(&self, client: &str, reason: Option<ReasonCode>, why: &str) {
         self.door.counters.refused_handshake.add(1);
+        if !self.door.refusals.pass() {
+            return;
+        }
         let reason = reason.map(tracing::field::display);
+        let client = (!client.is_empty()).then(|| shown(client));
+        let hint = looks_like(self.first_bytes, self.listener.settings.transport);
         tracing::info!(target: "causeway::refused", listener = self.listener.settings.name, peer = %self.peer,
-            client, reason, "connection refused: {why}");
+            client, reason, "connection refused: {}{hint}", Line(why));
+    }
+}
+
+/// What a client speaks that is at the wrong port, as an addition to what is wrong with it.
+fn looks_like(first_bytes: [u8; FIRST_BYTES], transport: Transport) -> &'static str {
+    let http = [*b"GET ", *b"POST", *b"HEAD", *b"PUT ", *b"OPTI", *b"CONN"].contains(&first_bytes);
+    let tls = matches!(first_bytes, [0x16, 3, 0..=4, _]);
+    match transport {
+        Transport::Tcp if http => "; this looks like HTTP, and the listener speaks MQTT over TCP",
+        Transport::Tcp | Transport::Ws if tls => "; this looks like a TLS handshake, and the listener has no TLS",
+        Transport::Tls | Transport::Wss if http => "; this looks like HTTP without TLS, and the listener has TLS",
+        Transport::Tls | Transport::Wss if first_bytes[0] == 0x10 => {
+            "; this looks like MQTT without TLS, and the listener has TLS"
+        }
+        _ => "",
+    }
+}
+
+/// What does not end by `deadline` is too slow.
+async fn in_time<T>(deadline: Instant, future: impl Future<Output = Result<T, End>>) -> Result<T, End> {
+    timeout_at(deadline, future).await.unwrap_or(Err(End::TooSlow))
+}
+
+/// Completes when the client leaves without having sent anything more.
+async fn gone(stream: &TcpStream) -> io::Error {
+    match stream.peek(&mut [0]).await {
+        Ok(0) => ErrorKind::UnexpectedEof.into(),
+        Ok(_) => std::future::pending().await,
+        Err(error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_at_the_wrong_port_are_recognised() {
+        let hello = [0x16, 3, 1, 2];
+        assert!(looks_like(*b"GET ", Transport::Tcp).contains("looks like HTTP"));
+        assert!(looks_like(hello, Transport::Tcp).contains("looks like a TLS handshake"));
+        assert!(looks_like(hello, Transport::Ws).contains("looks like a TLS handshake"));
+        assert!(looks_like([0x10, 14, 0, 4], Transport::Tls).contains("looks like MQTT without TLS"));
+        assert_eq!(looks_like(*b"GET ", Transport::Ws), "");
+        assert_eq!(looks_like(hello, Transport::Tls), "");
+        assert_eq!(looks_like([0x10, 14, 0, 4], Transport::Tcp), "");
+    }
+
+    #[test]
+    fn what_handshakes_hold_is_bounded_and_comes_back() {
+        let of_all = Arc::new(AtomicUsize::new(0));
+        let held = || Held { of_all: of_all.clone(), bytes: 0 };
+        let mut usual = held();
+        assert!(usual.add(HANDSHAKE_BYTES_FREE));
+        assert_eq!(of_all.load(Ordering::Relaxed), 0);
+        let mut greedy = held();
+        assert!(greedy.add(HANDSHAKES_BYTES_MAX + HANDSHAKE_BYTES_FREE));
+        assert!(!usual.add(1), "no room");
+        assert!(held().add(HANDSHAKE_BYTES_FREE), "there is always room for a usual one");
+        drop(greedy);
+        assert_eq!(of_all.load(Ordering::Relaxed), 1);
+        assert!(usual.add(1));
+        drop(usual);
+        assert_eq!(of_all.load(Ordering::Relaxed), 0);
     }
 }

@@ -12,8 +12,10 @@ pub mod telemetry;
 
 mod frontdoor;
 mod listener;
+mod log_gate;
 mod proxy;
 pub mod server;
 mod shard_loop;
+mod shown;
 mod tls;
 mod transport;

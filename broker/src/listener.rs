@@ -5,15 +5,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::admin::ListenerState;
 use crate::config;
+use crate::log_gate::LogGate;
 use crate::server::EdgeCounters;
 use crate::tls::ListenerTls;
 
@@ -44,7 +45,7 @@ pub(crate) struct Permit(Arc<AtomicUsize>);
 
 impl Permit {
     /// `None` where `max` are taken.
-    fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Permit> {
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Permit> {
         if taken.fetch_add(1, Ordering::Relaxed) >= max {
             taken.fetch_sub(1, Ordering::Relaxed);
             return None;
@@ -131,7 +132,8 @@ pub(crate) async fn accept_all(
     counters: Arc<EdgeCounters>,
     greet: impl Fn(Accepted),
 ) {
-    let (refused, failed) = (LogGate::new(), LogGate::new());
+    let gates = [LogGate::new("connections were closed at a limit of their listener"), LogGate::new("accepts failed")];
+    let [refused, failed] = gates.map(Arc::new);
     let name = listener.settings.name.as_str();
     loop {
         let (stream, peer) = match socket.accept().await {
@@ -139,8 +141,8 @@ pub(crate) async fn accept_all(
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
                 counters.accept_errors.add(1);
-                if let Some(unlogged) = failed.pass() {
-                    tracing::error!(target: "causeway::listener", listener = name, %error, unlogged, "cannot accept connections");
+                if failed.pass() {
+                    tracing::error!(target: "causeway::listener", listener = name, %error, "cannot accept connections");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
@@ -149,8 +151,8 @@ pub(crate) async fn accept_all(
         counters.accepted.add(1);
         let (Some(connection), Some(handshake)) = (listener.connection_permit(), listener.handshake_permit()) else {
             counters.refused_limit.add(1);
-            if let Some(unlogged) = refused.pass() {
-                tracing::warn!(target: "causeway::refused", listener = name, %peer, unlogged,
+            if refused.pass() {
+                tracing::warn!(target: "causeway::refused", listener = name, %peer,
                     "connection closed: connections_max or handshakes_pending_max of the listener is reached");
             }
             continue;
@@ -163,27 +165,6 @@ pub(crate) async fn accept_all(
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
-}
-
-/// Lets one line a second into the log, and counts those it held back.
-pub(crate) struct LogGate(Mutex<(Option<Instant>, u64)>);
-
-impl LogGate {
-    pub(crate) fn new() -> LogGate {
-        LogGate(Mutex::new((None, 0)))
-    }
-
-    /// How many lines were held back since the last one, if this one may pass.
-    pub(crate) fn pass(&self) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if state.0.is_some_and(|last| now.duration_since(last) < Duration::from_secs(1)) {
-            state.1 += 1;
-            return None;
-        }
-        state.0 = Some(now);
-        Some(std::mem::take(&mut state.1))
-    }
 }
 
 #[cfg(test)]
@@ -199,13 +180,5 @@ mod tests {
         assert!(Permit::take(&taken, 2).is_none());
         drop(first);
         assert!(Permit::take(&taken, 2).is_some());
-    }
-
-    #[test]
-    fn the_gate_counts_what_it_holds_back() {
-        let gate = LogGate::new();
-        assert_eq!(gate.pass(), Some(0));
-        assert_eq!(gate.pass(), None);
-        assert_eq!(gate.0.lock().unwrap().1, 1);
     }
 }

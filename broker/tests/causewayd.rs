@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -32,6 +32,19 @@ struct Running(Child);
 impl Running {
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Waits until the system has stopped it, as SIGSTOP asks for.
+    fn until_stopped(&self) {
+        let start = Instant::now();
+        let is_stopped = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+            stat.rsplit_once(')').unwrap().1.trim_start().starts_with('T')
+        };
+        while !is_stopped() {
+            assert!(start.elapsed() < DEADLINE, "it does not stop");
+            std::thread::yield_now();
+        }
     }
 
     /// Waits for its end.
@@ -102,6 +115,53 @@ fn dev_says_where_it_listens_serves_and_stops() {
     assert!(TcpStream::connect(&mqtt).is_err());
 }
 
+/// A connection that spoke `bytes` first.
+fn dial(address: &str, bytes: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(bytes).unwrap();
+    stream
+}
+
+#[test]
+fn clients_that_kept_alive_while_the_process_stood_still_stay() {
+    const PINGREQ: &[u8] = &[0xC0, 0];
+    // More than the system tells of at a time.
+    const CLIENTS: u16 = 2500;
+    let descriptors = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: descriptors, maximum: descriptors }).unwrap();
+    let arguments = ["dev", "--port", "0"];
+    let mut running = Running(causewayd(&arguments).stderr(Stdio::null()).spawn().unwrap());
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.find_map(|line| line.trim().strip_prefix("mqtt://").map(str::to_owned)).unwrap();
+
+    // Keep alive of one second: after one and a half without a word, a client is given up.
+    let mut clients: Vec<TcpStream> = (0..CLIENTS)
+        .map(|number| {
+            let id = format!("{number:04}");
+            let connect = [b"\x10\x10\x00\x04MQTT\x04\x02\x00\x01\x00\x04", id.as_bytes()].concat();
+            let mut stream = dial(&address, &connect);
+            stream.read_exact(&mut [0; 4]).unwrap();
+            stream
+        })
+        .collect();
+    running.signal(Signal::STOP);
+    running.until_stopped();
+    clients.iter_mut().for_each(|client| client.write_all(PINGREQ).unwrap());
+    // Nobody is answered for more than those one and a half seconds.
+    clients[0].set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
+    assert!(clients[0].read_exact(&mut [0; 2]).is_err());
+    clients[0].set_read_timeout(Some(DEADLINE)).unwrap();
+    running.signal(Signal::CONT);
+    for (number, client) in clients.iter_mut().enumerate() {
+        let mut answer = [0; 2];
+        client.read_exact(&mut answer).unwrap_or_else(|error| panic!("client {number}: {error}"));
+        assert_eq!(answer, [0xD0, 0]);
+    }
+    // Who says nothing more is given up all the same.
+    assert_eq!(clients[0].read(&mut [0; 2]).unwrap(), 0);
+}
+
 fn set_password(file: &Path, user: &str, password: &str) {
     let mut command = causewayd(&["passwd", file.to_str().unwrap(), "add", user, "--password-stdin"]);
     let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
@@ -169,6 +229,7 @@ fn an_address_in_use_is_an_error() {
     let (code, _, errors) = output(&["dev", "--port", &port]);
     assert_eq!(code, 1);
     assert!(errors.contains(&format!("cannot bind 127.0.0.1:{port}: Address already in use")), "{errors}");
+    assert_eq!(errors.matches("Address already in use").count(), 1, "{errors}");
 }
 
 #[test]

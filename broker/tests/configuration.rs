@@ -110,7 +110,7 @@ fn every_configuration_of_the_repository_is_right() {
             checked += 1;
         }
     }
-    assert!(checked >= 2);
+    assert!(checked >= 3);
 }
 
 #[test]

@@ -1,13 +1,16 @@
 //! Clients that are slow, greedy, rude or gone, and what it costs the others: nothing.
 
+// A test ends where something is not as it should be.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod support;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use causeway_broker::config::{Config, LimitSettings, Listener, Transport};
+use causeway_broker::config::{Authentication, Config, LimitSettings, Listener, Transport};
 use support::*;
 
 #[test]
@@ -125,6 +128,29 @@ fn a_peer_that_vanished_is_noticed_by_keep_alive() {
 }
 
 #[test]
+fn a_packet_that_takes_longer_than_the_keep_alive_is_a_sign_of_life() {
+    let broker = Broker::plain();
+    let mut client = broker.dial();
+    // Keep alive of one second: after one and a half without a byte, a client is given up.
+    client.send(&connect("slow", 1));
+    client.expect_connack(0);
+    let packet = publish("a", 1, &[7; 30]);
+    let (last, first) = packet.split_last().unwrap();
+    let started = Instant::now();
+    client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    for byte in first {
+        client.send(&[*byte]);
+        // Nothing comes, which takes a while.
+        let error = client.stream.read(&mut [0]).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+    }
+    assert!(started.elapsed() > Duration::from_secs(3));
+    client.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.send(&[*last]);
+    assert_eq!(client.read_packet().0, 0x40);
+}
+
+#[test]
 fn a_peer_that_vanished_in_the_middle_of_a_packet_is_forgotten() {
     let broker = Broker::plain();
     let mut client = broker.client("cut");
@@ -217,4 +243,63 @@ fn graceful_shutdown_says_farewell() {
     wait().unwrap();
     pending.expect_end();
     assert!(TcpStream::connect_timeout(&address, DEADLINE).is_err());
+}
+
+/// A broker with one user, whose password is verified slowly, and by one thread only.
+fn slow_to_verify(authentication: Authentication) -> (tempfile::TempDir, Broker) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    let hash = "$argon2id$v=19$m=19456,t=4,p=1$c2FsdHNhbHQ$2WXVzmKnTzUYAhUGvdeCdA";
+    std::fs::write(&file, format!("alice:{hash}\n")).unwrap();
+    let authentication =
+        Authentication { password_file: Some(file), verifications_concurrent_max: 1, ..authentication };
+    let listener = Listener { connect_timeout_seconds: 1, ..listener(Transport::Tcp) };
+    (folder, Broker::with(Config { listener: vec![listener], authentication, ..Config::default() }))
+}
+
+/// Connections that wait for the verification of a wrong password.
+fn storm(broker: &Broker, version: u8, clients: usize) -> Vec<Client<TcpStream>> {
+    let properties: &[u8] = if version == 5 { &[0] } else { &[] };
+    let head = [b"\x00\x04MQTT", [version, 0xC2, 0, 0].as_slice(), properties].concat();
+    let connect = packet(0x10, &[&head, b"\x00\x01c\x00\x05alice\x00\x06eraser".as_slice()].concat());
+    let dial = |_| {
+        let mut client = broker.dial();
+        client.send(&connect);
+        client
+    };
+    (0..clients).map(dial).collect()
+}
+
+#[test]
+fn a_client_is_not_blamed_for_a_password_that_waits_to_be_verified() {
+    let settings = Authentication { verification_timeout_seconds: 600, ..Authentication::default() };
+    let (_folder, broker) = slow_to_verify(settings);
+    let (mut clients, mut waited) = (20, Duration::ZERO);
+    // Until the last of them has waited for longer than a CONNECT may take.
+    while waited < Duration::from_millis(1500) {
+        let started = Instant::now();
+        for client in &mut storm(&broker, 5, clients) {
+            client.expect_connack(0x86);
+        }
+        waited = started.elapsed();
+        clients *= 2;
+    }
+    assert_eq!(broker.observed.edge.handshake_timeouts.get(), 0);
+}
+
+#[test]
+fn a_password_that_waits_for_too_long_is_answered() {
+    let settings = Authentication { verification_timeout_seconds: 1, ..Authentication::default() };
+    let (_folder, broker) = slow_to_verify(settings);
+    for (version, wrong, busy) in [(5, 0x86, 0x89), (4, 4, 3)] {
+        let mut seen = Vec::new();
+        for client in &mut storm(&broker, version, 100) {
+            let (first, body) = client.read_packet();
+            assert_eq!(first, 0x20);
+            seen.push(body[1]);
+        }
+        assert!(seen.iter().all(|code| [wrong, busy].contains(code)), "{seen:?}");
+        assert!(seen.contains(&wrong) && seen.contains(&busy), "{seen:?}");
+    }
+    assert_eq!(broker.observed.edge.handshake_timeouts.get(), 0);
 }

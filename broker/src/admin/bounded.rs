@@ -1,39 +1,57 @@
 //! Connections of the administration listener, few and short.
 //!
-//! Owns their number and how long each may last, so that forgotten or hostile ones cost little. It knows no HTTP.
+//! Owns their number and how long each may last, so that forgotten or hostile ones cost little and keep nobody out. It
+//! knows no HTTP.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Sleep;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep};
 
-/// Connections open at the same time. More wait in the system's accept queue.
+/// Connections open at the same time. One more, and the oldest is closed: a health check always gets its answer.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may last, requests under way or not. Scrapers connect again.
-const CONNECTION_SECONDS_MAX: u64 = 60;
+const CONNECTION_MAX: Duration = Duration::from_secs(60);
+/// How long the first request may take to arrive: answers are immediate.
+const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
 
 pub(super) struct Bounded {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    /// The open ones, oldest first. Dropping a sender closes its connection.
+    open: VecDeque<oneshot::Sender<()>>,
 }
 
 pub(super) struct BoundedStream {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
-    _place: OwnedSemaphorePermit,
+    accepted: Instant,
+    answered: bool,
+    /// Resolves when the place is needed for somebody else.
+    displaced: oneshot::Receiver<()>,
 }
 
 impl Bounded {
     pub(super) fn new(listener: TcpListener) -> Bounded {
-        Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)) }
+        Bounded { listener, open: VecDeque::new() }
+    }
+
+    /// A place for one more connection.
+    fn place(&mut self) -> oneshot::Receiver<()> {
+        self.open.retain(|connection| !connection.is_closed());
+        if self.open.len() >= CONNECTIONS_MAX {
+            self.open.pop_front();
+        }
+        let (connection, displaced) = oneshot::channel();
+        self.open.push_back(connection);
+        displaced
     }
 }
 
@@ -42,17 +60,11 @@ impl axum::serve::Listener for Bounded {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (BoundedStream, SocketAddr) {
-        loop {
-            // The semaphore is never closed.
-            let Ok(place) = self.places.clone().acquire_owned().await else {
-                std::future::pending::<()>().await;
-                continue;
-            };
-            // Waits a while where the system has no file descriptors left.
-            let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
-            let deadline = Box::pin(tokio::time::sleep(Duration::from_secs(CONNECTION_SECONDS_MAX)));
-            return (BoundedStream { stream, deadline, _place: place }, peer);
-        }
+        // Waits a while where the system has no file descriptors left.
+        let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
+        let deadline = Box::pin(sleep(FIRST_ANSWER_MAX));
+        let (accepted, displaced) = (Instant::now(), self.place());
+        (BoundedStream { stream, deadline, accepted, answered: false, displaced }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -62,9 +74,10 @@ impl axum::serve::Listener for Bounded {
 
 impl BoundedStream {
     fn in_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.deadline.as_mut().poll(context) {
-            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
-            Poll::Pending => Ok(()),
+        let displaced = Pin::new(&mut self.displaced).poll(context).is_ready();
+        match displaced || self.deadline.as_mut().poll(context).is_ready() {
+            true => Err(io::ErrorKind::TimedOut.into()),
+            false => Ok(()),
         }
     }
 }
@@ -83,6 +96,11 @@ impl AsyncRead for BoundedStream {
 impl AsyncWrite for BoundedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.in_time(context)?;
+        if !self.answered {
+            self.answered = true;
+            let end = self.accepted + CONNECTION_MAX;
+            self.deadline.as_mut().reset(end);
+        }
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

@@ -95,6 +95,11 @@ const EDGE_COUNTERS: &Table<EdgeCounters> = &[
         "Sockets whose CONNECT was not complete within connect_timeout_seconds.",
         |e| e.handshake_timeouts.get(),
     ),
+    (
+        "causeway_handshake_bytes_refused_total",
+        "Sockets refused because all handshakes together held too many bytes.",
+        |e| e.refused_handshake_bytes.get(),
+    ),
     ("causeway_tls_failures_total", "TLS handshakes or sessions that failed.", |e| e.tls_failures.get()),
     ("causeway_websocket_failures_total", "WebSocket upgrades or sessions that failed.", |e| {
         e.websocket_failures.get()
@@ -215,12 +220,13 @@ impl Page {
 
     fn logins(&self, source: &dyn Source) -> prometheus::Result<()> {
         let counts = source.authenticator().counts();
-        let help = "Verifications of credentials; busy is verifications_pending_max reached.";
+        let help = "Verifications of credentials; busy is verifications_pending_max reached, late verification_timeout_seconds.";
         let family = self.counter("causeway_logins_total", help, &["method", "outcome"])?;
         for (method, outcome, count) in [
             ("password", "accepted", counts.password_accepted),
             ("password", "refused", counts.password_refused),
             ("password", "busy", counts.password_busy),
+            ("password", "late", counts.password_late),
             ("scram", "accepted", counts.scram_accepted),
             ("scram", "refused", counts.scram_refused),
         ] {

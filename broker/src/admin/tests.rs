@@ -118,3 +118,21 @@ fn every_number_has_a_name_a_type_and_help() {
         assert!(line.ends_with('.'), "{line}");
     }
 }
+
+#[tokio::test]
+async fn slow_requests_keep_nobody_out() {
+    let config = Arc::new(Config { listener: vec![Listener::default()], ..Config::default() });
+    let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = server.local_addr();
+    let serving = tokio::spawn(server.serve(config, source(), std::future::pending()));
+    let mut slow = Vec::new();
+    for _ in 0..300 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nX: ").await.unwrap();
+        slow.push(stream);
+    }
+    assert_eq!(fetch(address, "/live").await.0, 200);
+    // The oldest had to go.
+    assert_eq!(slow[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
+    serving.abort();
+}

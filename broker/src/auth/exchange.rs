@@ -10,7 +10,8 @@ use causeway_fleet::scram::{self, Challenge, Keys, Opening, ScramError};
 use causeway_protocol::ReasonCode;
 
 use super::hashing;
-use super::{Authenticator, count, deny, shown};
+use super::{Authenticator, count, deny};
+use crate::shown::shown;
 
 /// Where a connection's exchange stands. Keep it as long as the connection: it takes re-authentication, too.
 pub struct Exchange {

@@ -6,6 +6,7 @@
 mod exchange;
 pub mod hashing;
 pub mod password_file;
+mod verifier;
 
 pub use exchange::Exchange;
 pub use password_file::{PasswordFile, PasswordFileError};
@@ -13,14 +14,16 @@ pub use password_file::{PasswordFile, PasswordFileError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use causeway_core::{HandshakePolicy, Principal, Verdict};
 use causeway_fleet::scram;
 use causeway_protocol::ReasonCode;
-use tokio::sync::Semaphore;
 
 use crate::config::{Authentication, Listener};
+use crate::shown::shown;
+use verifier::{Outcome, Verifier};
 
 /// Verifies credentials. Clones share the same users.
 #[derive(Clone)]
@@ -31,10 +34,7 @@ pub struct Authenticator {
 struct Shared {
     settings: Authentication,
     users: ArcSwap<Users>,
-    /// One permit for each verification that runs.
-    running: Arc<Semaphore>,
-    /// One permit for each verification that runs or waits.
-    admitted: Arc<Semaphore>,
+    verifier: Verifier,
     counts: SharedCounts,
 }
 
@@ -43,6 +43,7 @@ struct SharedCounts {
     password_accepted: AtomicU64,
     password_refused: AtomicU64,
     password_busy: AtomicU64,
+    password_late: AtomicU64,
     scram_accepted: AtomicU64,
     scram_refused: AtomicU64,
 }
@@ -56,6 +57,8 @@ pub struct LoginCounts {
     pub password_refused: u64,
     /// Not verified because too many waited.
     pub password_busy: u64,
+    /// Not verified because they had waited for verification_timeout_seconds.
+    pub password_late: u64,
     /// SCRAM exchanges that succeeded.
     pub scram_accepted: u64,
     /// SCRAM exchanges that failed.
@@ -81,12 +84,16 @@ impl Authenticator {
     /// # Errors
     /// There is a password file in `settings`, and it cannot be read or is wrong.
     pub fn load(settings: &Authentication) -> Result<Authenticator, PasswordFileError> {
-        let running = settings.verifications_concurrent_max;
+        let users = load_users(settings.password_file.as_ref())?;
+        // Where nobody has a password, none is verified.
+        let threads = if settings.password_file.is_some() { settings.verifications_concurrent_max } else { 0 };
+        let wait_max = Duration::from_secs(settings.verification_timeout_seconds);
+        let verifier = Verifier::start(threads, settings.verifications_pending_max, wait_max)
+            .map_err(|source| PasswordFileError::Threads { source })?;
         let shared = Shared {
             settings: settings.clone(),
-            users: ArcSwap::from_pointee(load_users(settings.password_file.as_ref())?),
-            running: Arc::new(Semaphore::new(running)),
-            admitted: Arc::new(Semaphore::new(running + settings.verifications_pending_max)),
+            users: ArcSwap::from_pointee(users),
+            verifier,
             counts: SharedCounts::default(),
         };
         Ok(Authenticator { shared: Arc::new(shared) })
@@ -118,36 +125,38 @@ impl Authenticator {
     /// Dropping the future gives up the place in the queue; a verification that runs already runs to its end.
     pub async fn verify(&self, username: &str, password: &[u8]) -> Verdict {
         let counts = &self.shared.counts;
-        let Ok(admitted) = self.shared.admitted.clone().try_acquire_owned() else {
-            count(&counts.password_busy);
-            return deny(ReasonCode::ServerBusy, "too many passwords wait to be verified".to_owned());
-        };
-        let Ok(running) = self.shared.running.clone().acquire_owned().await else {
-            return deny(ReasonCode::ServerUnavailable, "stopping".to_owned());
-        };
         let users = self.users();
         let known = users.file.users.get(username);
-        let hash = known.map_or(&users.decoy, |user| &user.argon2).clone();
-        let exists = known.is_some();
-        let password = password.to_vec();
-        let verified = tokio::task::spawn_blocking(move || {
-            // Held here rather than by the future: the work goes on when the future is dropped.
-            let _permits = (admitted, running);
-            hashing::verify(&password, &hash)
-        });
-        match verified.await {
-            Ok(true) if exists => {
+        let hash = known.map_or(&users.decoy, |user| &user.argon2);
+        if self.shared.settings.password_file.is_none() {
+            count(&counts.password_refused);
+            return deny(
+                ReasonCode::BadUserNameOrPassword,
+                format!("there are no users, not even {}", shown(username)),
+            );
+        }
+        match self.shared.verifier.verify(password, hash).await {
+            Outcome::Verified(true) if known.is_some() => {
                 count(&counts.password_accepted);
                 Verdict::Allow { principal: Principal::user(username), data: Vec::new() }
             }
-            Ok(_) => {
+            Outcome::Verified(_) => {
                 count(&counts.password_refused);
                 deny(
                     ReasonCode::BadUserNameOrPassword,
                     format!("wrong user name or password, user {}", shown(username)),
                 )
             }
-            Err(_) => deny(ReasonCode::ServerUnavailable, "the verification was aborted".to_owned()),
+            Outcome::Busy => {
+                count(&counts.password_busy);
+                deny(ReasonCode::ServerBusy, "verifications_pending_max passwords wait to be verified".to_owned())
+            }
+            Outcome::Late => {
+                count(&counts.password_late);
+                let why = "the password was not verified within verification_timeout_seconds";
+                deny(ReasonCode::ServerBusy, why.to_owned())
+            }
+            Outcome::Stopped => deny(ReasonCode::ServerUnavailable, "stopping".to_owned()),
         }
     }
 
@@ -160,15 +169,14 @@ impl Authenticator {
     pub fn counts(&self) -> LoginCounts {
         let counts = &self.shared.counts;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let settings = &self.shared.settings;
-        let places = settings.verifications_concurrent_max + settings.verifications_pending_max;
         LoginCounts {
             password_accepted: get(&counts.password_accepted),
             password_refused: get(&counts.password_refused),
             password_busy: get(&counts.password_busy),
+            password_late: get(&counts.password_late),
             scram_accepted: get(&counts.scram_accepted),
             scram_refused: get(&counts.scram_refused),
-            pending: places.saturating_sub(self.shared.admitted.available_permits()) as u64,
+            pending: self.shared.verifier.pending() as u64,
         }
     }
 
@@ -201,14 +209,6 @@ fn load_users(path: Option<&PathBuf>) -> Result<Users, PasswordFileError> {
 
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// What a client claims, fit for a log line: quoted, and not longer than a name should be.
-fn shown(claimed: &str) -> String {
-    match claimed.char_indices().nth(64) {
-        Some((end, _)) => format!("{:?}...", &claimed[..end]),
-        None => format!("{claimed:?}"),
-    }
 }
 
 fn deny(reason: ReasonCode, why: String) -> Verdict {

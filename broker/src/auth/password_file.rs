@@ -13,10 +13,11 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use argon2::password_hash::phc::PasswordHash;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use causeway_fleet::scram::Keys;
 use thiserror::Error;
+
+use super::hashing;
 
 const HEADER: &str = "# Users of causewayd. Change this file with `causewayd passwd`.\n";
 const SECRET_PREFIX: &str = ":secret:";
@@ -50,6 +51,12 @@ pub enum PasswordFileError {
     Io {
         /// The file or its folder.
         path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is nothing to verify passwords with.
+    #[error("cannot start the threads that verify passwords: {source}")]
+    Threads {
         /// What the system said.
         source: io::Error,
     },
@@ -104,7 +111,7 @@ impl PasswordFile {
             return Err("not of the form NAME:ARGON2 or NAME:ARGON2:SCRAM");
         };
         check_name(name)?;
-        check_argon2(argon2)?;
+        hashing::check(argon2)?;
         let scram = fields.next().map(|keys| keys.parse().map_err(|_| "the SCRAM keys are malformed")).transpose()?;
         match self.users.insert(name.to_owned(), User { argon2: argon2.to_owned(), scram }) {
             Some(_) => Err("the user stands in the file twice"),
@@ -169,14 +176,6 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
         name if name.starts_with('#') => Err("the user name begins with #"),
         name if name.chars().any(char::is_control) => Err("the user name has a control character"),
         _ => Ok(()),
-    }
-}
-
-fn check_argon2(text: &str) -> Result<(), &'static str> {
-    let hash = PasswordHash::new(text).map_err(|_| "the password hash is not a PHC string ($argon2id$...)")?;
-    match argon2::Algorithm::try_from(hash.algorithm.as_str()) {
-        Ok(_) if hash.hash.is_some() => Ok(()),
-        _ => Err("the password hash is not one of Argon2"),
     }
 }
 

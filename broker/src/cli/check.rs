@@ -6,18 +6,19 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::{Config, Listener, Problem, load};
+use crate::config::{Config, Depth, Listener, Problem, load_to};
 
 /// Checks the files, with the environment that `causewayd run` would have.
 pub(super) fn run(
     files: &[PathBuf],
-    environment: Vec<(String, String)>,
+    environment: &[(String, String)],
+    depth: Depth,
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> anyhow::Result<ExitCode> {
     let mut code = ExitCode::SUCCESS;
     for file in files {
-        match load(file, environment.clone()) {
+        match load_to(file, environment.to_vec(), depth) {
             Ok(loaded) => {
                 print(&loaded.warnings, errors)?;
                 writeln!(out, "{}: ok", file.display())?;
@@ -43,17 +44,17 @@ pub(super) fn print(problems: &[Problem], errors: &mut dyn Write) -> io::Result<
 fn summary(config: &Config, listener: &Listener) -> String {
     let authentication = &config.authentication;
     let users = authentication.password_file.is_some();
-    let mut ways = Vec::new();
-    if listener.anonymous_allowed(authentication) {
-        ways.push("nobody has to log in");
-    }
-    if users {
-        ways.push("passwords");
-    }
-    if users && authentication.scram {
-        ways.push("SCRAM-SHA-256");
-    }
-    format!("{}: {} on {} ({})", listener.name, listener.transport, listener.bind, ways.join(", "))
+    let who = match (listener.anonymous_allowed(authentication), users) {
+        (true, false) => "everybody may connect, without logging in",
+        (true, true) => "everybody may connect, without logging in or as a user",
+        (false, _) => "users only",
+    };
+    let how = match (users, authentication.scram) {
+        (true, true) => ", by password or SCRAM-SHA-256",
+        (true, false) => ", by password",
+        (false, _) => "",
+    };
+    format!("{}: {} on {} ({who}{how})", listener.name, listener.transport, listener.bind)
 }
 
 #[cfg(test)]
@@ -65,7 +66,7 @@ mod tests {
         let path = folder.path().join("c.toml");
         std::fs::write(&path, content).unwrap();
         let (mut out, mut errors) = (Vec::new(), Vec::new());
-        let code = run(&[path], Vec::new(), &mut out, &mut errors).unwrap();
+        let code = run(&[path], &[], Depth::Files, &mut out, &mut errors).unwrap();
         (code, String::from_utf8(out).unwrap(), String::from_utf8(errors).unwrap())
     }
 
@@ -73,8 +74,26 @@ mod tests {
     fn a_right_file_is_summed_up() {
         let (code, out, errors) = check("[[listener]]\n");
         assert_eq!(code, ExitCode::SUCCESS);
-        assert!(out.ends_with("c.toml: ok\n  mqtt: tcp on 127.0.0.1:1883 (nobody has to log in)\n"), "{out}");
+        assert!(
+            out.ends_with("c.toml: ok\n  mqtt: tcp on 127.0.0.1:1883 (everybody may connect, without logging in)\n"),
+            "{out}"
+        );
         assert!(errors.contains("warning: "), "{errors}");
+    }
+
+    #[test]
+    fn it_says_who_may_connect_and_how() {
+        let summed_up = |authentication: &str| {
+            let listener = Listener::default();
+            let config = Config { authentication: toml::from_str(authentication).unwrap(), ..Config::default() };
+            summary(&config, &listener).split_once('(').unwrap().1.trim_end_matches(')').to_owned()
+        };
+        let users = "password_file = 'users'\n";
+        assert_eq!(
+            summed_up(users),
+            "everybody may connect, without logging in or as a user, by password or SCRAM-SHA-256"
+        );
+        assert_eq!(summed_up(&format!("{users}anonymous = 'never'\nscram = false")), "users only, by password");
     }
 
     #[test]

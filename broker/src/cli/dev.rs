@@ -52,7 +52,10 @@ pub(super) fn run(
     // By way of a file's text, so that the environment and the checks apply as they do to a file.
     let text = toml::to_string(&config(options)).context("cannot write the configuration down")?;
     match parse("causewayd dev", &text, environment) {
-        Ok(loaded) => serve::run(loaded.config, |config, started| announce(config, started, &mut stdout())),
+        Ok(loaded) => serve::run(loaded.config, |config, started| {
+            serve::warn(&loaded.warnings);
+            announce(config, started, &mut stdout())
+        }),
         Err(problems) => {
             check::print(&problems, &mut stderr())?;
             Ok(ExitCode::FAILURE)

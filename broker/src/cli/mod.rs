@@ -8,13 +8,15 @@ mod dev;
 mod passwd;
 mod serve;
 
+use std::ffi::OsString;
 use std::io::{Write, stderr, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 
-use crate::config::{CONFIG_VARIABLE, json_schema};
+use crate::config::{CONFIG_VARIABLE, Depth, ENVIRONMENT_PREFIX, json_schema};
 
 /// Causeway, an MQTT broker made for vehicle fleets
 #[derive(Debug, Parser)]
@@ -62,6 +64,9 @@ Example:
         /// The configuration files
         #[arg(value_name = "FILE", required = true)]
         files: Vec<PathBuf>,
+        /// Do not look at the certificates and password files that they name
+        #[arg(long)]
+        without_files: bool,
     },
     /// Add, remove, list and verify the users of a password file
     Passwd(passwd::Options),
@@ -75,21 +80,50 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Nothing is left to tell it to if this fails.
-            let _ = writeln!(stderr(), "causewayd: {error:#}");
+            let _ = writeln!(stderr(), "causewayd: {}", told(&error));
             ExitCode::FAILURE
         }
     }
 }
 
+/// An error and its causes, without those that it says already.
+fn told(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |told, cause| if told.contains(&cause) { told } else { format!("{told}: {cause}") })
+}
+
+/// The variables that may set keys.
+///
+/// # Errors
+/// One of them is not UTF-8.
+fn environment(variables: impl IntoIterator<Item = (OsString, OsString)>) -> anyhow::Result<Vec<(String, String)>> {
+    let mut environment = Vec::new();
+    for (name, value) in variables {
+        // A path may be anything.
+        if !name.as_encoded_bytes().starts_with(ENVIRONMENT_PREFIX.as_bytes()) || name == CONFIG_VARIABLE {
+            continue;
+        }
+        let shown = name.to_string_lossy().into_owned();
+        let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) else {
+            bail!("environment variable {shown}: must be UTF-8, name and value");
+        };
+        environment.push((name, value));
+    }
+    Ok(environment)
+}
+
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let environment = std::env::vars_os().filter_map(|(name, value)| {
-        // Names and values that are not UTF-8 cannot be ours.
-        Some((name.into_string().ok()?, value.into_string().ok()?))
-    });
+    let environment = || environment(std::env::vars_os());
     match command {
-        Command::Dev(options) => dev::run(&options, environment),
-        Command::Run { config } => serve::run_file(&config, environment),
-        Command::Check { files } => check::run(&files, environment.collect(), &mut stdout(), &mut stderr()),
+        Command::Dev(options) => dev::run(&options, environment()?),
+        Command::Run { config } => serve::run_file(&config, environment()?),
+        Command::Check { files, without_files } => {
+            let depth = if without_files { Depth::Meaning } else { Depth::Files };
+            check::run(&files, &environment()?, depth, &mut stdout(), &mut stderr())
+        }
         Command::Passwd(options) => passwd::run(&options, &mut stdout()),
         Command::Schema => {
             writeln!(stdout(), "{:#}", json_schema())?;
@@ -100,6 +134,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::os::unix::ffi::OsStringExt;
+
     use clap::CommandFactory;
 
     use super::*;
@@ -110,6 +147,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cause_is_told_once() {
+        let cause = || io::Error::from(io::ErrorKind::NotFound);
+        let error = anyhow::Error::new(cause()).context(format!("users: {}", cause())).context("cannot start");
+        assert_eq!(told(&error), format!("cannot start: users: {}", cause()));
+    }
+
+    #[test]
+    fn variables_of_ours_are_utf8() {
+        let variable = |name: &[u8], value: &[u8]| {
+            environment([(OsString::from_vec(name.to_vec()), OsString::from_vec(value.to_vec()))])
+        };
+        assert_eq!(variable(b"CAUSEWAY_A", b"1").unwrap(), [("CAUSEWAY_A".to_owned(), "1".to_owned())]);
+        assert!(variable(b"OTHER", b"\xff").unwrap().is_empty());
+        assert!(variable(b"CAUSEWAY_CONFIG", b"\xff").unwrap().is_empty());
+        let error = variable(b"CAUSEWAY_LOG__LEVEL", b"\xff").unwrap_err().to_string();
+        assert!(error.starts_with("environment variable CAUSEWAY_LOG__LEVEL: "), "{error}");
+        assert!(variable(b"CAUSEWAY_\xff", b"1").is_err());
+    }
+
+    #[test]
     fn commands_are_understood() {
         for line in [
             "causewayd dev",
@@ -117,6 +174,7 @@ mod tests {
             "causewayd dev --tls-port 8883 --tls-certificate c --tls-key k",
             "causewayd run --config c.toml",
             "causewayd check a.toml b.toml",
+            "causewayd check --without-files a.toml",
             "causewayd passwd users add alice --password-stdin",
             "causewayd passwd users list",
             "causewayd schema",

@@ -3,13 +3,13 @@
 //! Owns asking for passwords, on the terminal or from standard input. They are never arguments, which others could see.
 
 use std::io::{self, BufRead, IsTerminal, Write, stdin};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
 use clap::{Args, Subcommand};
 
-use crate::auth::{PasswordFile, hashing, password_file};
+use crate::auth::{PasswordFile, PasswordFileError, hashing, password_file};
 
 /// Bytes of the longest password: what an MQTT packet can carry.
 const PASSWORD_BYTES_MAX: usize = 65_535;
@@ -69,6 +69,8 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
     match &options.action {
         Action::Add { user, source, no_scram } => {
             password_file::check_name(user).map_err(|what| anyhow!(what))?;
+            // Before anybody types a password in vain.
+            drop(PasswordFile::lock(path).map_err(|error| without_folder(path, error))?);
             let password = source.new_password(user)?;
             add(options, user, &password, !no_scram, out)?;
         }
@@ -96,6 +98,16 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what to do where the folder of the file is missing.
+fn without_folder(path: &Path, error: PasswordFileError) -> anyhow::Error {
+    match path.parent() {
+        Some(folder) if error.is_not_found() => {
+            anyhow!("there is no folder {}: make it with: mkdir -p {}", folder.display(), folder.display())
+        }
+        _ => error.into(),
+    }
 }
 
 fn add(options: &Options, user: &str, password: &str, scram: bool, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -199,6 +211,15 @@ mod tests {
             assert!(said(&options(path.clone(), action)).is_err(), "{user:?}");
         }
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_missing_folder_is_told_with_its_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("causeway").join("users");
+        let action = Action::Add { user: "alice".to_owned(), source: Source { password_stdin: true }, no_scram: false };
+        let error = said(&options(path, action)).unwrap_err();
+        assert!(error.ends_with(&format!("make it with: mkdir -p {}/causeway", folder.path().display())), "{error}");
     }
 
     #[test]

@@ -49,11 +49,10 @@ pub(super) fn run_file(
     }
 }
 
-fn warn(warnings: &[Problem]) {
+/// One line each: the place is part of it, the picture of it is for terminals.
+pub(super) fn warn(warnings: &[Problem]) {
     for warning in warnings {
-        let text = warning.to_string();
-        // One line each: the place is part of it, the picture of it is for terminals.
-        tracing::warn!(target: "causeway::config", "{}", text.lines().next().unwrap_or_default());
+        tracing::warn!(target: "causeway::config", "{}{}", warning.place, warning.message);
     }
 }
 

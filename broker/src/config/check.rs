@@ -13,8 +13,8 @@ use crate::auth::PasswordFile;
 use crate::tls::ListenerTls;
 
 /// How far to look.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Depth {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
     /// At the configuration only.
     Meaning,
     /// At the files it names, too.
@@ -233,7 +233,9 @@ fn check_password_file(config: &Config, found: &mut Vec<Finding>) {
     let shown = file.display();
     match PasswordFile::load(file) {
         Err(wrong) if wrong.is_not_found() => {
-            let hint = format!("{wrong}. Add the first user with: causewayd passwd {shown} add USER");
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+            let folder = folder.map(|folder| format!("mkdir -p {} && ", folder.display())).unwrap_or_default();
+            let hint = format!("{wrong}. Add the first user with: {folder}causewayd passwd {shown} add USER");
             found.push(error(PATH, hint));
         }
         Err(wrong) => found.push(error(PATH, wrong.to_string())),

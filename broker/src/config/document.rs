@@ -36,6 +36,8 @@ impl<'a> Document<'a> {
             Place::Line { line, column, .. } => (line, column),
             _ => (0, 0),
         });
+        // Each level of brackets that is not closed is reported where the file ends.
+        problems.dedup();
         (document, problems)
     }
 

@@ -71,8 +71,8 @@ pub struct LimitSettings {
     /// disconnected.
     #[schemars(range(max = 1_099_511_627_776u64))]
     pub retained_bytes_max: usize,
-    /// Retained messages waiting to be sent to new subscribers, over all of them. While it is reached: SUBACK 0x97 (quota exceeded; 0x80
-    /// in MQTT 3.x).
+    /// Retained messages waiting to be sent to one session because it subscribed. A filter that would bring more: SUBACK
+    /// 0x97 (quota exceeded; 0x80 in MQTT 3.x).
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub retained_backlog_max: usize,
     /// Bytes waiting in memory to be written to one connection. Above it, messages of QoS 0 for that slow client are
@@ -119,7 +119,7 @@ impl Default for LimitSettings {
             connections_max: 1_000_000,
             retained_messages_max: 1_000_000,
             retained_bytes_max: 1 << 30,
-            retained_backlog_max: 10_000_000,
+            retained_backlog_max: 1_000_000,
             outbox_bytes_max: 1 << 20,
             maximum_qos: 2,
             retain_available: true,

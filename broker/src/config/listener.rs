@@ -17,7 +17,7 @@ pub struct Listener {
     /// What logs and metrics call it. Each listener needs a name of its own.
     #[schemars(length(min = 1, max = 64))]
     pub name: String,
-    /// Address and port, such as "0.0.0.0:1883" or "[::]:1883". Port 0 lets the system choose.
+    /// Address and port, such as `0.0.0.0:1883` or `[::]:1883`. Port 0 lets the system choose.
     #[schemars(with = "String", extend("format" = "socket-address"))]
     pub bind: SocketAddr,
     /// What is spoken below MQTT.

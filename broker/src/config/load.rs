@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Table;
 
-use super::check;
+use super::check::{self, Depth};
 use super::document::Document;
 use super::problem::{Place, Problem, Severity};
 use super::schema::{Node, json_schema};
@@ -30,12 +30,24 @@ pub struct Loaded {
 /// # Errors
 /// All errors that were found, then all warnings.
 pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Loaded, Vec<Problem>> {
+    load_to(path, environment, Depth::Files)
+}
+
+/// [`load`], as far as `depth` says.
+///
+/// # Errors
+/// All errors that were found, then all warnings.
+pub fn load_to(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+    depth: Depth,
+) -> Result<Loaded, Vec<Problem>> {
     let name = path.display().to_string();
     let content = fs::read_to_string(path).map_err(|error| {
         vec![Problem { severity: Severity::Error, place: Place::File(name.clone()), message: error.to_string() }]
     })?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    read(&name, &content, folder, environment, check::Depth::Files)
+    read(&name, &content, folder, environment, depth)
 }
 
 /// Checks a file's content without touching the files that it names.
@@ -47,7 +59,7 @@ pub fn parse(
     content: &str,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, Vec<Problem>> {
-    read(name, content, Path::new(""), environment, check::Depth::Meaning)
+    read(name, content, Path::new(""), environment, Depth::Meaning)
 }
 
 fn read(
@@ -55,7 +67,7 @@ fn read(
     content: &str,
     folder: &Path,
     environment: impl IntoIterator<Item = (String, String)>,
-    depth: check::Depth,
+    depth: Depth,
 ) -> Result<Loaded, Vec<Problem>> {
     let schema = json_schema();
     let schema = Node::root(&schema);

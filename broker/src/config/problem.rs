@@ -69,13 +69,20 @@ fn floor(content: &str, index: usize) -> usize {
     (0..=index.min(content.len())).rev().find(|&index| content.is_char_boundary(index)).unwrap_or(0)
 }
 
+/// `FILE:LINE:COLUMN: `, to be followed by the message.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Line { file, line, column, .. } => write!(f, "{file}:{line}:{column}: "),
+            Place::File(file) => write!(f, "{file}: "),
+            Place::Environment(name) => write!(f, "environment variable {name}: "),
+        }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Line { file, line, column, .. } => write!(f, "{file}:{line}:{column}: ")?,
-            Place::File(file) => write!(f, "{file}: ")?,
-            Place::Environment(name) => write!(f, "environment variable {name}: ")?,
-        }
+        self.place.fmt(f)?;
         if self.severity == Severity::Warning {
             f.write_str("warning: ")?;
         }

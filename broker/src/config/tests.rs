@@ -85,6 +85,7 @@ tls = { certificate_file = 'a' }
 #[test]
 fn syntax_errors_have_places() {
     assert!(said("[log\nlevel = 'info'").starts_with("c.toml:1:"), "{}", said("[log\nlevel = 'info'"));
+    assert_eq!(said("x=[["), "c.toml:1:5: unclosed array, expected `]`");
     assert!(said("a = 1\na = 2").starts_with("c.toml:2:1: duplicate key"), "{}", said("a = 1\na = 2"));
 }
 

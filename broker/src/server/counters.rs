@@ -36,6 +36,8 @@ pub struct EdgeCounters {
     pub refused_handshake: Counter,
     /// Connections whose CONNECT was not complete in time.
     pub handshake_timeouts: Counter,
+    /// Connections refused because all handshakes together held too many bytes.
+    pub refused_handshake_bytes: Counter,
     /// TLS handshakes or sessions that failed.
     pub tls_failures: Counter,
     /// WebSocket upgrades or sessions that failed.

@@ -153,7 +153,6 @@ pub fn start(config: &Config, authenticator: Authenticator, observed: &Observed)
 
     let limits = Arc::new(config.limits.to_core());
     let log: Box<dyn Log> = Box::new(VolatileLog::new());
-    tracing::warn!(target: "causeway::server", "{}", log.describe());
     let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
     let shard = shard_loop::start(ShardParts {
         limits: limits.clone(),
@@ -164,7 +163,7 @@ pub fn start(config: &Config, authenticator: Authenticator, observed: &Observed)
     })?;
 
     let counters = observed.edge.clone();
-    let door = Arc::new(FrontDoor { limits, authenticator, shard: shard.inbox.clone(), counters });
+    let door = Arc::new(FrontDoor::new(limits, authenticator, shard.inbox.clone(), counters));
     let mut accepting = JoinSet::new();
     let mut listeners = Vec::new();
     for (listener, socket) in bound {

@@ -1,7 +1,7 @@
 //! The edge's half of one connection: its socket, its layer, and the bytes that are between two states.
 //!
-//! Owns reading packets out of a byte stream and writing an outbox into a socket, both without waiting. It holds no
-//! buffer while nothing is under way: reads go through the shard's scratch buffers.
+//! Owns reading packets out of a byte stream and writing an outbox into a socket, both without waiting and for a bounded
+//! time. It holds no buffer while nothing is under way: reads go through the shard's scratch buffers.
 
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use causeway_protocol::{ProtocolVersion, decode, frame};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::budget::TurnBudget;
 use crate::auth::Exchange;
 use crate::listener::Permit;
 use crate::transport::{Flow, Layer};
@@ -78,6 +79,12 @@ pub(super) struct Connection {
     _permit: Permit,
     /// How long `partial` must be before there is a packet in it; 0 where that is not known.
     partial_needed: usize,
+    /// Whether `partial` may hold whole packets, for which the last turn had no time.
+    backlog: bool,
+    /// The layer ended behind the bytes in `partial`: carried out once they are dealt with.
+    ended: Option<End>,
+    /// Whether its socket had bytes when a pause of the process was noticed, and none of them have been read since.
+    pub(super) unheard: bool,
 }
 
 /// What reading needs to know beside the connection.
@@ -85,6 +92,7 @@ pub(super) struct Reading<'a> {
     /// Called once there is something to do; returns the time.
     pub(super) begin_turn: &'a dyn Fn() -> Millis,
     pub(super) packet_bytes_max: u32,
+    pub(super) budget: TurnBudget,
     pub(super) shard: &'a mut Shard,
     pub(super) scratch: &'a mut Scratch,
 }
@@ -115,6 +123,9 @@ impl Connection {
             layer,
             partial: Vec::new(),
             partial_needed: 0,
+            backlog: false,
+            ended: None,
+            unheard: false,
         }
     }
 
@@ -155,24 +166,26 @@ impl Connection {
             Poll::Ready(Err(end)) => return Poll::Ready(Err(end)),
             Poll::Pending => return Poll::Pending,
         };
+        self.unheard = false;
         if copied == gathered {
-            let taken = self.feed(
-                (reading.begin_turn)(),
-                reading.packet_bytes_max,
-                reading.shard,
-                &reading.scratch.read[..copied + read],
-            );
-            let rest = &reading.scratch.read[taken..copied + read];
+            // Taken out for as long as it is read from: the rest of `reading` is needed, too.
+            let buffer = std::mem::take(&mut reading.scratch.read);
+            let taken = self.feed(reading, &buffer[..copied + read]);
+            let rest = &buffer[taken..copied + read];
             self.partial.clear();
             if rest.is_empty() {
                 self.partial = Vec::new();
             } else {
                 self.partial.extend_from_slice(rest);
             }
+            reading.scratch.read = buffer;
+            self.heard(reading, taken);
         } else {
             self.partial.extend_from_slice(&reading.scratch.read[..read]);
             let partial = std::mem::take(&mut self.partial);
+            let gathered = partial.len();
             self.feed_gathered(reading, partial);
+            self.heard(reading, gathered - self.partial.len());
         }
         Poll::Ready(Ok(read))
     }
@@ -191,12 +204,17 @@ impl Connection {
             false => std::mem::take(&mut reading.scratch.plain),
         };
         plain.append(&mut self.partial);
+        let known = plain.len();
+        self.unheard = false;
         (reading.begin_turn)();
         let received = self.layer.receive(&reading.scratch.read[..read], &mut plain, &mut self.unsent);
         let taken = match self.partial_needed <= plain.len() {
-            true => self.feed((reading.begin_turn)(), reading.packet_bytes_max, reading.shard, &plain),
+            true => self.feed(reading, &plain),
             false => 0,
         };
+        if plain.len() > known {
+            self.heard(reading, taken);
+        }
         if gathering && taken == 0 {
             self.partial = plain;
         } else {
@@ -206,10 +224,43 @@ impl Connection {
                 reading.scratch.plain = plain;
             }
         }
-        match received {
-            Ok(Flow::Open) => Poll::Ready(Ok(read)),
-            Ok(Flow::Ended) => Poll::Ready(Err(End::Peer("closed by the client".to_owned()))),
-            Err(error) => Poll::Ready(Err(End::Peer(error.to_string()))),
+        let end = match received {
+            Ok(Flow::Open) => return Poll::Ready(Ok(read)),
+            Ok(Flow::Ended) => End::Peer("closed by the client".to_owned()),
+            Err(error) => End::Peer(error.to_string()),
+        };
+        if self.backlog {
+            // What came before the end counts, above all a DISCONNECT.
+            self.ended = Some(end);
+            return Poll::Ready(Ok(read));
+        }
+        Poll::Ready(Err(end))
+    }
+
+    /// Bytes came of which `taken` were dealt with. Where they are no packet yet, they are a sign of life all the same: a
+    /// large packet on a slow line takes longer than a keep alive.
+    fn heard(&self, reading: &mut Reading<'_>, taken: usize) {
+        if taken == 0 {
+            reading.shard.heard((reading.begin_turn)(), self.id);
+        }
+    }
+
+    /// Whether there is something to do without reading: [`Connection::feed_backlog`].
+    pub(super) fn has_backlog(&self) -> bool {
+        self.backlog
+    }
+
+    /// Goes on with the packets for which the last turn had no time.
+    ///
+    /// # Errors
+    /// Where they were the last.
+    pub(super) fn feed_backlog(&mut self, reading: &mut Reading<'_>) -> Result<(), End> {
+        self.unheard = false;
+        let gathered = std::mem::take(&mut self.partial);
+        self.feed_gathered(reading, gathered);
+        match self.backlog {
+            true => Ok(()),
+            false => self.ended.take().map_or(Ok(()), Err),
         }
     }
 
@@ -220,22 +271,30 @@ impl Connection {
 
     fn feed_gathered(&mut self, reading: &mut Reading<'_>, mut gathered: Vec<u8>) {
         if self.partial_needed <= gathered.len() {
-            let taken = self.feed((reading.begin_turn)(), reading.packet_bytes_max, reading.shard, &gathered);
+            let taken = self.feed(reading, &gathered);
             gathered = gathered[taken..].to_vec();
         }
         self.partial = gathered;
     }
 
-    /// Hands the packets at the start of `bytes` to the shard; returns how many bytes are dealt with.
-    fn feed(&mut self, now: Millis, packet_bytes_max: u32, shard: &mut Shard, bytes: &[u8]) -> usize {
+    /// Hands the packets at the start of `bytes` to the shard, for as long as the turn may take; returns how many bytes are
+    /// dealt with.
+    fn feed(&mut self, reading: &mut Reading<'_>, bytes: &[u8]) -> usize {
+        let now = (reading.begin_turn)();
+        let shard = &mut *reading.shard;
         self.partial_needed = 0;
+        self.backlog = false;
         let mut taken = 0;
         loop {
             if !shard.is_open(self.id) {
                 return bytes.len();
             }
             let rest = &bytes[taken..];
-            let frame = match frame(rest, packet_bytes_max) {
+            if !rest.is_empty() && reading.budget.is_spent() {
+                self.backlog = true;
+                return taken;
+            }
+            let frame = match frame(rest, reading.packet_bytes_max) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return taken,
                 Err(error) => {
@@ -252,6 +311,7 @@ impl Connection {
                 Err(error) => shard.malformed(now, self.id, error),
             }
             taken += frame.total_bytes();
+            reading.budget.packet();
         }
     }
 

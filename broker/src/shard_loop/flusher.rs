@@ -13,9 +13,12 @@ use causeway_protocol::ReasonCode;
 use causeway_storage::LogError;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::budget::after_next_io;
 use super::connection::End;
-use super::{ShardLoop, World, find};
+use super::pause::CatchUp;
+use super::{ShardLoop, World, find, pause};
 use crate::server::Counter;
+use crate::shown::Line;
 
 /// Outboxes written before other tasks have their turn.
 const WRITES_PER_TURN: usize = 4096;
@@ -35,6 +38,8 @@ struct Timers {
     armed: Option<Millis>,
     stall_check_at: Option<Millis>,
     report_at: Option<Millis>,
+    /// Set from when a pause is noticed until what came meanwhile has been read.
+    catching_up: Option<CatchUp>,
     report_interval_milliseconds: u64,
 }
 
@@ -45,6 +50,7 @@ impl ShardLoop {
             armed: None,
             stall_check_at: None,
             report_at: None,
+            catching_up: None,
             report_interval_milliseconds: REPORT_MILLISECONDS,
         };
         poll_fn(|context| self.poll_turn(context, &mut timers)).await;
@@ -55,9 +61,10 @@ impl ShardLoop {
         if self.flusher.borrow().as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
             *self.flusher.borrow_mut() = Some(context.waker().clone());
         }
-        if timers.armed.is_some() && timers.sleep.is_elapsed() {
+        let due = timers.armed;
+        if due.is_some() && timers.sleep.is_elapsed() {
             timers.armed = None;
-        } else if timers.armed.is_some() && !self.flush_wanted.get() {
+        } else if due.is_some() && !self.flush_wanted.get() && timers.catching_up.is_none() {
             return Poll::Pending;
         }
         if !self.flush_wanted.replace(true) {
@@ -65,15 +72,24 @@ impl ShardLoop {
         }
         let now = self.now.get();
         let world = &mut *self.world.borrow_mut();
-        if world.shard.next_deadline().is_some_and(|deadline| deadline <= now) {
-            world.shard.tick(now);
+        if timers.catching_up.is_none() && pause::happened(due, now) {
+            timers.catching_up = Some(CatchUp::begin(world, due, now));
+        } else if timers.catching_up.as_mut().is_some_and(|catching_up| catching_up.is_done(world, now)) {
+            timers.catching_up = None;
         }
-        close_stalled(world, &self.counters.write_stalls, timers, now);
+        if timers.catching_up.is_some() {
+            after_next_io(context);
+        } else {
+            if world.shard.next_deadline().is_some_and(|deadline| deadline <= now) {
+                world.shard.tick(now);
+            }
+            close_stalled(world, &self.counters.write_stalls, timers, now);
+        }
         match self.settle(world, now) {
             Ok(true) => {
                 // Others have their turn, then this one goes on, at its own time.
                 self.now.set(self.clock.now());
-                context.waker().wake_by_ref();
+                after_next_io(context);
             }
             Ok(false) => self.flush_wanted.set(false),
             Err(failure) => {
@@ -171,6 +187,11 @@ impl ShardLoop {
 
     /// Sets the timer to the earliest thing that is due by itself. A timer that is set too early only wakes in vain.
     fn arm(&self, context: &mut Context<'_>, world: &World, timers: &mut Timers) {
+        if timers.catching_up.is_some() {
+            // What is due waits until then; this task goes on without a timer.
+            timers.armed = None;
+            return;
+        }
         let dues = [world.shard.next_deadline(), timers.stall_check_at, timers.report_at];
         let Some(due) = dues.into_iter().flatten().min() else {
             return;
@@ -246,8 +267,8 @@ fn tell(world: &mut World, event: &Event) {
     let peer = id.and_then(|id| world.connection(id)).map(|connection| connection.peer);
     let peer = peer.map(tracing::field::display);
     match event.level() {
-        EventLevel::Debug => tracing::debug!(target: "causeway::client", peer, "{event}"),
-        EventLevel::Info => tracing::info!(target: "causeway::client", peer, "{event}"),
-        EventLevel::Warn => tracing::warn!(target: "causeway::client", peer, "{event}"),
+        EventLevel::Debug => tracing::debug!(target: "causeway::client", peer, "{}", Line(event)),
+        EventLevel::Info => tracing::info!(target: "causeway::client", peer, "{}", Line(event)),
+        EventLevel::Warn => tracing::warn!(target: "causeway::client", peer, "{}", Line(event)),
     }
 }

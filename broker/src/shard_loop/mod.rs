@@ -5,10 +5,12 @@
 //! outbox once, and carries out what the shard asks for. Nothing here waits while it holds the world, and nothing per
 //! message allocates, wakes or queues.
 
+mod budget;
 mod clock;
 mod closing;
 mod connection;
 mod flusher;
+mod pause;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,12 +27,13 @@ use tokio::task::spawn_local;
 
 use crate::frontdoor::Arrival;
 use crate::server::{EdgeCounters, ShardReport};
+use budget::{TurnBudget, after_next_io};
 use clock::Clock;
 use connection::{Connection, End, Reading, Scratch};
 
 /// Connections that wait between the front door and the shard.
 const ARRIVALS_MAX: usize = 1024;
-/// A connection reads this much, then lets others have their turn.
+/// A connection reads this much, or for as long as its [`TurnBudget`] lasts, then lets others have their turn.
 const READ_BYTES_PER_TURN: usize = 256 * 1024;
 /// Tasks that run before the runtime looks for new readiness.
 const EVENT_INTERVAL: u32 = 128;
@@ -236,6 +239,7 @@ impl ShardLoop {
             let mut reading = Reading {
                 begin_turn: &|| now,
                 packet_bytes_max: self.limits.packet_bytes_max,
+                budget: TurnBudget::begin(),
                 shard: &mut world.shard,
                 scratch: &mut world.scratch,
             };
@@ -283,11 +287,17 @@ impl ShardLoop {
         let mut reading = Reading {
             begin_turn: &|| self.begin_turn(),
             packet_bytes_max: self.limits.packet_bytes_max,
+            budget: TurnBudget::begin(),
             shard: &mut world.shard,
             scratch: &mut world.scratch,
         };
+        if connection.has_backlog()
+            && let Err(end) = connection.feed_backlog(&mut reading)
+        {
+            return Poll::Ready(end);
+        }
         let mut total = 0;
-        while total < READ_BYTES_PER_TURN {
+        while total < READ_BYTES_PER_TURN && !connection.has_backlog() && !reading.budget.is_spent() {
             match connection.poll_read(context, &mut reading) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
@@ -300,7 +310,10 @@ impl ShardLoop {
                 world.writable.push(id);
             }
         }
-        context.waker().wake_by_ref();
+        after_next_io(context);
         Poll::Pending
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,9 @@ pub(super) fn check(workspace: &Workspace, files: &[TextFile]) -> Result<Vec<Fin
     let causewayd = workspace.build("causeway-broker", "causewayd", Profile::Dev)?;
     let mut findings = Vec::new();
     for sample in samples {
-        let output = Command::new(&causewayd).arg("check").arg(&sample.path).current_dir(&workspace.root).output()?;
+        // A sample names certificates and users that only its reader can make.
+        let check = ["check", "--without-files"];
+        let output = Command::new(&causewayd).args(check).arg(&sample.path).current_dir(&workspace.root).output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let said = said.lines().next().unwrap_or("nothing").trim().to_owned();
