@@ -165,8 +165,10 @@ fn check(world: &World) {
     }
 }
 
-/// What a session's client is still owed: sequence, topic, and whether only PUBREL is left.
-fn owed(world: &World) -> Vec<(String, Vec<String>, Vec<(u64, bool)>)> {
+/// A session: its client, its subscriptions, and what it is still owed: the sequence, and whether only PUBREL is left.
+type Owed = (String, Vec<String>, Vec<(u64, bool)>);
+
+fn owed(world: &World) -> Vec<Owed> {
     let mut all = Vec::new();
     for (_, session) in &world.shard.sessions {
         if !session.is_persistent() {
