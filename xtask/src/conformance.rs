@@ -27,11 +27,28 @@ impl Options {
     }
 }
 
+/// A broker that offers less than it could, so that what it announces and refuses is judged, too.
+const RESTRICTED: &str = "maximum_qos = 1\nretain_available = false\nshared_subscriptions = false\n\
+    wildcard_subscriptions = false\nsubscription_identifiers = false\ntopic_alias_maximum = 0\n";
+/// The tests of what CONNACK announces.
+const RESTRICTED_FILTER: &str = "3.2/*";
+
 /// Runs the suite; the report lands in `target/conformance/BROKER/`.
 ///
 /// # Errors
 /// When anything cannot be built or started, or a check fails unexpectedly.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    let name = options.against.name();
+    judge(workspace, options, name, "", &options.arguments)?;
+    if options.against == Product::Causeway && options.arguments.is_empty() {
+        println!("\nonce more, on a broker that offers less than it could:");
+        let arguments = ["--filter".to_owned(), RESTRICTED_FILTER.to_owned()];
+        judge(workspace, options, "causeway-restricted", RESTRICTED, &arguments)?;
+    }
+    Ok(())
+}
+
+fn judge(workspace: &Workspace, options: &Options, name: &str, limits: &str, arguments: &[String]) -> Result<()> {
     let suite = workspace.build("causeway-conformance", "causeway-conformance", Profile::Dev)?;
     let mut daemon = Daemon::start(
         workspace,
@@ -41,9 +58,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             purpose: "conformance",
             transports: &[Transport::Tcp, Transport::Ws],
             has_user: true,
+            limits,
         },
     )?;
-    let name = options.against.name();
     let report = workspace.scratch(&format!("conformance/{name}"))?;
     let mut command = std::process::Command::new(suite);
     command
@@ -62,7 +79,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if workspace.root.join(&known_failures).is_file() {
         command.arg("--known-failures").arg(&known_failures);
     }
-    let outcome = workspace::run(command.args(&options.arguments));
+    let outcome = workspace::run(command.args(arguments));
     println!("broker log: {}", daemon.log().display());
     // A broker that fell over explains the failures after it.
     daemon.check_alive()?;

@@ -91,6 +91,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) transports: &'a [Transport],
     /// Whether it knows [`USER`]. Whoever names no user is welcome, too.
     pub(crate) has_user: bool,
+    /// Lines of `[limits]` for `causewayd`; empty for its defaults.
+    pub(crate) limits: &'a str,
 }
 
 /// The name of the one user.
@@ -132,7 +134,7 @@ impl Daemon {
         }
         let arguments = match setup.product {
             Product::Causeway => {
-                let config = causeway_config(&ports, &certificates, users);
+                let config = causeway_config(&ports, &certificates, users, setup.limits);
                 let config = write(folder.path(), "causeway.toml", &config)?;
                 vec!["run".into(), "--config".into(), config.into_os_string()]
             }
@@ -278,7 +280,12 @@ fn create_user(product: Product, program: &Path, file: &Path) -> Result<()> {
     Ok(())
 }
 
-fn causeway_config(ports: &BTreeMap<Transport, u16>, certificates: &Certificates, users: Option<&Path>) -> String {
+fn causeway_config(
+    ports: &BTreeMap<Transport, u16>,
+    certificates: &Certificates,
+    users: Option<&Path>,
+    limits: &str,
+) -> String {
     let mut config = String::new();
     for (transport, port) in ports {
         let word = transport.word();
@@ -297,6 +304,7 @@ fn causeway_config(ports: &BTreeMap<Transport, u16>, certificates: &Certificates
     if let Some(users) = users {
         let _ = writeln!(config, "password_file = \"{}\"", users.display());
     }
+    let _ = writeln!(config, "[limits]\n{limits}");
     config
 }
 
@@ -349,7 +357,8 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let certificates = Certificates::create(folder.path()).unwrap();
         let ports = free_ports(&Transport::ALL).unwrap();
-        let config: toml::Table = causeway_config(&ports, &certificates, Some(Path::new("users"))).parse().unwrap();
+        let config: toml::Table =
+            causeway_config(&ports, &certificates, Some(Path::new("users")), "maximum_qos = 1").parse().unwrap();
         assert_eq!(config["listener"].as_array().unwrap().len(), 4);
         assert_eq!(config["authentication"]["password_file"].as_str(), Some("users"));
         assert_eq!(config["authentication"]["anonymous"].as_str(), Some("loopback"));

@@ -153,6 +153,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             purpose: "interop",
             transports: &Transport::ALL,
             has_user: false,
+            limits: "",
         },
     )?;
     let mut rows = Vec::new();

@@ -88,6 +88,7 @@ pub(super) fn prove(workspace: &Workspace, against: Product, full: bool) -> Resu
             purpose: "connections",
             transports: &[Transport::Tcp],
             has_user: false,
+            limits: "",
         },
     )?;
     let target = daemon.address(Transport::Tcp)?;
