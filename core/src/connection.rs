@@ -243,8 +243,13 @@ impl Connection {
             Payload::Borrowed(payload) => payload,
             Payload::Shared(payload) => payload,
         };
-        let alias = self.aliases_out.choose(outgoing.topic);
-        let head = self.head(now, outgoing, alias);
+        let mut alias = self.aliases_out.choose(outgoing.topic);
+        let mut head = self.head(now, outgoing, alias);
+        if matches!(alias, Some((_, false))) && head.packet_bytes(self.version) > self.packet_bytes_max as usize {
+            // A new alias costs three bytes before it saves any.
+            alias = None;
+            head = self.head(now, outgoing, alias);
+        }
         //= [MQTT-3.1.2-25] a message that is too large counts as delivered
         if head.packet_bytes(self.version) > self.packet_bytes_max as usize {
             return Err(TooLarge);

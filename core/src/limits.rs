@@ -42,7 +42,7 @@ pub struct Limits {
     /// Bytes of retained messages.
     pub retained_bytes_max: usize,
     /// Retained messages that wait to be sent to one session because it subscribed; a filter that would bring more is
-    /// refused.
+    /// refused. Over all sessions, four times as many may wait.
     pub retained_backlog_max: usize,
     /// Bytes waiting to be written to one client. Above it QoS 0 messages for that client are dropped and counted, and
     /// QoS 1 and 2 messages wait in its queue.

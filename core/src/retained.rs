@@ -2,6 +2,7 @@
 //!
 //! Owns their bounds and the search by filter. It never delivers.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::index::LevelTree;
@@ -84,17 +85,16 @@ impl Retained {
     /// All messages that the filter matches and that have not expired; `None` where they are more than `max`.
     pub(crate) fn matching(&self, now: Millis, filter: &str, max: usize) -> Option<Vec<Arc<Message>>> {
         let mut found = Vec::new();
-        let mut fits = true;
-        self.tree.topics_matching(filter, &mut |slot: &Slot| {
-            let live = slot.0.iter().filter(|message| !message.is_expired(now));
-            for message in live {
-                fits &= found.len() < max;
-                if fits {
-                    found.push(Arc::clone(message));
+        let walked = self.tree.topics_matching(filter, &mut |slot: &Slot| {
+            for message in slot.0.iter().filter(|message| !message.is_expired(now)) {
+                if found.len() == max {
+                    return ControlFlow::Break(());
                 }
+                found.push(Arc::clone(message));
             }
+            ControlFlow::Continue(())
         });
-        fits.then_some(found)
+        walked.is_continue().then_some(found)
     }
 }
 

@@ -230,11 +230,11 @@ impl Session {
         let packet_id = number.packet_id()?;
         let is_near = match number {
             Number::Own(sequence) => self.oldest(|number| match number {
-                Number::Own(oldest) => Some(sequence - oldest < OWN_IDS),
+                Number::Own(oldest) => Some(sequence.abs_diff(oldest) < OWN_IDS),
                 Number::Loose(_) => None,
             }),
             Number::Loose(loose) => self.oldest(|number| match number {
-                Number::Loose(oldest) => Some(loose - oldest < LOOSE_IDS),
+                Number::Loose(oldest) => Some(loose.abs_diff(oldest) < LOOSE_IDS),
                 Number::Own(_) => None,
             }),
         };
@@ -260,8 +260,24 @@ impl Session {
         };
         self.held_bytes += delivery.message.bytes();
         let phase = Phase::Publish(delivery);
-        self.inflight.push_back(Inflight { packet_id, number, phase, sent: true, counted: true });
+        self.insert_in_flight(Inflight { packet_id, number, phase, sent: true, counted: true });
         Some(packet_id)
+    }
+
+    /// Keeps what came from the queue in the order of the queue: what is sent again keeps its order, and the first is
+    /// the oldest. Only after a replay does anything not belong at the end.
+    fn insert_in_flight(&mut self, inflight: Inflight) {
+        let mut at = self.inflight.len();
+        if let Number::Own(sequence) = inflight.number {
+            for (before, other) in self.inflight.iter().enumerate().rev() {
+                match other.number {
+                    Number::Own(later) if later > sequence => at = before,
+                    Number::Own(_) => break,
+                    Number::Loose(_) => {}
+                }
+            }
+        }
+        self.inflight.insert(at, inflight);
     }
 
     fn free_loose(&mut self) -> Option<(Number, PacketId)> {
@@ -324,6 +340,19 @@ impl Session {
         back
     }
 
+    /// The groups whose messages are in flight; it may have left some of them.
+    pub(crate) fn groups_in_flight(&self) -> Vec<GroupKey> {
+        let mut groups = Vec::new();
+        for inflight in &self.inflight {
+            if let Phase::Publish(Delivery { group: Some((group, _)), .. }) = &inflight.phase
+                && !groups.contains(group)
+            {
+                groups.push(*group);
+            }
+        }
+        groups
+    }
+
     /// What `held_bytes` must be.
     pub(crate) fn counted_bytes(&self) -> usize {
         let queued = self.queue.iter().map(|queued| queued.delivery.message.bytes());
@@ -353,12 +382,17 @@ impl Session {
         };
         self.held_bytes -= queued.delivery.message.bytes();
         let number = Number::Own(sequence);
-        self.inflight.push_back(Inflight { packet_id, number, phase: Phase::Release, sent: false, counted: false });
+        self.insert_in_flight(Inflight { packet_id, number, phase: Phase::Release, sent: false, counted: false });
     }
 
     /// Where the identifier stands in flight. Acknowledgements come mostly in order, so the look is short.
     pub(crate) fn inflight_at(&self, packet_id: PacketId) -> Option<usize> {
         self.inflight.iter().position(|inflight| inflight.packet_id == packet_id)
+    }
+
+    /// Where an identifier stands that was launched just now: at the end, but for what a replay left out of order.
+    pub(crate) fn launched_at(&self, packet_id: PacketId) -> Option<usize> {
+        self.inflight.iter().rposition(|inflight| inflight.packet_id == packet_id)
     }
 
     /// PUBLISH gives way to PUBREL, which is sent now. Returns the group the message came through, and its number if it

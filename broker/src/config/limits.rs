@@ -72,7 +72,7 @@ pub struct LimitSettings {
     #[schemars(range(max = 1_099_511_627_776u64))]
     pub retained_bytes_max: usize,
     /// Retained messages waiting to be sent to one session because it subscribed. A filter that would bring more: SUBACK
-    /// 0x97 (quota exceeded; 0x80 in MQTT 3.x).
+    /// 0x97 (quota exceeded; 0x80 in MQTT 3.x). Over all sessions, four times as many may wait.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub retained_backlog_max: usize,
     /// Bytes waiting in memory to be written to one connection. Above it, messages of QoS 0 for that slow client are

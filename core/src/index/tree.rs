@@ -4,6 +4,7 @@
 //! Depth is bounded by the limit on topic levels, so recursion is, too.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use foldhash::fast::FixedState;
 use slab::Slab;
@@ -97,9 +98,13 @@ impl<V> LevelTree<V> {
         self.filters_below(ROOT, Some(topic), visit);
     }
 
-    /// Visits the values of all stored topic names that the filter matches.
-    pub(crate) fn topics_matching<'t>(&'t self, filter: &str, visit: &mut impl FnMut(&'t V)) {
-        self.topics_below(ROOT, Some(filter), visit);
+    /// Visits the values of all stored topic names that the filter matches, until the visitor has enough.
+    pub(crate) fn topics_matching<'t>(
+        &'t self,
+        filter: &str,
+        visit: &mut impl FnMut(&'t V) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        self.topics_below(ROOT, Some(filter), visit)
     }
 
     fn filters_below<'t>(&'t self, at: usize, rest: Option<&str>, visit: &mut impl FnMut(&'t V)) {
@@ -121,32 +126,29 @@ impl<V> LevelTree<V> {
         }
     }
 
-    fn topics_below<'t>(&'t self, at: usize, rest: Option<&str>, visit: &mut impl FnMut(&'t V)) {
+    fn topics_below<'t>(
+        &'t self,
+        at: usize,
+        rest: Option<&str>,
+        visit: &mut impl FnMut(&'t V) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let node = &self.nodes[at];
         let Some(rest) = rest else {
-            node.value.iter().for_each(visit);
-            return;
+            return node.value.iter().try_for_each(visit);
         };
         match split_level(rest) {
             ("#", _) => self.all_below(at, visit),
-            ("+", rest) => {
-                for &child in self.wildcard_children(at) {
-                    self.topics_below(child, rest, visit);
-                }
-            }
-            (level, rest) => {
-                if let Some(&child) = node.children.get(level) {
-                    self.topics_below(child, rest, visit);
-                }
-            }
+            ("+", rest) => self.wildcard_children(at).try_for_each(|&child| self.topics_below(child, rest, visit)),
+            (level, rest) => match node.children.get(level) {
+                Some(&child) => self.topics_below(child, rest, visit),
+                None => ControlFlow::Continue(()),
+            },
         }
     }
 
-    fn all_below<'t>(&'t self, at: usize, visit: &mut impl FnMut(&'t V)) {
-        self.nodes[at].value.iter().for_each(&mut *visit);
-        for &child in self.wildcard_children(at) {
-            self.all_below(child, visit);
-        }
+    fn all_below<'t>(&'t self, at: usize, visit: &mut impl FnMut(&'t V) -> ControlFlow<()>) -> ControlFlow<()> {
+        self.nodes[at].value.iter().try_for_each(&mut *visit)?;
+        self.wildcard_children(at).try_for_each(|&child| self.all_below(child, visit))
     }
 
     /// The children a wildcard stands for: at the root, none that begins with `$`.

@@ -164,9 +164,15 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key as usize) else {
             return;
         };
+        let in_flight = session.groups_in_flight();
         let filters: Vec<Box<str>> = session.subscriptions.drain().map(|(filter, _)| filter).collect();
         for filter in &filters {
             self.drop_subscription(now, key, filter, true);
+        }
+        // Messages of groups it had left already go on, too.
+        for group in in_flight {
+            self.give_back(key, group, true);
+            self.pump_group(now, group);
         }
         let Some(session) = self.sessions.try_remove(key as usize) else {
             return;

@@ -471,7 +471,7 @@ fn send_in_flight(
     let Some(packet_id) = session.launch(delivery, sequence) else {
         return Ok(());
     };
-    let Some(at) = session.inflight.len().checked_sub(1) else {
+    let Some(at) = session.launched_at(packet_id) else {
         return Ok(());
     };
     let Phase::Publish(delivery) = &session.inflight[at].phase else {

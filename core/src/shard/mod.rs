@@ -42,8 +42,8 @@ use timers::Timers;
 enum Release {
     /// The acknowledgement of a PUBLISH.
     Ack { connection: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode },
-    /// The answer to a SUBSCRIBE, encoded.
-    SubAck { connection: ConnectionId, bytes: Bytes },
+    /// SUBACK or UNSUBACK, encoded.
+    Answer { connection: ConnectionId, bytes: Bytes },
     /// A session whose queue starts with a message that was not durable.
     Session { session: SessionKey, epoch: u64 },
     /// Likewise a shared subscription.
@@ -243,8 +243,10 @@ impl Shard {
             Release::Ack { connection, packet_id, kind, reason } => {
                 self.release_ack(connection, packet_id, kind, reason);
             }
-            Release::SubAck { connection, bytes } => {
-                if let Some(open) = self.connections.get_mut(connection.index()).filter(|open| open.id == connection) {
+            Release::Answer { connection, bytes } => {
+                let open = self.connections.get_mut(connection.index());
+                //= [MQTT-3.14.4-1] nothing after a DISCONNECT
+                if let Some(open) = open.filter(|open| open.id == connection && open.session.is_some()) {
                     open.write_encoded(&bytes);
                     mark_dirty(&mut self.dirty, open);
                 }

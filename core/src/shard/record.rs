@@ -12,7 +12,7 @@ use crate::connection::KeptWill;
 use crate::index::Subscription;
 use crate::message::Publication;
 use crate::record::{Event, PublishRecord, Record, WillRecord};
-use crate::session::SessionKey;
+use crate::session::{Session, SessionKey};
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
 
@@ -61,7 +61,8 @@ impl Shard {
 
     /// A session that outlives its connection is known to the log from its first connection on.
     pub(super) fn record_attached(&mut self, now: Millis, key: SessionKey, will: Option<&KeptWill>) {
-        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.is_persistent()) else {
+        let known = |session: &&mut Session| session.recorded || session.is_persistent();
+        let Some(session) = self.sessions.get_mut(key as usize).filter(known) else {
             return;
         };
         let (epoch, expiry_seconds) = (session.epoch, session.expiry_seconds);
@@ -194,6 +195,11 @@ impl Shard {
         session.progress_noted = false;
         let (epoch, (next, open, backlog)) = (session.epoch, session.progress());
         self.append(now, Event::Progress { session: epoch, next, backlog, open });
+    }
+
+    /// Whether the log knows the session.
+    pub(super) fn is_recorded(&self, key: SessionKey) -> bool {
+        self.recorded_epoch(key).is_some()
     }
 
     /// The epoch of a session, if the log knows it.

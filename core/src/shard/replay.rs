@@ -2,7 +2,7 @@
 //!
 //! Owns replay, and what a restart means: every connection of the earlier run is gone, as if its network had failed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use causeway_fleet::Principal;
@@ -20,7 +20,7 @@ use crate::{Lsn, Millis};
 /// What is only known while the log is replayed.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    by_epoch: HashMap<u64, SessionKey>,
+    by_epoch: BTreeMap<u64, SessionKey>,
     /// Sessions that had a connection, with its will. Ordered, so that two replays do the same.
     attached: BTreeMap<u64, Option<KeptWill>>,
 }

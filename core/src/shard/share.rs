@@ -76,10 +76,19 @@ impl Shard {
                 ready(member).is_some_and(|open| open.accepts(now, &outgoing(&delivery, false, packet_id)))
             });
             let Some((member, subscription)) = next else {
-                if group.next(|member, _| ready(member).is_some()).is_none() {
+                let fits = |(member, subscription): (SessionKey, Subscription)| {
+                    let delivery = delivery(Arc::clone(&message), subscription, (key, 0));
+                    let id = sessions.get(member as usize).and_then(|session| session.connection);
+                    let open = id.and_then(|id| connections.get(id.index()));
+                    open.map(|open| open.accepts(now, &outgoing(&delivery, false, Some(PacketId::MIN))))
+                };
+                // It waits for whoever is only busy, and with everybody away.
+                let mut here = group.members().filter_map(fits).peekable();
+                if here.peek().is_none() || here.any(|accepts| accepts) {
                     return;
                 }
-                // Whoever could take it now never will.
+                // Nobody who is here will ever take it.
+                drop(here);
                 group.dequeue(false);
                 self.counters.dropped_packet_too_large += 1;
                 self.note_group_progress(now, key);
@@ -160,7 +169,7 @@ impl Shard {
         let Some(session) = self.sessions.get(key as usize) else {
             return;
         };
-        for group_key in session.groups.clone() {
+        for group_key in session.groups_in_flight() {
             let Some(group) = self.groups.get(group_key) else {
                 continue;
             };
@@ -176,7 +185,7 @@ impl Shard {
     }
 
     /// Moves a member's unfinished QoS 1 messages back to the group, in order.
-    fn give_back(&mut self, key: SessionKey, group_key: GroupKey, ended: bool) {
+    pub(super) fn give_back(&mut self, key: SessionKey, group_key: GroupKey, ended: bool) {
         let (Some(session), Some(group)) = (self.sessions.get_mut(key as usize), self.groups.get_mut(group_key)) else {
             return;
         };

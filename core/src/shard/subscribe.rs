@@ -2,12 +2,13 @@
 //!
 //! Owns the answer for each filter and the retained messages that follow. The index and the groups do the rest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use causeway_fleet::acl::{Action, Decision, decide};
 use causeway_protocol::{
-    FilterError, Packet, QoS, ReasonCode, SubAck, Subscribe, SubscriptionOptions, UnsubAck, Unsubscribe,
-    check_topic_filter, parse_shared,
+    FilterError, Packet, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions, UnsubAck,
+    Unsubscribe, check_topic_filter, parse_shared,
 };
 
 use super::{Release, Shard};
@@ -15,6 +16,9 @@ use crate::index::{Subscription, sends_retained};
 use crate::message::Message;
 use crate::session::{Delivery, Identifiers, SessionKey};
 use crate::{Bound, ConnectionId, Lsn, Millis};
+
+/// The waiting retained messages of all sessions together are bounded by those of this many with a full share.
+const BACKLOG_SESSIONS_FULL: usize = 4;
 
 impl Shard {
     pub(super) fn on_subscribe(&mut self, now: Millis, id: ConnectionId, subscribe: &Subscribe<'_>) {
@@ -29,8 +33,14 @@ impl Shard {
         };
         let mut reasons = Vec::with_capacity(subscribe.filters.len());
         let mut durable_at = Lsn(0);
+        // Of a filter that stands there twice, the last one counts; only that one brings retained messages.
+        let last: BTreeMap<&str, usize> =
+            subscribe.filters.iter().enumerate().map(|(at, (filter, _))| (*filter, at)).collect();
         //= [MQTT-3.8.4-5] many filters are handled as if they came one by one
-        for &(filter, options) in &subscribe.filters {
+        for (at, &(filter, mut options)) in subscribe.filters.iter().enumerate() {
+            if last.get(filter) != Some(&at) {
+                options.retain_handling = RetainHandling::Never;
+            }
             let subscription = Subscription::new(options, self.limits.maximum_qos, subscribe.subscription_identifier);
             match self.subscribe_one(now, id, key, filter, (options, subscription)) {
                 Ok(at) => {
@@ -49,16 +59,21 @@ impl Shard {
         //= [MQTT-3.8.4-1] [MQTT-3.8.4-2] [MQTT-3.8.4-6] one SUBACK, same identifier, a reason for each filter in order
         let suback =
             SubAck { packet_id: subscribe.packet_id, reason_string: None, user_properties: Vec::new(), reasons };
+        self.answer(now, id, key, Packet::SubAck(suback), durable_at);
+    }
+
+    /// Writes SUBACK or UNSUBACK once its records are durable, and then what the session is due.
+    fn answer(&mut self, now: Millis, id: ConnectionId, key: SessionKey, packet: Packet<'_>, durable_at: Lsn) {
         let Some(connection) = self.connection(id) else { return };
-        let bytes = connection.encoded(Packet::SubAck(suback));
+        let bytes = connection.encoded(packet);
         if bytes.is_empty() {
             //= [MQTT-3.1.2-24] a client that can't be told what became of its subscriptions is told so
-            let why = "SUBACK is larger than the client's Maximum Packet Size";
+            let why = "the answer about its subscriptions is larger than the client's Maximum Packet Size";
             self.disconnect(now, id, ReasonCode::PacketTooLarge, why);
             return;
         }
         let Some(epoch) = self.sessions.get(key as usize).map(|session| session.epoch) else { return };
-        let answers = [Release::SubAck { connection: id, bytes }, Release::Session { session: key, epoch }];
+        let answers = [Release::Answer { connection: id, bytes }, Release::Session { session: key, epoch }];
         for answer in answers {
             // A subscription that was acknowledged survives, so its record comes first.
             if durable_at > self.durable {
@@ -75,10 +90,11 @@ impl Shard {
         };
         //= [MQTT-3.10.4-6] many filters are handled as if they came one by one
         let reasons = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(now, key, filter)).collect();
+        let durable_at = if self.is_recorded(key) { self.recorder.last() } else { Lsn(0) };
         //= [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT-3.11.3-1] one UNSUBACK, even where nothing was subscribed
         let unsuback =
             UnsubAck { packet_id: unsubscribe.packet_id, reason_string: None, user_properties: Vec::new(), reasons };
-        self.write(id, Packet::UnsubAck(unsuback));
+        self.answer(now, id, key, Packet::UnsubAck(unsuback), durable_at);
     }
 
     /// Makes or replaces one subscription, with the retained messages it is due; the record it is durable with.
@@ -110,7 +126,9 @@ impl Shard {
         filter: &str,
     ) -> Result<Vec<Arc<Message>>, (ReasonCode, String)> {
         let waiting = self.sessions[key as usize].backlog.len();
-        let room = self.limits.retained_backlog_max.saturating_sub(waiting);
+        let max = self.limits.retained_backlog_max;
+        let room_of_all = max.saturating_mul(BACKLOG_SESSIONS_FULL).saturating_sub(self.backlog_messages);
+        let room = max.saturating_sub(waiting).min(room_of_all);
         self.retained.matching(now, filter, room).ok_or_else(|| {
             self.counters.reached(Bound::RetainedBacklog);
             (ReasonCode::QuotaExceeded, "retained_backlog_max is reached".to_owned())

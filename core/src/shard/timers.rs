@@ -77,9 +77,14 @@ impl Shard {
 
     /// Looks at a connection's silence, now and again when it would be too long. Packets only note when they came.
     pub(super) fn on_keep_alive(&mut self, now: Millis, id: ConnectionId) {
+        let is_heard = self.wants_input(id);
         let Some(connection) = self.open_connection(id) else {
             return;
         };
+        if !is_heard {
+            // We do not listen while it takes what it is owed: its silence is ours.
+            connection.last_received = now;
+        }
         if connection.silence_max_milliseconds == 0 {
             return;
         }

@@ -264,3 +264,18 @@ fn handshake_refusals() {
         assert_eq!(refuse(policy, packet), (reason, silent), "{text}");
     }
 }
+
+#[test]
+fn a_client_we_do_not_listen_to_is_not_judged_by_its_silence() {
+    let mut world = World::with(|limits| limits.outbox_bytes_max = 1000);
+    let client = world.join(connect("c"));
+    for _ in 0..2000 {
+        world.send(client, Packet::PingReq);
+    }
+    assert!(!world.shard.wants_input(client.id));
+    world.wait(300_000);
+    assert!(world.shard.is_open(client.id));
+    world.heard(client);
+    world.wait(200_000);
+    assert!(!world.shard.is_open(client.id));
+}

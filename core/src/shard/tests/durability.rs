@@ -269,3 +269,35 @@ fn a_restart_keeps_shared_subscriptions() {
     let (_, said) = world.dial(persistent("a"));
     assert_eq!(said, ["connack 0x00 present", "pub q1 l1 t=2", "pub q1 l2 t=3"]);
 }
+
+#[test]
+fn messages_received_out_of_order_are_replayed_in_order() {
+    let ack = |id| Ack::new(packet_id(id), ReasonCode::Success);
+    let mut world = World::new();
+    let client = world.join(persistent("c"));
+    world.subscribe(client, "t", options(2));
+    let publisher = world.join(connect("p"));
+    for payload in ["1", "2", "3"] {
+        world.publish(publisher, publish(2, 1, "t", payload));
+        world.send(publisher, Packet::PubRel(ack(1)));
+    }
+    world.heard(client);
+    world.send(client, Packet::PubRec(ack(3)));
+    world.restart();
+    let (client, said) = world.dial(persistent("c"));
+    assert_eq!(said, ["connack 0x00 present", "pubrel p3", "pub q2 p1 dup t=1", "pub q2 p2 dup t=2"]);
+    world.hang_up(client);
+    assert_eq!(world.dial(persistent("c")).1[1..], ["pub q2 p1 dup t=1", "pub q2 p2 dup t=2", "pubrel p3"]);
+}
+
+#[test]
+fn a_session_that_is_to_end_with_its_connection_ends_with_the_crash() {
+    let mut world = World::new();
+    let client = world.join(persistent("c"));
+    world.disconnect(client);
+    let mut brief = persistent("c");
+    brief.properties.session_expiry_interval_seconds = None;
+    world.join(brief);
+    world.restart();
+    assert_eq!(world.shard.gauges().sessions, 0);
+}

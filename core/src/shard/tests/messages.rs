@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use causeway_protocol::{
     Connect, ConnectProperties, Packet, ProtocolVersion, Publish, PublishProperties, RetainHandling, Subscribe,
-    SubscriptionOptions,
+    SubscriptionOptions, Unsubscribe,
 };
 
 use super::world::*;
@@ -309,4 +309,66 @@ fn a_will_obeys_no_local() {
     world.subscribe(client, "will", SubscriptionOptions { no_local: true, ..options(1) });
     world.hang_up(client);
     assert_eq!(world.dial(persistent("c")).1, ["connack 0x00 present"]);
+}
+
+#[test]
+fn an_alias_never_makes_a_message_too_large() {
+    let mut world = World::new();
+    let properties = ConnectProperties {
+        topic_alias_maximum: Some(10),
+        maximum_packet_size_bytes: Some(64),
+        ..ConnectProperties::default()
+    };
+    let client = world.join(Connect { properties, ..connect("c") });
+    world.subscribe(client, "t", options(0));
+    // Fixed header 2, topic 3, properties 1.
+    world.publish(client, publish(0, 0, "t", &"x".repeat(58)));
+    world.publish(client, publish(0, 0, "t", &"x".repeat(59)));
+    let heard = world.heard(client);
+    assert_eq!(heard.len(), 2, "{heard:?}");
+    assert!(heard[1].starts_with("pub q0 t=xx"));
+}
+
+#[test]
+fn nothing_follows_a_disconnect() {
+    //= test [MQTT-3.14.4-1]
+    let mut world = World::new();
+    let client = world.join(persistent("c"));
+    world.durable_at_once = false;
+    world.subscribe(client, "t", options(1));
+    world.send(client, Packet::PingResp);
+    world.sync();
+    assert_eq!(world.heard(client), ["disconnect 0x82"]);
+}
+
+#[test]
+fn suback_and_unsuback_keep_their_order_and_fit() {
+    let mut world = World::new();
+    let mut connect = persistent("c");
+    connect.properties.maximum_packet_size_bytes = Some(40);
+    let client = world.join(connect);
+    world.durable_at_once = false;
+    world.subscribe(client, "t", options(1));
+    world.unsubscribe(client, "t");
+    assert_eq!(world.heard(client), Vec::<String>::new());
+    world.sync();
+    assert_eq!(world.heard(client), ["suback 01", "unsuback 00"]);
+    world.durable_at_once = true;
+    let names: Vec<String> = (0..60).map(|number| number.to_string()).collect();
+    let filters = names.iter().map(String::as_str).collect();
+    let (packet_id, user_properties) = (packet_id(1), Vec::new());
+    world.send(client, Packet::Unsubscribe(Unsubscribe { packet_id, user_properties, filters }));
+    assert_eq!(world.heard(client), ["disconnect 0x95"]);
+}
+
+#[test]
+fn a_filter_that_stands_twice_in_one_packet_brings_retained_messages_once() {
+    let mut world = World::new();
+    let client = world.join(connect("c"));
+    world.publish(client, retained(0, 0, "r", "x"));
+    let filters = vec![("r", options(1)), ("r", options(0))];
+    let (packet_id, user_properties) = (packet_id(1), Vec::new());
+    let subscribe = Subscribe { packet_id, subscription_identifier: None, user_properties, filters };
+    world.send(client, Packet::Subscribe(subscribe));
+    assert_eq!(world.heard(client), ["suback 01,00", "pub q0 retain r=x"]);
 }

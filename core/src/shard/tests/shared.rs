@@ -199,3 +199,36 @@ fn a_member_that_takes_only_small_packets_leaves_the_large_ones_to_others() {
     }
     assert_eq!((world.heard(small).len(), world.heard(other).len()), (0, 4));
 }
+
+#[test]
+fn a_member_that_unsubscribed_and_left_loses_nothing() {
+    let mut world = World::new();
+    let leaver = member(&mut world, connect("leaver"), 1);
+    let publisher = world.join(connect("p"));
+    publish_numbers(&mut world, publisher, 0..1);
+    let other = member(&mut world, connect("other"), 1);
+    world.unsubscribe(leaver, FILTER);
+    assert_eq!(world.heard(other), Vec::<String>::new());
+    world.disconnect(leaver);
+    assert_eq!(world.heard(other), ["pub q1 l1 t=0"]);
+}
+
+#[test]
+fn a_large_message_waits_for_the_member_that_can_take_it() {
+    let mut world = World::new();
+    let mut small = connect("small");
+    small.properties.maximum_packet_size_bytes = Some(60);
+    let small = member(&mut world, small, 1);
+    let mut busy = connect("busy");
+    busy.properties.receive_maximum = Some(1);
+    let busy = member(&mut world, busy, 1);
+    let publisher = world.join(connect("p"));
+    for id in 1..=3 {
+        world.publish(publisher, publish(1, id, "t", &"x".repeat(100)));
+    }
+    for number in 1..=3 {
+        assert_eq!(world.heard(busy).len(), 1);
+        world.puback(busy, loose(number));
+    }
+    assert_eq!(world.heard(small), Vec::<String>::new());
+}
