@@ -31,7 +31,7 @@ pub(crate) struct Delivery {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) identifiers: Identifiers,
-    /// The shared subscription it came through, which gets it back if this session can't finish it, and its number there.
+    /// The shared subscription it came through, which gets it back if the session can't finish it, and its number there.
     pub(crate) group: Option<(GroupKey, u64)>,
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct Session {
     /// QoS 2 packet identifiers received and not yet released.
     pub(crate) received: BTreeSet<PacketId>,
     pub(crate) will: Option<DelayedWill>,
-    /// The routing turn that saw this session last, and where it stands among that turn's matches.
+    /// The routing turn that saw the session last, and where it stands among that turn's matches.
     pub(crate) mark: (u64, u32),
     /// Whether a full queue was already reported since it last had room.
     pub(crate) full_reported: bool,
