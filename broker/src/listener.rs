@@ -144,6 +144,7 @@ pub(crate) async fn accept_all(
                 if failed.pass() {
                     tracing::error!(target: "causeway::listener", listener = name, %error, "cannot accept connections");
                 }
+                // Nothing announces a free descriptor, and trying again at once would only spin.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -77,8 +77,7 @@ impl Shard {
             self.counters.reached(Bound::Sessions);
             return Err((ReasonCode::QuotaExceeded, "sessions_max is reached".to_owned()));
         }
-        // Whoever can prove another identity can neither read nor end it.
-        // It is not told whose it is.
+        // Whoever has proven another identity can neither read nor end the session, and is not told whose it is.
         if existing.is_some_and(|session| session.principal != request.principal) {
             return Err((ReasonCode::NotAuthorized, "the client identifier is another user's".to_owned()));
         }
