@@ -22,7 +22,6 @@ use crate::listener::{Accepted, Listener, Permit};
 use crate::log_gate::LogGate;
 use crate::proxy;
 use crate::server::EdgeCounters;
-use crate::shard_loop::ToShard;
 use crate::shown::{Line, shown};
 use crate::transport::socket::{linger, shut_down_write, write_all};
 use crate::transport::{Flow, Layer, LayerError};
@@ -44,7 +43,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct FrontDoor {
     pub(crate) limits: Arc<Limits>,
     pub(crate) authenticator: Authenticator,
-    pub(crate) shard: mpsc::Sender<ToShard>,
+    pub(crate) shard: mpsc::Sender<Box<Arrival>>,
     pub(crate) counters: Arc<EdgeCounters>,
     /// Bytes that all handshakes hold beyond their [`HANDSHAKE_BYTES_FREE`].
     pub(crate) held: Arc<AtomicUsize>,
@@ -56,7 +55,7 @@ impl FrontDoor {
     pub(crate) fn new(
         limits: Arc<Limits>,
         authenticator: Authenticator,
-        shard: mpsc::Sender<ToShard>,
+        shard: mpsc::Sender<Box<Arrival>>,
         counters: Arc<EdgeCounters>,
     ) -> FrontDoor {
         let refusals = Arc::new(LogGate::new("connections were refused"));
@@ -335,7 +334,7 @@ impl Greeting {
         };
         let unread = plain;
         let arrival = Arrival { socket, peer, layer, unread, request, exchange, permit };
-        let sent = door.shard.send_timeout(ToShard::Arrival(Box::new(arrival)), patience).await;
+        let sent = door.shard.send_timeout(Box::new(arrival), patience).await;
         if sent.is_err() {
             door.counters.refused_handshake.add(1);
             if door.refusals.pass() {

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod telemetry;
 
+mod data_directory;
 mod frontdoor;
 mod listener;
 mod log_gate;

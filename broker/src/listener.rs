@@ -100,11 +100,11 @@ impl Listener {
     }
 }
 
-/// Binds `address` and listens. Connections inherit TCP_NODELAY and keep alive.
+/// Binds `address`. Nobody can connect before [`listen`]. Connections inherit TCP_NODELAY and keep alive.
 ///
 /// # Errors
 /// Where the address cannot be had.
-pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -113,6 +113,14 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// From now on, clients can connect.
+///
+/// # Errors
+/// Where another process listens there by now.
+pub(crate) fn listen(socket: Socket) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }

@@ -1,19 +1,28 @@
-//! The log: append, sync, recover.
+//! The log and the state folded from it: append, sync, fold, recover.
 //!
 //! Owns the order of records and what "durable" means. [`Log`] is the promise; [`SegmentedLog`] keeps it on disk and
-//! [`VolatileLog`] keeps nothing. Records are opaque bytes: this crate never learns what a topic or a session is.
+//! [`VolatileLog`] keeps nothing. [`state`] holds what the log need not keep any more; a [`ShardStore`] is the two together.
+//! Records, keys and values are opaque bytes: this crate never learns what a topic or a session is.
 //!
 //! All that touches a device goes through [`disk`], so that [`fault`] can play one that tears, fills up and fails.
 
 pub mod disk;
 pub mod fault;
 mod log;
+mod relocation;
 pub mod segmented;
+mod shard_store;
+mod space;
+pub mod state;
 mod volatile;
 
 pub use log::{Log, LogError, Position};
+pub use relocation::plan_relocation;
 pub use segmented::{
     Durability, LogOptions, LogReader, LogStats, ReadError, Record, RecoverError, Repair, SegmentStats, SegmentedLog,
     StoredRecord,
 };
+pub use shard_store::{BodyReader, OpenError, ShardOptions, ShardStore};
+pub use space::free_bytes;
+pub use state::{Fold, FoldMark, RedbState, StateError, StateOptions, StateStore};
 pub use volatile::VolatileLog;

@@ -103,12 +103,14 @@ fn check(world: &mut World, log: &SegmentedLog) {
         if found.lsn % 5 == 0 {
             let stored = reader.read(found.position).unwrap();
             assert!(stored.lsn == found.lsn && stored.bytes == found.bytes, "record {}", found.lsn);
+            assert_eq!(reader.read_lsn(found.lsn).unwrap(), Some(stored));
         }
         expected += 1;
         Ok::<(), RecoverError>(())
     });
     outcome.unwrap();
     assert_eq!(expected, next);
+    assert_eq!(reader.read_lsn(next).unwrap(), None);
 }
 
 /// Uses the log until its time is up or something fails.

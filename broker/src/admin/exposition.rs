@@ -7,7 +7,7 @@ use prometheus::{CounterVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEnc
 
 use super::{Source, process};
 use crate::config::Config;
-use crate::server::EdgeCounters;
+use crate::server::{EdgeCounters, LogReport};
 
 /// Metrics of one number: name, help, and where the number is.
 type Table<T> = [(&'static str, &'static str, fn(&T) -> u64)];
@@ -111,6 +111,18 @@ const EDGE_COUNTERS: &Table<EdgeCounters> = &[
     ("causeway_sent_bytes_total", "Bytes written to sockets.", |e| e.bytes_sent.get()),
 ];
 
+const LOG_GAUGES: &Table<LogReport> = &[
+    ("causeway_log_bytes", "Bytes set aside on the disk for the log.", |l| l.bytes.get()),
+    ("causeway_log_segments", "Segments of the log.", |l| l.segments.get()),
+    ("causeway_log_unsynced_bytes", "Bytes of records that are not durable yet.", |l| l.unsynced_bytes.get()),
+    ("causeway_log_full", "Whether records wait because the disk has no room for them.", |l| l.is_full().into()),
+];
+
+const LOG_COUNTERS: &Table<LogReport> = &[
+    ("causeway_log_synced_bytes_total", "Bytes of records that became durable.", |l| l.synced_bytes.get()),
+    ("causeway_log_full_total", "How often the disk was found to have no room for records.", |l| l.full_events.get()),
+];
+
 /// All metrics.
 ///
 /// # Errors
@@ -137,6 +149,9 @@ pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<S
     )?;
     page.gauges(SHARD_GAUGES, &gauges)?;
     page.counters(EDGE_COUNTERS, source.edge())?;
+    if config.storage.data_directory.is_some() {
+        page.log(source.log())?;
+    }
     page.logins(source)?;
     page.listeners(config, source)?;
     page.process()?;
@@ -215,6 +230,15 @@ impl Page {
         }
         let pending = config.authentication.verifications_pending_max;
         family.with_label_values(&["verifications_pending_max"]).set(signed(pending as u64));
+        Ok(())
+    }
+
+    fn log(&self, report: &LogReport) -> prometheus::Result<()> {
+        self.gauges(LOG_GAUGES, report)?;
+        self.counters(LOG_COUNTERS, report)?;
+        for histogram in report.histograms().into_iter().flatten() {
+            self.0.register(Box::new(histogram.clone()))?;
+        }
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 
 use crate::auth::Authenticator;
 use crate::config::Config;
-use crate::server::EdgeCounters;
+use crate::server::{EdgeCounters, LogReport};
 use bounded::Bounded;
 
 /// What is told here, as it is now. Called for each request, so it must not wait.
@@ -34,6 +34,8 @@ pub trait Source: Send + Sync + 'static {
     fn authenticator(&self) -> &Authenticator;
     /// What the listeners hold.
     fn listeners(&self) -> Vec<ListenerState>;
+    /// What the log on disk says about itself.
+    fn log(&self) -> &LogReport;
     /// Whether clients can be served.
     ///
     /// # Errors
@@ -112,6 +114,9 @@ async fn metrics(State(told): State<Told>) -> Response {
 
 async fn ready(State(told): State<Told>) -> Response {
     match told.source.readiness() {
+        Ok(()) if told.source.log().is_full() => {
+            "ready, but degraded: the disk is full, so nothing that needs the log is acknowledged\n".into_response()
+        }
         Ok(()) => "ready\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }

@@ -13,6 +13,7 @@ struct Fixed {
     counters: Counters,
     gauges: Gauges,
     edge: EdgeCounters,
+    log: LogReport,
     authenticator: Authenticator,
     readiness: Mutex<Result<(), String>>,
 }
@@ -34,6 +35,10 @@ impl Source for Fixed {
         vec![ListenerState { name: "mqtt".to_owned(), connections_open: 5, handshakes_pending: 2 }]
     }
 
+    fn log(&self) -> &LogReport {
+        &self.log
+    }
+
     fn readiness(&self) -> Result<(), String> {
         self.readiness.lock().unwrap().clone()
     }
@@ -50,7 +55,7 @@ fn source() -> Arc<Fixed> {
     let edge = EdgeCounters::default();
     edge.bytes_received.add(1234);
     let authenticator = Authenticator::load(&Authentication::default()).unwrap();
-    Arc::new(Fixed { counters, gauges, edge, authenticator, readiness: Mutex::new(Ok(())) })
+    Arc::new(Fixed { counters, gauges, edge, log: LogReport::default(), authenticator, readiness: Mutex::new(Ok(())) })
 }
 
 async fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
@@ -75,6 +80,11 @@ async fn metrics_and_health_are_served_until_shutdown() {
 
     assert_eq!(fetch(address, "/live").await.0, 200);
     assert_eq!(fetch(address, "/ready").await.0, 200);
+    source.log.set_full(true);
+    let (status, body) = fetch(address, "/ready").await;
+    assert_eq!(status, 200, "clients can still be served");
+    assert!(body.contains("ready, but degraded: the disk is full"), "{body}");
+    source.log.set_full(false);
     *source.readiness.lock().unwrap() = Err("stopping".to_owned());
     let (status, body) = fetch(address, "/ready").await;
     assert_eq!(status, 503);

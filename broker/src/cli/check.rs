@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::{Config, Depth, Listener, Problem, load_to};
+use crate::config::{Config, Depth, Durability, Listener, Problem, Storage, load_to};
 
 /// Checks the files, with the environment that `causewayd run` would have.
 pub(super) fn run(
@@ -25,6 +25,7 @@ pub(super) fn run(
                 for listener in &loaded.config.listener {
                     writeln!(out, "  {}", summary(&loaded.config, listener))?;
                 }
+                writeln!(out, "  {}", storage(&loaded.config.storage))?;
             }
             Err(problems) => {
                 print(&problems, errors)?;
@@ -57,6 +58,23 @@ fn summary(config: &Config, listener: &Listener) -> String {
     format!("{}: {} on {} ({who}{how})", listener.name, listener.transport, listener.bind)
 }
 
+/// What is kept, and where.
+fn storage(storage: &Storage) -> String {
+    let Some(folder) = &storage.data_directory else {
+        return "storage: none, nothing survives the end of the process".to_owned();
+    };
+    let when = match storage.durability {
+        Durability::Fsync => "once the disk has them",
+        Durability::Os => "once the operating system has them",
+    };
+    let shown = folder.display();
+    let state = match folder.exists() {
+        true => "",
+        false => ", which does not exist yet and will be made",
+    };
+    format!("storage: {shown}{state} (messages are acknowledged {when})")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,10 +93,26 @@ mod tests {
         let (code, out, errors) = check("[[listener]]\n");
         assert_eq!(code, ExitCode::SUCCESS);
         assert!(
-            out.ends_with("c.toml: ok\n  mqtt: tcp on 127.0.0.1:1883 (everybody may connect, without logging in)\n"),
+            out.ends_with(
+                "c.toml: ok\n  mqtt: tcp on 127.0.0.1:1883 (everybody may connect, without logging in)\n  \
+                 storage: none, nothing survives the end of the process\n"
+            ),
             "{out}"
         );
         assert!(errors.contains("warning: "), "{errors}");
+    }
+
+    #[test]
+    fn it_says_what_is_kept() {
+        let (_, out, errors) = check("[[listener]]\n[storage]\ndata_directory = 'data'\ndurability = 'os'\n");
+        assert!(
+            out.ends_with("/data, which does not exist yet and will be made (messages are acknowledged once the operating system has them)\n"),
+            "{out}"
+        );
+        assert!(
+            errors.contains("warning: with durability = \"os\", messages that were acknowledged are lost"),
+            "{errors}"
+        );
     }
 
     #[test]

@@ -87,7 +87,7 @@ fn config(options: &Options) -> Config {
         listener: [plain, encrypted, websocket].into_iter().flatten().collect(),
         authentication: Authentication { anonymous: Anonymous::Loopback, ..Authentication::default() },
         admin: Admin { bind: options.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))) },
-        storage: Storage { data_directory: options.data.clone() },
+        storage: Storage { data_directory: options.data.clone(), ..Storage::default() },
         ..Config::default()
     }
 }

@@ -19,7 +19,7 @@ use super::check;
 use crate::admin::{AdminServer, ListenerState, Source};
 use crate::auth::Authenticator;
 use crate::config::{Config, Problem, load};
-use crate::server::{self, EdgeCounters, Observed, Running};
+use crate::server::{self, EdgeCounters, LogReport, Observed, Running};
 use crate::telemetry;
 
 /// Where a broker listens, now that it does.
@@ -80,7 +80,13 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
         Some(address) => Some(AdminTask::start(address, config.clone(), told.clone()).await?),
         None => None,
     };
-    let mut running = server::start(&config, authenticator.clone(), &told.observed)?;
+    let mut running = tokio::select! {
+        started = server::start(&config, authenticator.clone(), &told.observed) => started?,
+        signal = signals.stop() => {
+            tracing::info!(target: "causeway::server", "{signal}: not starting");
+            return Ok(());
+        }
+    };
     told.phase.store(SERVING, Ordering::Relaxed);
     let listeners = running.addresses().into_iter().map(|(_, address)| address).collect();
     started(&config, &Started { listeners, admin: admin.as_ref().map(|admin| admin.address) })
@@ -96,7 +102,7 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
                     told.phase.store(STOPPING, Ordering::Relaxed);
                     break tokio::select! {
                         outcome = running.stop() => outcome,
-                        () = signals.stop() => {
+                        _ = signals.stop() => {
                             tracing::warn!(target: "causeway::server", "told to stop again: stopping at once");
                             Ok(())
                         }
@@ -157,8 +163,12 @@ impl Signals {
         }
     }
 
-    async fn stop(&mut self) {
-        while let ToldTo::Reload = self.next().await {}
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            if let ToldTo::Stop(signal) = self.next().await {
+                return signal;
+            }
+        }
     }
 }
 
@@ -194,6 +204,10 @@ impl Source for Told {
 
     fn listeners(&self) -> Vec<ListenerState> {
         self.observed.listeners()
+    }
+
+    fn log(&self) -> &LogReport {
+        &self.observed.log
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
 use super::problem::{Place, Problem, Severity};
-use super::{ClientCertificate, Config, Listener, ProxyProtocol, Tls};
+use super::{ClientCertificate, Config, Durability, Listener, ProxyProtocol, Tls};
 use crate::auth::PasswordFile;
 use crate::tls::ListenerTls;
 
@@ -209,19 +209,23 @@ fn check_admin(config: &Config, found: &mut Vec<Finding>) {
 }
 
 fn check_storage(config: &Config, found: &mut Vec<Finding>) {
-    match &config.storage.data_directory {
-        None => found.push(warning(
+    let storage = &config.storage;
+    let Some(folder) = &storage.data_directory else {
+        found.push(warning(
             "storage",
-            "without storage.data_directory, sessions and messages are lost when the process ends",
-        )),
-        Some(folder) if folder.exists() && !folder.is_dir() => {
-            found.push(error("storage.data_directory", format!("{} is not a folder", folder.display())));
-        }
-        // To be removed once the broker has a log on disk.
-        Some(_) => found.push(warning(
-            "storage.data_directory",
-            "this version keeps nothing on disk: sessions and messages are lost when the process ends",
-        )),
+            "without storage.data_directory, nothing is kept on disk: sessions, queued and retained messages are lost when the \
+             process ends, acknowledged or not",
+        ));
+        return;
+    };
+    if folder.exists() && !folder.is_dir() {
+        found.push(error("storage.data_directory", format!("{} is not a folder", folder.display())));
+    }
+    if storage.durability == Durability::Os {
+        found.push(warning(
+            "storage.durability",
+            "with durability = \"os\", messages that were acknowledged are lost when the machine crashes or loses power",
+        ));
     }
 }
 

@@ -116,7 +116,7 @@ fn given<'a>(value: &'a DeValue<'_>) -> Given<'a> {
         DeValue::String(text) => Given::String(text),
         DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
             .map_or(Given::Other("so large a number"), Given::Integer),
-        DeValue::Float(_) => Given::Other("a number with a fraction"),
+        DeValue::Float(number) => number.as_str().parse().map_or(Given::Other("no number"), Given::Number),
         DeValue::Datetime(_) => Given::Other("a date or time"),
         DeValue::Array(_) => Given::Other("an array"),
         DeValue::Table(_) => Given::Other("a table"),

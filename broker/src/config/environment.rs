@@ -99,6 +99,10 @@ fn value(text: &str, schema: Node<'_>) -> Result<Value, String> {
             Ok(value) => (Value::Integer(value), Given::Integer(value)),
             Err(_) => return Err(format!("must be {}, not {text:?}", schema.wanted())),
         },
+        Kind::Number => match text.parse() {
+            Ok(value) => (Value::Float(value), Given::Number(value)),
+            Err(_) => return Err(format!("must be {}, not {text:?}", schema.wanted())),
+        },
         _ => (Value::String(text.to_owned()), Given::String(text)),
     };
     schema.check(&given)?;

@@ -23,7 +23,7 @@ pub use network::Network;
 pub use problem::{Place, Problem, Severity};
 pub use reference::{reference, sample};
 pub use schema::json_schema;
-pub use settings::{Admin, Anonymous, Authentication, Broker, Config, Log, LogFormat, LogLevel, Storage};
+pub use settings::{Admin, Anonymous, Authentication, Broker, Config, Durability, Log, LogFormat, LogLevel, Storage};
 
 #[cfg(test)]
 mod tests;

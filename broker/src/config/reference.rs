@@ -71,6 +71,7 @@ fn comment_values(text: &mut String, schema: Node<'_>) {
     match (schema.kind(), schema.range()) {
         (Kind::Integer, (Some(min), Some(max))) if min == max => push_line(text, &format!("#   {min} only")),
         (Kind::Integer, (Some(min), Some(max))) => push_line(text, &format!("#   {min} to {max}")),
+        (Kind::Number, _) => push_line(text, &format!("#   {}", schema.wanted().trim_start_matches("a number from "))),
         _ => {}
     }
 }

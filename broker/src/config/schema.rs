@@ -33,6 +33,8 @@ pub(super) enum Kind<'a> {
     Array(Node<'a>),
     Boolean,
     Integer,
+    /// With a fraction or without.
+    Number,
     String,
     /// One of these strings.
     Choice(Vec<&'a str>),
@@ -42,8 +44,9 @@ pub(super) enum Kind<'a> {
 pub(super) enum Given<'a> {
     Boolean,
     Integer(i64),
+    Number(f64),
     String(&'a str),
-    /// Neither; with the name of its kind.
+    /// None of these; with the name of its kind.
     Other(&'static str),
 }
 
@@ -68,6 +71,7 @@ impl<'a> Node<'a> {
         match self.type_name() {
             Some("boolean") => Kind::Boolean,
             Some("integer") => Kind::Integer,
+            Some("number") => Kind::Number,
             _ => Kind::String,
         }
     }
@@ -112,6 +116,10 @@ impl<'a> Node<'a> {
         self.value.get(name)?.as_i64()
     }
 
+    fn number(self, name: &str) -> Option<f64> {
+        self.value.get(name)?.as_f64()
+    }
+
     pub(super) fn text(self, name: &str) -> Option<&'a str> {
         self.value.get(name)?.as_str()
     }
@@ -147,6 +155,10 @@ impl<'a> Node<'a> {
                 (Some(min), None) => format!("an integer of {min} or more"),
                 _ => "an integer".to_owned(),
             },
+            Kind::Number => match (self.number("minimum"), self.number("maximum")) {
+                (Some(min), Some(max)) => format!("a number from {min} to {max}"),
+                _ => "a number".to_owned(),
+            },
             Kind::String => match self.text("format") {
                 Some("socket-address") => "an address and port such as \"127.0.0.1:1883\" or \"[::]:1883\"".to_owned(),
                 Some("network") => "an address or network such as \"192.0.2.7\" or \"10.0.0.0/8\"".to_owned(),
@@ -172,12 +184,14 @@ impl<'a> Node<'a> {
         let (good, shown, hint) = match (self.kind(), given) {
             (Kind::Boolean, Given::Boolean) => return Ok(()),
             (Kind::Integer, Given::Integer(value)) => (self.in_range(*value), value.to_string(), String::new()),
+            (Kind::Number, Given::Integer(value)) => (self.spans(*value as f64), value.to_string(), String::new()),
+            (Kind::Number, Given::Number(value)) => (self.spans(*value), value.to_string(), String::new()),
             (Kind::String, Given::String(text)) => (self.is_well_formed(text), format!("{text:?}"), String::new()),
             (Kind::Choice(choices), Given::String(text)) => {
                 let hint = suggestion(text, choices.iter().copied());
                 (choices.contains(text), format!("{text:?}"), hint)
             }
-            (Kind::Integer, Given::String(text)) => (false, format!("{text:?}"), String::new()),
+            (Kind::Integer | Kind::Number, Given::String(text)) => (false, format!("{text:?}"), String::new()),
             (_, given) => (false, given.kind().to_owned(), String::new()),
         };
         match good {
@@ -189,6 +203,11 @@ impl<'a> Node<'a> {
     fn in_range(self, value: i64) -> bool {
         let (min, max) = self.range();
         min.is_none_or(|min| value >= min) && max.is_none_or(|max| value <= max)
+    }
+
+    fn spans(self, value: f64) -> bool {
+        let (min, max) = (self.number("minimum"), self.number("maximum"));
+        value.is_finite() && min.is_none_or(|min| value >= min) && max.is_none_or(|max| value <= max)
     }
 
     fn is_well_formed(self, text: &str) -> bool {
@@ -209,6 +228,7 @@ impl Given<'_> {
         match self {
             Given::Boolean => "a boolean",
             Given::Integer(_) => "an integer",
+            Given::Number(_) => "a number with a fraction",
             Given::String(_) => "a string",
             Given::Other(kind) => kind,
         }

@@ -144,13 +144,48 @@ pub enum LogLevel {
 }
 
 /// Where state is kept.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Storage {
-    /// Folder of everything that must survive a restart. Without it, state is lost when the process ends. This version keeps state in
-    /// memory only, whatever stands here.
-    #[schemars(example = "/var/lib/causeway")]
+    /// Folder of everything that must survive a restart: sessions, subscriptions, queued and retained messages. One process at a
+    /// time can have it. Without it, all of that is lost when the process ends.
+    #[schemars(example = &"/var/lib/causeway")]
     pub data_directory: Option<PathBuf>,
+    /// When a message counts as kept, so that it can be acknowledged.
+    pub durability: Durability,
+    /// Bytes of the disk that are left to others. With less free than that, new messages of QoS 1 and 2 are refused (PUBACK or PUBREC
+    /// 0x97, quota exceeded), while acknowledgements, and with them room, go on.
+    #[schemars(range(max = 1_099_511_627_776u64))]
+    pub free_space_floor_bytes: u64,
+    /// Bytes of one file of the log, set aside when it begins. One more is kept in reserve.
+    #[schemars(range(min = 65_536, max = 1_073_741_824))]
+    pub segment_bytes: u64,
+    /// How many times the bytes of the messages that are still needed the log may take. A smaller factor has them copied more often.
+    #[schemars(range(min = 1.2, max = 100.0))]
+    pub disk_factor: f64,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Storage {
+            data_directory: None,
+            durability: Durability::Fsync,
+            free_space_floor_bytes: 256 << 20,
+            segment_bytes: 64 << 20,
+            disk_factor: 2.0,
+        }
+    }
+}
+
+/// When a message counts as kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Once the disk has it: acknowledged messages survive the power going.
+    #[default]
+    Fsync,
+    /// Once the system has it: acknowledged messages survive the end of the process, not the power going.
+    Os,
 }
 
 /// The process itself.

@@ -36,7 +36,7 @@ const MINIMAL: &str = "[[listener]]\n[storage]\ndata_directory = 'd'\n";
 #[test]
 fn the_minimal_file_is_right() {
     let config = parse("c.toml", MINIMAL, NONE).unwrap().config;
-    let storage = Storage { data_directory: Some("d".into()) };
+    let storage = Storage { data_directory: Some("d".into()), ..Storage::default() };
     assert_eq!(config, Config { listener: vec![Listener::default()], storage, ..Config::default() });
 }
 
@@ -258,4 +258,26 @@ fn the_defaults_obey_the_schema() {
     // Otherwise the sample would be refused: it has every key at its default.
     let loaded = parse("sample", &sample(), NONE).map_err(|problems| problems[0].to_string()).unwrap();
     assert_eq!(loaded.config, Config { listener: vec![Listener::default()], ..Config::default() });
+}
+
+#[test]
+fn a_number_may_have_a_fraction_or_not() {
+    let factor = |text: &str, environment: &[(&str, &str)]| {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let loaded = parse("c.toml", &format!("{MINIMAL}disk_factor = {text}\n"), environment);
+        loaded.map(|loaded| loaded.config.storage.disk_factor).map_err(|problems| problems[0].message.clone())
+    };
+    assert_eq!(factor("3", &[]), Ok(3.0));
+    assert_eq!(factor("1.5", &[]), Ok(1.5));
+    assert_eq!(factor("3", &[("CAUSEWAY_STORAGE__DISK_FACTOR", "2.5")]), Ok(2.5));
+    for wrong in ["1.1", "101", "nan", "'2'"] {
+        let message = factor(wrong, &[]).unwrap_err();
+        assert!(message.contains("storage.disk_factor must be a number from 1.2 to 100, not "), "{message}");
+    }
+}
+
+#[test]
+fn what_may_be_lost_is_said() {
+    let said = said(&format!("{MINIMAL}durability = 'os'\n"));
+    assert!(said.contains("warning: with durability = \"os\", messages that were acknowledged are lost"), "{said}");
 }

@@ -3,6 +3,7 @@
 //! Owns the order in which they start and stop. It never touches a packet.
 
 mod counters;
+mod log_report;
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,23 +12,25 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use causeway_core::{Counters, Gauges};
-use causeway_storage::{Log, VolatileLog};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::TcpListener;
+use socket2::Socket;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::admin::ListenerState;
 use crate::auth::{Authenticator, hashing};
 use crate::config::Config;
-use crate::frontdoor::{FrontDoor, greet};
-use crate::listener::{Listener, accept_all, bind};
-use crate::shard_loop::{self, ShardParts, ToShard};
+use crate::data_directory::DataDirectory;
+use crate::frontdoor::{Arrival, FrontDoor, greet};
+use crate::listener::{Listener, accept_all, bind, listen};
+use crate::shard_loop::{self, ShardParts};
 use crate::tls::ListenerTls;
 
+pub use crate::data_directory::StorageError;
 pub use crate::shard_loop::ShardError;
 pub use crate::tls::TlsError;
 pub use counters::{Counter, EdgeCounters};
+pub use log_report::{Gauge, LogReport};
 
 /// Reports a shard may miss before it counts as stuck.
 const REPORTS_MISSED_MAX: u32 = 5;
@@ -74,6 +77,8 @@ pub struct Observed {
     pub edge: Arc<EdgeCounters>,
     /// Messages and sessions.
     pub shard: Arc<ShardReport>,
+    /// The log on disk.
+    pub log: Arc<LogReport>,
     listeners: OnceLock<Vec<Arc<Listener>>>,
 }
 
@@ -108,6 +113,9 @@ pub enum ServerError {
     /// The system has no random numbers.
     #[error("{0}")]
     Random(String),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The shard failed.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -117,7 +125,8 @@ pub enum ServerError {
 pub struct Running {
     listeners: Vec<Arc<Listener>>,
     accepting: JoinSet<()>,
-    shard: mpsc::Sender<ToShard>,
+    _shard: mpsc::Sender<Box<Arrival>>,
+    stop: oneshot::Sender<Duration>,
     ended: oneshot::Receiver<Result<(), ShardError>>,
     shutdown_timeout: Duration,
 }
@@ -132,19 +141,23 @@ pub async fn run(
     observed: &Observed,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
-    let mut running = start(config, authenticator, observed)?;
+    let mut running = start(config, authenticator, observed).await?;
     tokio::select! {
         () = shutdown => running.stop().await,
         outcome = running.failed() => outcome,
     }
 }
 
-/// Starts a broker: when this returns, all listeners accept. Must be called within a tokio runtime.
+/// Starts a broker: when this returns, its state is back and all listeners accept. Must be called within a tokio runtime.
+/// Dropping the future abandons the start.
 ///
 /// # Errors
-/// Where a listener cannot be had or the shard does not start; then nothing is left running.
-pub fn start(config: &Config, authenticator: Authenticator, observed: &Observed) -> Result<Running, ServerError> {
+/// Where the data directory or a listener cannot be had or the shard does not start; then nothing is left running.
+pub async fn start(config: &Config, authenticator: Authenticator, observed: &Observed) -> Result<Running, ServerError> {
     raise_descriptor_limit();
+    // First of all: where the same broker runs already, this says so best.
+    let storage = &config.storage;
+    let directory = storage.data_directory.as_ref().map(|path| DataDirectory::take(path, storage)).transpose()?;
     let bound = config
         .listener
         .iter()
@@ -152,15 +165,18 @@ pub fn start(config: &Config, authenticator: Authenticator, observed: &Observed)
         .collect::<Result<Vec<_>, _>>()?;
 
     let limits = Arc::new(config.limits.to_core());
-    let log: Box<dyn Log> = Box::new(VolatileLog::new());
     let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
     let shard = shard_loop::start(ShardParts {
         limits: limits.clone(),
-        log,
+        directory,
         counters: observed.edge.clone(),
         report: observed.shard.clone(),
+        log_report: observed.log.clone(),
         hash_seed,
     })?;
+    if shard.ready.await.is_err() {
+        return Err(outcome(shard.ended.await).err().unwrap_or(ServerError::Shard(ShardError::Panicked)));
+    }
 
     let counters = observed.edge.clone();
     let door = Arc::new(FrontDoor::new(limits, authenticator, shard.inbox.clone(), counters));
@@ -168,6 +184,7 @@ pub fn start(config: &Config, authenticator: Authenticator, observed: &Observed)
     let mut listeners = Vec::new();
     for (listener, socket) in bound {
         let settings = &listener.settings;
+        let socket = listen(socket).map_err(|source| refused(settings, source))?;
         tracing::info!(target: "causeway::listener", listener = settings.name, address = %listener.address,
             transport = %settings.transport, "listening");
         let (greeted, door) = (listener.clone(), door.clone());
@@ -182,7 +199,8 @@ pub fn start(config: &Config, authenticator: Authenticator, observed: &Observed)
     Ok(Running {
         listeners,
         accepting,
-        shard: shard.inbox,
+        _shard: shard.inbox,
+        stop: shard.stop,
         ended: shard.ended,
         shutdown_timeout: Duration::from_secs(config.broker.shutdown_timeout_seconds),
     })
@@ -215,7 +233,7 @@ impl Running {
     pub async fn stop(mut self) -> Result<(), ServerError> {
         self.accepting.shutdown().await;
         // A shard that ended already says why below.
-        let _ = self.shard.send(ToShard::Shutdown(self.shutdown_timeout)).await;
+        let _ = self.stop.send(self.shutdown_timeout);
         outcome(self.ended.await)
     }
 }
@@ -227,7 +245,7 @@ fn outcome<E>(ended: Result<Result<(), ShardError>, E>) -> Result<(), ServerErro
 fn bind_listener(
     settings: &crate::config::Listener,
     authenticator: &Authenticator,
-) -> Result<(Arc<Listener>, TcpListener), ServerError> {
+) -> Result<(Arc<Listener>, Socket), ServerError> {
     let tls = match (&settings.tls, settings.transport.is_encrypted()) {
         (Some(tls), true) => Some(ListenerTls::load(tls.clone(), settings.transport.is_websocket())),
         _ => None,
@@ -235,11 +253,17 @@ fn bind_listener(
     let tls = tls
         .transpose()
         .map_err(|source| ServerError::Tls { listener: settings.name.clone(), source: Box::new(source) })?;
-    let refused = |source| ServerError::Bind { listener: settings.name.clone(), address: settings.bind, source };
-    let socket = bind(settings.bind).map_err(refused)?;
-    let address = socket.local_addr().map_err(refused)?;
+    let bound = bind(settings.bind).and_then(|socket| {
+        let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok((socket, address))
+    });
+    let (socket, address) = bound.map_err(|source| refused(settings, source))?;
     let policy = authenticator.policy(settings);
     Ok((Arc::new(Listener::new(settings.clone(), address, tls, policy)), socket))
+}
+
+fn refused(settings: &crate::config::Listener, source: io::Error) -> ServerError {
+    ServerError::Bind { listener: settings.name.clone(), address: settings.bind, source }
 }
 
 /// Every connection is a file descriptor: takes as many as the system allows.

@@ -65,6 +65,8 @@ pub(super) struct Connection {
     pub(super) end: Option<End>,
     /// Whether its task waits until the shard wants to hear more.
     pub(super) paused: bool,
+    /// Whether its task waits until the log has caught up.
+    pub(super) held: bool,
     /// The socket was full at the last write: nothing is written until it says otherwise.
     pub(super) blocked: bool,
     /// Since when the socket has taken nothing, though there is something to write.
@@ -115,6 +117,7 @@ impl Connection {
             stream,
             waker: None,
             paused: false,
+            held: false,
             end: None,
             blocked: false,
             stalled_since: None,

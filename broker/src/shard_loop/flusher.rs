@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use causeway_core::{ConnectionId, Effect, Event, EventLevel, Lsn, Millis, Outbox, Verdict};
+use causeway_core::{ConnectionId, Effect, Event, EventLevel, Millis, Outbox, Verdict};
 use causeway_protocol::ReasonCode;
 use causeway_storage::LogError;
 use tokio::time::{Instant, Sleep, sleep};
@@ -58,20 +58,22 @@ impl ShardLoop {
 
     /// One turn, if there is reason for one. `Ready` once the log failed.
     fn poll_turn(&self, context: &mut Context<'_>, timers: &mut Timers) -> Poll<()> {
+        let world = &mut *self.world.borrow_mut();
         if self.flusher.borrow().as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
             *self.flusher.borrow_mut() = Some(context.waker().clone());
+            world.commit.wakes(context.waker());
         }
         let due = timers.armed;
         if due.is_some() && timers.sleep.is_elapsed() {
             timers.armed = None;
-        } else if due.is_some() && !self.flush_wanted.get() && timers.catching_up.is_none() {
+        } else if due.is_some() && !self.flush_wanted.get() && timers.catching_up.is_none() && !world.commit.has_news()
+        {
             return Poll::Pending;
         }
         if !self.flush_wanted.replace(true) {
             self.now.set(self.clock.now());
         }
         let now = self.now.get();
-        let world = &mut *self.world.borrow_mut();
         if timers.catching_up.is_none() && pause::happened(due, now) {
             timers.catching_up = Some(CatchUp::begin(world, due, now));
         } else if timers.catching_up.as_mut().is_some_and(|catching_up| catching_up.is_done(world, now)) {
@@ -80,7 +82,8 @@ impl ShardLoop {
         if timers.catching_up.is_some() {
             after_next_io(context);
         } else {
-            if world.shard.next_deadline().is_some_and(|deadline| deadline <= now) {
+            // What the clock brings makes records, too: it waits with the clients while the log is behind.
+            if world.holding_since.is_none() && world.shard.next_deadline().is_some_and(|deadline| deadline <= now) {
                 world.shard.tick(now);
             }
             close_stalled(world, &self.counters.write_stalls, timers, now);
@@ -99,8 +102,28 @@ impl ShardLoop {
             }
         }
         self.publish_counts(world, timers, now);
+        self.let_go(context, world, timers, now);
         self.arm(context, world, timers);
         Poll::Pending
+    }
+
+    /// Has all clients read again once the log has caught up.
+    fn let_go(&self, context: &mut Context<'_>, world: &mut World, timers: &mut Timers, now: Millis) {
+        if world.holding_since.is_none() || !world.commit.has_caught_up() {
+            return;
+        }
+        let since = world.holding_since.take();
+        for id in std::mem::take(&mut world.held) {
+            if let Some(connection) = world.connection(id) {
+                connection.held = false;
+                connection.wake();
+            }
+        }
+        if timers.catching_up.is_none() && pause::happened(since, now) {
+            timers.catching_up = Some(CatchUp::begin(world, since, now));
+            context.waker().wake_by_ref();
+        }
+        self.changed.notify_one();
     }
 
     /// Commits, writes and carries out until nothing is left to do, or for long enough: `Ok(true)`.
@@ -108,10 +131,13 @@ impl ShardLoop {
         let mut writes = 0;
         while writes < WRITES_PER_TURN {
             let mut quiet = true;
-            if let Some(group) = world.shard.take_group() {
-                world.log.append(group.first().0, &mut group.iter())?;
-                let durable = world.log.sync()?;
-                world.shard.persisted(now, Lsn(durable));
+            if let Some(group) = world.shard.take_group()
+                && let Some(durable) = world.commit.submit(group)?
+            {
+                world.shard.persisted(now, durable);
+            }
+            if let Some(durable) = world.commit.poll_durable()? {
+                world.shard.persisted(now, durable);
             }
             while let Some(id) = world.writable.pop() {
                 unblock(world, id);
@@ -192,7 +218,8 @@ impl ShardLoop {
             timers.armed = None;
             return;
         }
-        let dues = [world.shard.next_deadline(), timers.stall_check_at, timers.report_at];
+        let next_deadline = world.shard.next_deadline().filter(|_| world.holding_since.is_none());
+        let dues = [next_deadline, timers.stall_check_at, timers.report_at];
         let Some(due) = dues.into_iter().flatten().min() else {
             return;
         };

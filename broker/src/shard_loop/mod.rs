@@ -5,12 +5,25 @@
 //! outbox once, and carries out what the shard asks for. Nothing here waits while it holds the world, and nothing per
 //! message allocates, wakes or queues.
 
+// Switched on with the folded state.
+#[cfg(test)]
+#[allow(dead_code)]
+mod bodies;
 mod budget;
+#[cfg(test)]
+#[allow(dead_code)]
+mod checkpoint;
 mod clock;
 mod closing;
+mod commit;
 mod connection;
 mod flusher;
+#[cfg(test)]
+#[allow(dead_code)]
+mod folding;
 mod pause;
+mod recovery;
+mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -19,17 +32,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use causeway_core::{ConnectionId, Limits, Millis, Shard};
-use causeway_storage::{Log, LogError};
+use causeway_storage::{LogError, VolatileLog};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 
+use crate::data_directory::{DataDirectory, StorageError};
 use crate::frontdoor::Arrival;
-use crate::server::{EdgeCounters, ShardReport};
+use crate::server::{EdgeCounters, LogReport, ShardReport};
 use budget::{TurnBudget, after_next_io};
 use clock::Clock;
+use commit::Commit;
 use connection::{Connection, End, Reading, Scratch};
+use writer::Writer;
 
 /// Connections that wait between the front door and the shard.
 const ARRIVALS_MAX: usize = 1024;
@@ -38,26 +54,25 @@ const READ_BYTES_PER_TURN: usize = 256 * 1024;
 /// Tasks that run before the runtime looks for new readiness.
 const EVENT_INTERVAL: u32 = 128;
 
-/// What the shard's thread is told.
-pub(crate) enum ToShard {
-    /// A client that was let in.
-    Arrival(Box<Arrival>),
-    /// Say farewell to all clients and end; they have this long to take it.
-    Shutdown(Duration),
-}
-
 /// What a shard is made of.
 pub(crate) struct ShardParts {
     pub(crate) limits: Arc<Limits>,
-    pub(crate) log: Box<dyn Log>,
+    /// Where it keeps its log; without it, nothing is kept.
+    pub(crate) directory: Option<DataDirectory>,
     pub(crate) counters: Arc<EdgeCounters>,
     pub(crate) report: Arc<ShardReport>,
+    pub(crate) log_report: Arc<LogReport>,
     pub(crate) hash_seed: u64,
 }
 
 /// A running shard.
 pub(crate) struct ShardHandle {
-    pub(crate) inbox: mpsc::Sender<ToShard>,
+    /// Clients that were let in.
+    pub(crate) inbox: mpsc::Sender<Box<Arrival>>,
+    /// Says farewell to all clients and ends; they have this long to take it. Dropping it leaves them no time.
+    pub(crate) stop: oneshot::Sender<Duration>,
+    /// Told once the shard has its state back and takes clients. Dropped where it ends before.
+    pub(crate) ready: oneshot::Receiver<()>,
     /// Has the outcome once the thread ends, and only an error where it panicked.
     pub(crate) ended: oneshot::Receiver<Result<(), ShardError>>,
 }
@@ -68,6 +83,9 @@ pub enum ShardError {
     /// Nothing can be acknowledged any more.
     #[error("the log failed, so nothing more can be promised: {0}")]
     Log(#[from] LogError),
+    /// What it kept cannot be had back.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The thread or its runtime could not be made.
     #[error("cannot start a shard: {0}")]
     Start(#[from] std::io::Error),
@@ -76,33 +94,80 @@ pub enum ShardError {
     Panicked,
 }
 
+/// What the shard hears from outside.
+struct Ears {
+    arrivals: mpsc::Receiver<Box<Arrival>>,
+    stop: oneshot::Receiver<Duration>,
+}
+
 /// Starts the thread.
 ///
 /// # Errors
 /// Where the system gives none.
 pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
     let (inbox, arrivals) = mpsc::channel(ARRIVALS_MAX);
+    let (stop, stopped) = oneshot::channel();
+    let (be_ready, ready) = oneshot::channel();
     let (end, ended) = oneshot::channel();
     std::thread::Builder::new().name("shard-0".into()).spawn(move || {
         // Nobody listens any more where the whole broker was dropped.
-        let _ = end.send(serve(parts, arrivals));
+        let _ = end.send(serve(parts, Ears { arrivals, stop: stopped }, be_ready));
     })?;
-    Ok(ShardHandle { inbox, ended })
+    Ok(ShardHandle { inbox, stop, ready, ended })
 }
 
-/// The whole life of the thread.
-fn serve(parts: ShardParts, arrivals: mpsc::Receiver<ToShard>) -> Result<(), ShardError> {
+fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
+    let clock = Clock::new();
+    let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
+    let mut shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
+    let commit = match parts.directory {
+        None => Commit::InLine(VolatileLog::new()),
+        Some(directory) => {
+            let log = recovery::recover(&directory, &mut shard, || !ready.is_closed())?;
+            Commit::Beside(Writer::start(log, Some(directory), parts.log_report)?)
+        }
+    };
+    shard.recovered(clock.now());
     let runtime = Builder::new_current_thread()
         .enable_all()
         .event_interval(EVENT_INTERVAL)
         .build_local(LocalOptions::default())?;
-    runtime.block_on(Rc::new(ShardLoop::new(parts)).run(arrivals))
+    let world = World {
+        shard,
+        commit,
+        connections: Vec::new(),
+        scratch: Scratch::new(),
+        writable: Vec::new(),
+        blocked: Vec::new(),
+        held: Vec::new(),
+        holding_since: None,
+        failure: None,
+    };
+    let shard_loop = Rc::new(ShardLoop {
+        world: RefCell::new(world),
+        clock,
+        limits: parts.limits,
+        counters: parts.counters,
+        report: parts.report,
+        now: Cell::new(clock.now()),
+        flush_wanted: Cell::new(false),
+        flusher: RefCell::new(None),
+        received: Cell::new(0),
+        sent: Cell::new(0),
+        alive: Cell::new(0),
+        changed: Notify::new(),
+    });
+    let outcome = runtime.block_on(shard_loop.clone().run(ears, ready));
+    // With it, its tasks end, and with them the connections that are left.
+    drop(runtime);
+    outcome?;
+    Ok(shard_loop.world.borrow_mut().close_log()?)
 }
 
 /// Everything that changes. Borrowed for the length of one poll, never across a wait.
 struct World {
     shard: Shard,
-    log: Box<dyn Log>,
+    commit: Commit,
     /// By [`ConnectionId::index`].
     connections: Vec<Option<Box<Connection>>>,
     scratch: Scratch,
@@ -110,12 +175,24 @@ struct World {
     writable: Vec<ConnectionId>,
     /// Connections whose sockets take nothing.
     blocked: Vec<ConnectionId>,
+    /// Connections that are not read until the log has caught up.
+    held: Vec<ConnectionId>,
+    /// Since when nothing is read because the log is too far behind.
+    holding_since: Option<Millis>,
     failure: Option<LogError>,
 }
 
 impl World {
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         find(&mut self.connections, id)
+    }
+
+    /// Makes durable what is left once all clients are gone.
+    fn close_log(&mut self) -> Result<(), LogError> {
+        if let Some(group) = self.shard.take_group() {
+            self.commit.submit(group)?;
+        }
+        self.commit.close()
     }
 }
 
@@ -144,44 +221,16 @@ struct ShardLoop {
 }
 
 impl ShardLoop {
-    fn new(parts: ShardParts) -> ShardLoop {
-        let clock = Clock::new();
-        let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
-        let shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
-        let world = World {
-            shard,
-            log: parts.log,
-            connections: Vec::new(),
-            scratch: Scratch::new(),
-            writable: Vec::new(),
-            blocked: Vec::new(),
-            failure: None,
-        };
-        ShardLoop {
-            world: RefCell::new(world),
-            clock,
-            limits: parts.limits,
-            counters: parts.counters,
-            report: parts.report,
-            now: Cell::new(clock.now()),
-            flush_wanted: Cell::new(false),
-            flusher: RefCell::new(None),
-            received: Cell::new(0),
-            sent: Cell::new(0),
-            alive: Cell::new(0),
-            changed: Notify::new(),
-        }
-    }
-
-    async fn run(self: Rc<Self>, mut arrivals: mpsc::Receiver<ToShard>) -> Result<(), ShardError> {
+    async fn run(self: Rc<Self>, mut ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
         spawn_local(self.clone().flush_forever());
+        // Whoever started the shard may have lost interest, which the next line but one notices.
+        let _ = ready.send(());
         let timeout = loop {
+            let holds = self.world.borrow().holding_since.is_some();
             tokio::select! {
-                told = arrivals.recv() => match told {
-                    Some(ToShard::Arrival(arrival)) => self.admit(*arrival),
-                    Some(ToShard::Shutdown(timeout)) => break timeout,
-                    None => break Duration::ZERO,
-                },
+                // Dropped without a word: at once.
+                told = &mut ears.stop => break told.unwrap_or_default(),
+                Some(arrival) = ears.arrivals.recv(), if !holds => self.admit(*arrival),
                 () = self.changed.notified() => {
                     if let Some(failure) = self.world.borrow_mut().failure.take() {
                         return Err(failure.into());
@@ -189,7 +238,7 @@ impl ShardLoop {
                 }
             }
         };
-        drop(arrivals);
+        drop(ears);
         self.world.borrow_mut().shard.shutdown(self.begin_turn());
         // Whoever takes longer is cut off.
         let _ = tokio::time::timeout(timeout, self.until_all_left()).await;
@@ -282,6 +331,15 @@ impl ShardLoop {
         if world.shard.is_open(id) && !connection.may_read(&world.shard) {
             // The flusher wakes this task when the client took something, or the log caught up.
             connection.paused = true;
+            return Poll::Pending;
+        }
+        if world.holding_since.is_some() || world.commit.is_behind(self.received.get()) {
+            if !std::mem::replace(&mut connection.held, true) {
+                world.held.push(id);
+            }
+            // The flusher lets go of it.
+            let now = self.begin_turn();
+            world.holding_since.get_or_insert(now);
             return Poll::Pending;
         }
         let mut reading = Reading {

@@ -1,4 +1,5 @@
-//! After the whole process stood still: a suspended virtual machine, SIGSTOP, a starved processor.
+//! After the whole process stood still (a suspended virtual machine, SIGSTOP, a starved processor), or did not read while the
+//! disk was far behind.
 //!
 //! Owns noticing it, and when all that clients sent meanwhile has been read. Until then nobody is judged by the clock:
 //! what would be late is our reading, not their keep alive.
@@ -14,7 +15,7 @@ const LATE_MILLISECONDS: u64 = 200;
 /// Then we go on, whatever is unread: no wait is without end.
 const CATCH_UP_MILLISECONDS_MAX: u64 = 10_000;
 
-/// Whether a timer that was due at `due` should have run long ago.
+/// Whether what was due at `due` should have been done long ago.
 pub(super) fn happened(due: Option<Millis>, now: Millis) -> bool {
     due.is_some_and(|due| now.0.saturating_sub(due.0) > LATE_MILLISECONDS)
 }
@@ -26,8 +27,9 @@ pub(super) struct CatchUp {
 }
 
 impl CatchUp {
-    /// Looks at all sockets. Whoever took nothing meanwhile had no chance to: that begins anew, too.
-    pub(super) fn begin(world: &mut World, due: Option<Millis>, now: Millis) -> CatchUp {
+    /// Looks at all sockets, for clients that were not heard since `since`. Whoever took nothing meanwhile had no chance to: that
+    /// begins anew, too.
+    pub(super) fn begin(world: &mut World, since: Option<Millis>, now: Millis) -> CatchUp {
         let mut unheard = Vec::new();
         for connection in world.connections.iter_mut().flatten() {
             if connection.stalled_since.is_some() {
@@ -38,9 +40,9 @@ impl CatchUp {
                 unheard.push(connection.id);
             }
         }
-        let milliseconds = due.map_or(0, |due| now.0.saturating_sub(due.0));
+        let milliseconds = since.map_or(0, |since| now.0.saturating_sub(since.0));
         tracing::warn!(target: "causeway::server", milliseconds, connections = unheard.len(),
-            "the shard stood still: clients are heard before they are judged by the clock");
+            "the shard stood still or waited for the disk: clients are heard before they are judged by the clock");
         CatchUp { unheard, ends: Millis(now.0 + CATCH_UP_MILLISECONDS_MAX) }
     }
 
@@ -54,5 +56,5 @@ impl CatchUp {
 
 /// Whether its task reads: not where the client must first take what waits for it, nor where it is about to go.
 fn is_read(connection: &Connection) -> bool {
-    !connection.paused && connection.end.is_none()
+    !connection.paused && !connection.held && connection.end.is_none()
 }

@@ -49,9 +49,7 @@ impl Broker {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let observed = Observed::default();
         let authenticator = Authenticator::load(&config.authentication).unwrap();
-        let guard = runtime.enter();
-        let running = server::start(&config, authenticator, &observed).unwrap();
-        drop(guard);
+        let running = runtime.block_on(server::start(&config, authenticator, &observed)).unwrap();
         let addresses = running.addresses().into_iter().map(|(_, address)| address).collect();
         Broker { running: Some(running), runtime, observed, addresses }
     }

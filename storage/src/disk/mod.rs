@@ -51,7 +51,7 @@ pub trait DiskFile: ReadAt + Send + Sync + Debug {
     /// `StorageFull` or `QuotaExceeded` where there is no room; whatever the device says.
     fn allocate(&self, size: u64) -> io::Result<()>;
 
-    /// Cuts the file to `size` bytes.
+    /// Cuts the file to `size` bytes, or makes it that long without setting room aside.
     ///
     /// # Errors
     /// Whatever the device says.

@@ -5,6 +5,7 @@
 use std::io;
 
 use crate::disk::LockError;
+use crate::state::StateError;
 
 /// Why a log cannot be opened or replayed.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +85,9 @@ pub enum ReadError {
     /// The disk failed.
     #[error("the log cannot be read: {0}")]
     Io(#[from] io::Error),
+    /// The log does not hold it, and the folded state cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
 }
 
 /// What is wrong with a segment's header.

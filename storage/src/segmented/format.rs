@@ -161,6 +161,8 @@ pub(crate) struct GroupBuffer {
     bytes: Vec<u8>,
     first: u64,
     records: u32,
+    /// Without the padding. Known once sealed.
+    content_bytes: u64,
 }
 
 impl GroupBuffer {
@@ -184,6 +186,16 @@ impl GroupBuffer {
         self.records
     }
 
+    /// The number behind the last record.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + u64::from(self.records)
+    }
+
+    /// Bytes of the sealed group up to the end of its last record.
+    pub(crate) fn content_bytes(&self) -> u64 {
+        self.content_bytes
+    }
+
     /// Bytes the group will have on disk once sealed.
     pub(crate) fn padded_bytes(&self) -> u64 {
         padded(self.bytes.len() as u64)
@@ -202,6 +214,7 @@ impl GroupBuffer {
             self.bytes[body - 4..body].copy_from_slice(&crc.to_le_bytes());
             at = end;
         }
+        self.content_bytes = at as u64;
         self.bytes.resize(padded(at as u64) as usize, 0);
         &self.bytes
     }

@@ -1,7 +1,7 @@
 //! The log on disk: a folder of segments, one log for each shard.
 //!
 //! Owns what is durable. `format` has the bytes (drawn in `docs/storage-format.md`), `scan` walks them, `recovery` opens a folder,
-//! `roll` begins and removes segments, `reader` reads single records. Never looks into a record.
+//! `roll` begins and removes segments, `reader` reads single records, `index` finds them by number. Never looks into a record.
 //!
 //! # Writing
 //! A group of records is one write and one `fdatasync`, into space that was set aside when the segment began, so that a
@@ -47,6 +47,7 @@ use std::sync::atomic::Ordering;
 
 mod error;
 mod format;
+mod index;
 mod options;
 mod reader;
 mod recovery;
@@ -55,6 +56,7 @@ mod scan;
 
 pub use error::{ReadError, RecoverError};
 pub use options::{Durability, LogOptions, LogStats, Repair, SegmentStats};
+pub(crate) use reader::read_up_to;
 pub use reader::{LogReader, StoredRecord};
 
 use crate::disk::{Disk, DiskFile, FolderLock, RealDisk};
@@ -62,7 +64,7 @@ use crate::{Log, LogError, Position};
 use format::{GROUP_HEADER_BYTES, GroupBuffer, GroupHeader, RECORD_HEADER_BYTES};
 use reader::{Segment, Segments};
 use roll::Prepared;
-use scan::Cursor;
+use scan::{Cursor, Place};
 
 /// Room kept behind the last group for the mark.
 const MARK_BYTES: u64 = GROUP_HEADER_BYTES as u64;
@@ -245,7 +247,16 @@ impl SegmentedLog {
         tail.end += bytes.len() as u64;
         tail.segment.readable.store(tail.end, Ordering::Release);
         let ordinal = tail.segment.header.ordinal;
-        self.buffer.places(|lsn, at| place(lsn, Position::new(ordinal, (begin + at as u64) as u32)));
+        let group_end = begin + self.buffer.content_bytes();
+        tail.segment.extend_index(|index| {
+            self.buffer.places(|lsn, at| {
+                let offset = begin + at as u64;
+                index.note(Place { lsn, offset, group_end });
+                place(lsn, Position::new(ordinal, offset as u32));
+            });
+        });
+        // Comes last: whoever sees the number finds the record.
+        tail.segment.next.store(self.buffer.next(), Ordering::Release);
         Ok(())
     }
 

@@ -11,6 +11,8 @@ use bytes::Bytes;
 
 use super::error::ReadError;
 use super::format::{RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKey, segment_name};
+use super::index::SparseIndex;
+use super::scan::{Cursor, Place, seek, walk};
 use crate::Position;
 use crate::disk::{Disk, DiskFile, ReadAt};
 
@@ -29,6 +31,10 @@ pub(crate) struct Segment {
     pub(crate) size: AtomicU64,
     /// Nothing is read from here on.
     pub(crate) readable: AtomicU64,
+    /// The number behind the last record that can be read.
+    pub(crate) next: AtomicU64,
+    /// Where some of the records lie. None until somebody has walked the segment.
+    index: RwLock<Option<SparseIndex>>,
 }
 
 impl Segment {
@@ -39,7 +45,44 @@ impl Segment {
             key: header.key(),
             size: AtomicU64::new(size),
             readable: AtomicU64::new(readable),
+            next: AtomicU64::new(header.first),
+            index: RwLock::new(None),
         }
+    }
+
+    pub(crate) fn has_index(&self) -> bool {
+        self.index.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Takes the index of a walk that found whole groups up to record `next`.
+    pub(crate) fn keep_index(&self, mut index: SparseIndex, next: u64) {
+        index.forget_from(next);
+        *self.index.write().unwrap_or_else(PoisonError::into_inner) = Some(index);
+    }
+
+    /// Lets the writer add what it has written. The last segment always has an index.
+    pub(crate) fn extend_index(&self, extend: impl FnOnce(&mut SparseIndex)) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        extend(index.get_or_insert_default());
+    }
+
+    /// The nearest known place at or before record `lsn`.
+    fn nearest(&self, lsn: u64) -> Option<Place> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.as_ref().and_then(|index| index.nearest(lsn))
+    }
+
+    /// Walks the segment for its index. What lies behind damage is not in it.
+    fn build_index(&self, file: &dyn DiskFile) -> io::Result<()> {
+        let mut index = SparseIndex::default();
+        let mut note = |place: Place, _: &[u8]| {
+            index.note(place);
+            Ok::<(), io::Error>(())
+        };
+        let start = Cursor { offset: SEGMENT_HEADER_BYTES, lsn: self.header.first };
+        let walk = walk(file, &self.key, start, self.readable.load(Ordering::Acquire), &mut note)?;
+        self.keep_index(index, walk.end.lsn);
+        Ok(())
     }
 }
 
@@ -64,6 +107,13 @@ impl Segments {
 
     pub(crate) fn get(&self, ordinal: u32) -> Option<Arc<Segment>> {
         self.by_ordinal.read().unwrap_or_else(PoisonError::into_inner).get(&ordinal).cloned()
+    }
+
+    /// The segment that holds record `lsn`, if any does or could.
+    fn holding(&self, lsn: u64) -> Option<Arc<Segment>> {
+        let segments = self.by_ordinal.read().unwrap_or_else(PoisonError::into_inner);
+        // Newest first: those are read most.
+        segments.values().rev().find(|segment| segment.header.first <= lsn).cloned()
     }
 
     pub(crate) fn insert(&self, segment: Arc<Segment>) {
@@ -91,7 +141,7 @@ impl Segments {
     }
 }
 
-/// A record read by its position.
+/// A record read by its position or number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRecord {
     /// Its number.
@@ -100,7 +150,7 @@ pub struct StoredRecord {
     pub bytes: Bytes,
 }
 
-/// Reads records by position, from any thread, while the log goes on. Cheap to clone.
+/// Reads records by position or number, from any thread, while the log goes on. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct LogReader {
     segments: Arc<Segments>,
@@ -125,11 +175,41 @@ impl LogReader {
         };
         match read_record(file.as_ref(), &segment, u64::from(position.offset()))? {
             Some(record) => Ok(record),
-            None => Err(ReadError::Corrupt {
-                file: self.segments.disk.describe(&segment.name),
-                offset: u64::from(position.offset()),
-            }),
+            None => Err(self.corrupt(&segment, u64::from(position.offset()))),
         }
+    }
+
+    /// The record of that number, whether it is durable yet or not. None where the log does not hold it any more, or
+    /// not yet.
+    ///
+    /// In a segment that was not walked since the log was opened, the first read walks it.
+    ///
+    /// # Errors
+    /// [`ReadError::Corrupt`] where the record, or what leads to it, is not as it was written; [`ReadError::Io`].
+    pub fn read_lsn(&self, lsn: u64) -> Result<Option<StoredRecord>, ReadError> {
+        let Some(segment) = self.segments.holding(lsn) else { return Ok(None) };
+        if lsn >= segment.next.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let file = match self.segments.file(&segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            outcome => outcome?,
+        };
+        if !segment.has_index() {
+            segment.build_index(file.as_ref())?;
+        }
+        let Some(from) = segment.nearest(lsn) else { return Err(self.corrupt(&segment, SEGMENT_HEADER_BYTES)) };
+        let limit = segment.readable.load(Ordering::Acquire);
+        let offset = seek(file.as_ref(), &segment.key, from, lsn, limit)?;
+        let Some(offset) = offset else { return Err(self.corrupt(&segment, from.offset)) };
+        match read_record(file.as_ref(), &segment, offset)? {
+            Some(record) if record.lsn == lsn => Ok(Some(record)),
+            _ => Err(self.corrupt(&segment, offset)),
+        }
+    }
+
+    fn corrupt(&self, segment: &Segment, offset: u64) -> ReadError {
+        ReadError::Corrupt { file: self.segments.disk.describe(&segment.name), offset }
     }
 }
 

@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 
 use super::error::{HeaderFault, RecoverError};
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, parse_segment_name};
+use super::index::SparseIndex;
 use super::options::Repair;
 use super::reader::{Segment, Segments, read_up_to};
 use super::roll::UNFINISHED_SUFFIX;
-use super::scan::{Cursor, survey, walk};
+use super::scan::{Cursor, Place, survey, walk};
 use super::{Record, Tail};
 use crate::Position;
 use crate::disk::{Disk, DiskFile};
@@ -49,6 +50,9 @@ pub(crate) fn open_folder(disk: &dyn Disk, shard: u32) -> Result<Found, RecoverE
             let detail = format!("a segment between {} and this one is missing", before.name);
             return Err(corrupt(disk, &name, 0, detail));
         }
+        if let Some(before) = segments.last() {
+            before.next.store(first, Ordering::Release);
+        }
         segments.push(Arc::new(segment));
         last_file = Some(file);
     }
@@ -58,6 +62,7 @@ pub(crate) fn open_folder(disk: &dyn Disk, shard: u32) -> Result<Found, RecoverE
         // A process that crashed may have left records and names behind that no sync has covered yet.
         file.sync_data()?;
         segment.readable.store(cursor.offset, Ordering::Release);
+        segment.next.store(cursor.lsn, Ordering::Release);
         found.tail = Some((Tail { segment: segment.clone(), file, end: cursor.offset }, cursor));
         found.repair = repair;
     }
@@ -96,8 +101,14 @@ fn settle_end(
 ) -> Result<(Cursor, Option<Repair>), RecoverError> {
     let size = segment.size.load(Ordering::Acquire);
     let start = Cursor { offset: SEGMENT_HEADER_BYTES, lsn: segment.header.first };
-    let walk = walk(file, &segment.key, start, size, &mut |_, _, _| Ok::<(), io::Error>(()))?;
+    let mut index = SparseIndex::default();
+    let mut note = |place: Place, _: &[u8]| {
+        index.note(place);
+        Ok::<(), io::Error>(())
+    };
+    let walk = walk(file, &segment.key, start, size, &mut note)?;
     let end = walk.end;
+    segment.keep_index(index, end.lsn);
     let remains = survey(file, &segment.key, end, size)?;
     if let Some(proof) = remains.proof {
         let (at, what) = walk.fault.map_or((end.offset, "no group begins here"), |fault| (fault.offset, fault.detail));
@@ -160,13 +171,17 @@ pub(crate) fn replay<E: From<RecoverError>>(
         if behind <= from {
             continue;
         }
-        let mut visit_from = |lsn, offset: u64, bytes: &[u8]| {
-            if lsn < from {
+        let mut index = (!segment.has_index()).then(SparseIndex::default);
+        let mut visit_from = |place: Place, bytes: &[u8]| {
+            if let Some(index) = &mut index {
+                index.note(place);
+            }
+            if place.lsn < from {
                 return Ok(());
             }
             records += 1;
-            let position = Position::new(segment.header.ordinal, offset as u32);
-            visit(Record { lsn, position, bytes }).map_err(Stopped::Visitor)
+            let position = Position::new(segment.header.ordinal, place.offset as u32);
+            visit(Record { lsn: place.lsn, position, bytes }).map_err(Stopped::Visitor)
         };
         let limit = if follower.is_some() { segment.size.load(Ordering::Acquire) } else { end.offset };
         let file = segments.file(segment).map_err(RecoverError::Io)?;
@@ -181,6 +196,9 @@ pub(crate) fn replay<E: From<RecoverError>>(
                 walk.fault.map_or((walk.end.offset, "the file ends"), |fault| (fault.offset, fault.detail));
             let detail = format!("{what}, but records up to {behind} (exclusive) were durable");
             return Err(corrupt(disk, &segment.name, at, detail).into());
+        }
+        if let Some(index) = index {
+            segment.keep_index(index, behind);
         }
     }
     Ok(records)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
+use super::index::SparseIndex;
 use super::reader::Segment;
 use super::{SegmentedLog, Tail};
 use crate::LogError;
@@ -97,6 +98,7 @@ impl SegmentedLog {
         let ordinal = self.tail.as_ref().map_or(0, |tail| tail.segment.header.ordinal + 1);
         let header = SegmentHeader { shard: self.options.shard, ordinal, first, salt: self.disk.unguessable() };
         let segment = Arc::new(Segment::new(header, size, SEGMENT_HEADER_BYTES));
+        segment.keep_index(SparseIndex::default(), first);
         // The name comes last: a file that has one has a header.
         let named = file
             .write_at(&header.encode(), 0)

@@ -11,6 +11,8 @@ use super::format::{
 use crate::disk::ReadAt;
 
 const CHUNK_BYTES: usize = 256 << 10;
+/// A record is looked for in pieces of this size.
+const SEEK_BYTES: usize = 16 << 10;
 
 /// A place between two groups, and the number that comes next there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +39,18 @@ pub(crate) struct Fault {
     pub(crate) detail: &'static str,
 }
 
-/// Takes a record's number, its offset and its bytes.
-pub(crate) type Visit<'a, E> = dyn FnMut(u64, u64, &[u8]) -> Result<(), E> + 'a;
+/// Where a record was met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) lsn: u64,
+    /// Where its header begins.
+    pub(crate) offset: u64,
+    /// Behind the last record of its group, before the padding.
+    pub(crate) group_end: u64,
+}
+
+/// Takes a record's place and its bytes.
+pub(crate) type Visit<'a, E> = dyn FnMut(Place, &[u8]) -> Result<(), E> + 'a;
 
 /// Visits every record from `start` up to the first fault or `limit`, in bytes.
 /// The records of a group that turns out torn may have been visited; `end` says that they do not count.
@@ -53,7 +65,7 @@ where
     R: ReadAt + ?Sized,
     E: From<io::Error>,
 {
-    let mut window = Window { source, bytes: Vec::new(), start: 0, limit };
+    let mut window = Window::new(source, limit, CHUNK_BYTES);
     let (mut end, mut unproven) = (start, start.offset);
     while end.offset < limit {
         match walk_group(&mut window, key, end, visit)? {
@@ -100,7 +112,7 @@ where
         let record = record.filter(|record| body + u64::from(record.bytes) <= body_end);
         let Some(record) = record else { return fault(offset, "a record does not fit its group") };
         match window.get(body, record.bytes as usize)? {
-            Some(bytes) if record.fits(key, lsn, bytes) => visit(lsn, offset, bytes)?,
+            Some(bytes) if record.fits(key, lsn, bytes) => visit(Place { lsn, offset, group_end: body_end }, bytes)?,
             _ => return fault(offset, "the checksum of a record is wrong"),
         }
         offset = body + u64::from(record.bytes);
@@ -112,6 +124,37 @@ where
     }
     let behind = Cursor { offset: behind, lsn: at.lsn + u64::from(header.records) };
     Ok(Ok(Group { behind, proves: header.durable_before == header.first }))
+}
+
+/// Where record `lsn` begins, counted on from a record known to lie at `from`. None where something on the way is not as it
+/// was written. Looks at headers only: the record itself is not checked.
+pub(crate) fn seek<R>(source: &R, key: &SegmentKey, from: Place, lsn: u64, limit: u64) -> io::Result<Option<u64>>
+where
+    R: ReadAt + ?Sized,
+{
+    let mut window = Window::new(source, limit, SEEK_BYTES);
+    let Place { lsn: mut at, mut offset, mut group_end } = from;
+    while at <= lsn {
+        if offset == group_end {
+            let begin = padded(offset);
+            let header = window.get(begin, GROUP_HEADER_BYTES)?.and_then(|bytes| GroupHeader::decode(bytes, key));
+            let Some(header) = header.filter(|header| header.first == at) else { return Ok(None) };
+            offset = begin + GROUP_HEADER_BYTES as u64;
+            group_end = offset + u64::from(header.body_bytes);
+            continue;
+        }
+        let record = window.get(offset, RECORD_HEADER_BYTES)?.map(RecordHeader::decode);
+        let Some(record) = record.filter(|record| record.lsn_low == at as u32) else { return Ok(None) };
+        if at == lsn {
+            return Ok(Some(offset));
+        }
+        offset += RECORD_HEADER_BYTES as u64 + u64::from(record.bytes);
+        at += 1;
+        if offset > group_end {
+            return Ok(None);
+        }
+    }
+    Ok(None)
 }
 
 /// What lies behind the last intact group of the last segment.
@@ -129,7 +172,7 @@ pub(crate) fn survey<R>(source: &R, key: &SegmentKey, from: Cursor, limit: u64) 
 where
     R: ReadAt + ?Sized,
 {
-    let mut window = Window { source, bytes: Vec::new(), start: 0, limit };
+    let mut window = Window::new(source, limit, CHUNK_BYTES);
     let mut remains = Remains { proof: None, dirty_end: None };
     let zeros = vec![0; CHUNK_BYTES];
     let mut offset = from.offset;
@@ -166,9 +209,15 @@ struct Window<'a, R: ?Sized> {
     start: u64,
     /// Nothing is read from here on.
     limit: u64,
+    /// Read at once, at least.
+    chunk_bytes: usize,
 }
 
-impl<R: ReadAt + ?Sized> Window<'_, R> {
+impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
+    fn new(source: &'a R, limit: u64, chunk_bytes: usize) -> Window<'a, R> {
+        Window { source, bytes: Vec::new(), start: 0, limit, chunk_bytes }
+    }
+
     /// The bytes at `offset`, or none where the file ends before they do.
     fn get(&mut self, offset: u64, count: usize) -> io::Result<Option<&[u8]>> {
         if offset + count as u64 > self.limit {
@@ -182,7 +231,7 @@ impl<R: ReadAt + ?Sized> Window<'_, R> {
     }
 
     fn fill(&mut self, offset: u64, count: usize) -> io::Result<()> {
-        let wanted = count.max(CHUNK_BYTES).min((self.limit - offset) as usize);
+        let wanted = count.max(self.chunk_bytes).min((self.limit - offset) as usize);
         self.start = offset;
         self.bytes.resize(wanted, 0);
         let mut filled = 0;
@@ -223,9 +272,9 @@ mod tests {
     fn run(bytes: &[u8], key: &SegmentKey) -> (Vec<u64>, Walk) {
         let mut seen = Vec::new();
         let start = Cursor { offset: 0, lsn: 1 };
-        let mut visit = |lsn, _: u64, record: &[u8]| {
+        let mut visit = |place: Place, record: &[u8]| {
             assert!(record.iter().all(|byte| usize::from(*byte) == record.len()));
-            seen.push(lsn);
+            seen.push(place.lsn);
             Ok::<(), io::Error>(())
         };
         let walk = walk(bytes, key, start, bytes.len() as u64, &mut visit).unwrap();

@@ -1,0 +1,208 @@
+//! The folder of everything that survives a restart.
+//!
+//! Owns who may use it, where each shard has its log in it, and what is said where it cannot be used. It never looks into a
+//! record.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+
+use causeway_core::RecordError;
+use causeway_storage::disk::RealDisk;
+use causeway_storage::{Durability, LogOptions, RecoverError, SegmentedLog};
+
+use crate::config;
+
+/// Held for as long as the process uses the folder.
+const LOCK_NAME: &str = "causeway.lock";
+
+/// Why the folder cannot be used, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another process has it.
+    #[error(
+        "{} is in use by {holder}: stop that one first, or give this one a storage.data_directory of its own",
+        folder.display()
+    )]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+        /// Who has it, as far as it said.
+        holder: String,
+    },
+    /// The system does not let us use it.
+    #[error("storage.data_directory {}: {source}{}", folder.display(), remedy(source, folder))]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The log in it cannot be read.
+    #[error("{source}{}", advice(source, folder))]
+    Log {
+        /// The folder of the shard.
+        folder: PathBuf,
+        /// What is wrong, and where.
+        source: RecoverError,
+    },
+    /// A record is intact, but does not follow from those before it.
+    #[error(
+        "record {lsn} of the log in {} cannot be replayed: {source}. It was probably written by another version of \
+         Causeway: start that one, or move the folder away to begin without sessions and messages",
+        folder.display()
+    )]
+    Record {
+        /// The folder of the shard.
+        folder: PathBuf,
+        /// The record's number.
+        lsn: u64,
+        /// What is wrong with it.
+        source: RecordError,
+    },
+    /// Whoever asked for the start does not want it any more.
+    #[error("told to stop while the log was replayed")]
+    Abandoned,
+}
+
+/// What to do about an error of the system.
+fn remedy(error: &io::Error, folder: &Path) -> String {
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            let (user, shown) = (rustix::process::geteuid().as_raw(), folder.display());
+            format!(
+                ". This process runs as user {user}, who must own the folder: mkdir -p {shown} && chown -R {user} {shown}"
+            )
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ". Make room on this disk, and start again".to_owned(),
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => ". It has to be a folder".to_owned(),
+        ErrorKind::ReadOnlyFilesystem => ". The file system is mounted read-only".to_owned(),
+        _ => String::new(),
+    }
+}
+
+/// What to do about a log that cannot be read.
+fn advice(error: &RecoverError, folder: &Path) -> String {
+    let shown = folder.display();
+    match error {
+        RecoverError::Corrupt { .. } | RecoverError::Missing { .. } => format!(
+            ". Messages that were acknowledged are there: the broker does not start rather than lose them silently. Check the \
+             disk, then restore {shown} from a copy, or move it away to begin without sessions and messages"
+        ),
+        RecoverError::Version { .. } => {
+            format!(". Start the version that wrote it, or move {shown} away to begin without sessions and messages")
+        }
+        RecoverError::Io(error) => remedy(error, folder),
+        RecoverError::Locked(_) | RecoverError::Shard { .. } => String::new(),
+    }
+}
+
+/// The folder, taken for this process until dropped.
+#[derive(Debug)]
+pub(crate) struct DataDirectory {
+    path: PathBuf,
+    options: LogOptions,
+    /// The kernel gives the lock free with the file, however the process ends.
+    _lock: File,
+}
+
+impl DataDirectory {
+    /// Makes the folder if it is missing, and takes it.
+    ///
+    /// # Errors
+    /// [`StorageError::InUse`], [`StorageError::Folder`].
+    pub(crate) fn take(path: &Path, settings: &config::Storage) -> Result<DataDirectory, StorageError> {
+        let refused = |source| StorageError::Folder { folder: path.to_owned(), source };
+        RealDisk::new(path).map_err(refused)?;
+        let file = path.join(LOCK_NAME);
+        // Not truncated on opening: it may say who holds it.
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
+        let mut lock = options.map_err(refused)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StorageError::InUse { folder: path.to_owned(), holder: holder(&mut lock) });
+            }
+            Err(TryLockError::Error(error)) => return Err(refused(error)),
+        }
+        // Who holds it is said for people only: a full disk must not keep the broker from starting.
+        let _ = lock.set_len(0).and_then(|()| write!(lock, "process {}", std::process::id()));
+        let durability = match settings.durability {
+            config::Durability::Fsync => Durability::Fsync,
+            config::Durability::Os => Durability::Os,
+        };
+        let options = LogOptions { segment_bytes: settings.segment_bytes, durability, ..LogOptions::new(0) };
+        Ok(DataDirectory { path: path.to_owned(), options, _lock: lock })
+    }
+
+    /// The folder of the shard.
+    pub(crate) fn shard(&self) -> PathBuf {
+        self.path.join(format!("shard-{}", self.options.shard))
+    }
+
+    /// Opens the shard's log, or begins one.
+    ///
+    /// # Errors
+    /// [`StorageError::Log`].
+    pub(crate) fn open_log(&self) -> Result<SegmentedLog, StorageError> {
+        let folder = self.shard();
+        let opened = SegmentedLog::open(folder.join("log"), self.options.clone());
+        opened.map_err(|source| StorageError::Log { folder, source })
+    }
+}
+
+fn holder(lock: &mut File) -> String {
+    let mut holder = String::new();
+    match lock.take(64).read_to_string(&mut holder) {
+        Ok(count) if count > 0 => holder,
+        _ => "another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(path: &Path) -> Result<DataDirectory, String> {
+        DataDirectory::take(path, &config::Storage::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_process_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        let first = taken(&path).unwrap();
+        let refusal = taken(&path).unwrap_err();
+        let expected = format!("{} is in use by process {}: stop", path.display(), std::process::id());
+        assert!(refusal.starts_with(&expected), "{refusal}");
+        drop(first);
+        taken(&path).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_folder_is_told_with_its_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, "").unwrap();
+        let refusal = taken(&path.join("data")).unwrap_err();
+        assert!(refusal.contains("It has to be a folder"), "{refusal}");
+    }
+
+    #[test]
+    fn damage_is_told_with_its_place_and_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = taken(folder.path()).unwrap();
+        let mut log = directory.open_log().unwrap();
+        let records = [b"record".as_slice(); 3];
+        causeway_storage::Log::append(&mut log, 1, &mut records.iter().copied()).unwrap();
+        causeway_storage::Log::close(&mut log).unwrap();
+        drop(log);
+        let segment = folder.path().join("shard-0/log/00000000000000000001.log");
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[4096 + 50] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+        let refusal = directory.open_log().unwrap_err().to_string();
+        assert!(refusal.contains("00000000000000000001.log is damaged at byte 4136"), "{refusal}");
+        assert!(refusal.contains(&format!("restore {}/shard-0 from a copy", folder.path().display())), "{refusal}");
+    }
+}

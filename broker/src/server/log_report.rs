@@ -1,0 +1,102 @@
+//! What the log on disk says about itself, for whoever watches.
+//!
+//! Owns the numbers. The log's thread writes them, and anybody reads them.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use causeway_storage::LogStats;
+use prometheus::{Histogram, HistogramOpts};
+
+use super::Counter;
+
+/// Upper bounds of the times of a sync, in seconds.
+const SYNC_SECONDS: [f64; 14] =
+    [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0];
+/// Upper bounds of how many records one sync made durable.
+const COMMIT_RECORDS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0, 10_000.0];
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// What it is now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// See the module. All zero where nothing is kept on disk.
+#[derive(Debug, Default)]
+pub struct LogReport {
+    /// Bytes set aside on the disk.
+    pub bytes: Gauge,
+    /// Segments.
+    pub segments: Gauge,
+    /// Bytes of records that are not durable yet.
+    pub unsynced_bytes: Gauge,
+    /// Bytes of records that became durable.
+    pub synced_bytes: Counter,
+    /// How often the disk was found to have no room.
+    pub full_events: Counter,
+    /// Messages that could not be read back.
+    pub unreadable: Counter,
+    /// Folds of the state that became durable.
+    pub folds: Counter,
+    /// Folds of the state that failed; nothing is lost by that, but the log grows.
+    pub fold_failures: Counter,
+    /// Bytes of the folded state on the disk.
+    pub state_bytes: Gauge,
+    /// Bytes of the disk that are free.
+    pub free_bytes: Gauge,
+    full: AtomicBool,
+    histograms: OnceLock<[Histogram; 2]>,
+}
+
+impl LogReport {
+    /// Notes that a sync took so long, and made so many records durable.
+    pub(crate) fn synced(&self, took: Duration, records: u64, bytes: u64) {
+        if let Some([seconds, commits]) = self.histograms() {
+            seconds.observe(took.as_secs_f64());
+            commits.observe(records as f64);
+        }
+        self.synced_bytes.add(bytes);
+    }
+
+    pub(crate) fn holds(&self, stats: &LogStats) {
+        self.bytes.set(stats.bytes_on_disk);
+        self.segments.set(stats.segments.len() as u64);
+    }
+
+    pub(crate) fn set_full(&self, full: bool) {
+        if !self.full.swap(full, Ordering::Relaxed) && full {
+            self.full_events.add(1);
+        }
+    }
+
+    /// Whether records wait because the disk has no room for them.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// How long syncs took, and how many records each made durable. `None` only if they cannot be made, which would be a bug.
+    pub(crate) fn histograms(&self) -> Option<&[Histogram; 2]> {
+        if let Some(histograms) = self.histograms.get() {
+            return Some(histograms);
+        }
+        let histogram =
+            |name, help, bounds: &[f64]| Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec()));
+        let help = "How long it took to make appended records durable.";
+        let seconds = histogram("causeway_log_sync_seconds", help, &SYNC_SECONDS).ok()?;
+        let help = "Records made durable by one sync.";
+        let commits = histogram("causeway_log_commit_records", help, &COMMIT_RECORDS).ok()?;
+        Some(self.histograms.get_or_init(|| [seconds, commits]))
+    }
+}

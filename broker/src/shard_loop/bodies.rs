@@ -1,0 +1,187 @@
+//! Reading messages back from the disk, beside the shard's thread.
+//!
+//! Owns the thread and the handover in both directions. It takes all requests that wait, reads each, and gives all answers back at
+//! once. Whoever asks bounds how many are under way.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use causeway_core::Lsn;
+use causeway_storage::BodyReader;
+
+use crate::server::LogReport;
+
+/// Messages that cannot be read are told at most this often; all are counted.
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What was asked for, and the record where there is one.
+pub(super) type Fetched = (Lsn, Option<Bytes>);
+
+/// The shard's end of the thread.
+pub(super) struct Bodies {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+    /// Asked for since the last [`Bodies::submit`].
+    asked: Vec<Lsn>,
+    under_way: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    has_answers: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+#[derive(Default)]
+struct State {
+    asked: Vec<Lsn>,
+    answers: Vec<Fetched>,
+    ended: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Bodies {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where the system gives none.
+    pub(super) fn start(reader: BodyReader, report: Arc<LogReport>) -> io::Result<Bodies> {
+        let shared = Arc::new(Shared::default());
+        let reading = shared.clone();
+        let thread =
+            thread::Builder::new().name("bodies-0".into()).spawn(move || read_forever(&reader, &reading, &report))?;
+        Ok(Bodies { shared, thread, asked: Vec::new(), under_way: 0 })
+    }
+
+    /// Whom to wake from now on when there are answers.
+    pub(super) fn wakes(&self, waker: &Waker) {
+        *self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    /// Asks for a record. Nothing is read before [`Bodies::submit`].
+    pub(super) fn ask(&mut self, lsn: Lsn) {
+        self.asked.push(lsn);
+        self.under_way += 1;
+    }
+
+    /// Hands over what was asked for.
+    pub(super) fn submit(&mut self) {
+        if !self.asked.is_empty() {
+            self.shared.state().asked.append(&mut self.asked);
+            self.thread.thread().unpark();
+        }
+    }
+
+    /// Whether [`Bodies::take`] has something.
+    pub(super) fn has_answers(&self) -> bool {
+        self.shared.has_answers.load(Ordering::Acquire)
+    }
+
+    /// Records asked for and not yet answered.
+    pub(super) fn under_way(&self) -> usize {
+        self.under_way
+    }
+
+    /// The answers there are.
+    pub(super) fn take(&mut self) -> Vec<Fetched> {
+        if !self.shared.has_answers.swap(false, Ordering::Acquire) {
+            return Vec::new();
+        }
+        let answers = std::mem::take(&mut self.shared.state().answers);
+        self.under_way -= answers.len();
+        answers
+    }
+}
+
+impl Drop for Bodies {
+    fn drop(&mut self) {
+        self.shared.state().ended = true;
+        self.thread.thread().unpark();
+    }
+}
+
+fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
+    let mut line_at = Instant::now();
+    loop {
+        let mut state = shared.state();
+        let asked = std::mem::take(&mut state.asked);
+        if state.ended {
+            return;
+        }
+        drop(state);
+        if asked.is_empty() {
+            thread::park();
+            continue;
+        }
+        let mut answers: Vec<Fetched> =
+            asked.into_iter().map(|lsn| (lsn, read(reader, lsn, report, &mut line_at))).collect();
+        shared.state().answers.append(&mut answers);
+        shared.has_answers.store(true, Ordering::Release);
+        if let Some(waker) = shared.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// One message that cannot be read is lost to its receivers, and told; all others are still served.
+fn read(reader: &BodyReader, lsn: Lsn, report: &LogReport, line_at: &mut Instant) -> Option<Bytes> {
+    let why = match reader.read(lsn.0) {
+        Ok(Some(bytes)) => return Some(bytes),
+        Ok(None) => "it is not kept any more".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    report.unreadable.add(1);
+    let now = Instant::now();
+    if now >= *line_at {
+        *line_at = now + LINE_INTERVAL;
+        tracing::error!(target: "causeway::log", record = lsn.0, unreadable = report.unreadable.get(),
+            "a message cannot be read from the disk, so it is not delivered: {why}");
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_storage::fault::FaultyDisk;
+    use causeway_storage::{Log, ShardOptions, ShardStore};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn what_is_asked_for_comes_and_what_is_gone_is_told() {
+        let (log_disk, state_disk) = (FaultyDisk::new(1), FaultyDisk::new(2));
+        let mut store = ShardStore::open_on(Arc::new(log_disk), Arc::new(state_disk), ShardOptions::new(0)).unwrap();
+        let records: Vec<Vec<u8>> = (0..100).map(|number| vec![number; 50]).collect();
+        store.log.append(1, &mut records.iter().map(Vec::as_slice)).unwrap();
+        let report = Arc::new(LogReport::default());
+        let mut bodies = Bodies::start(store.bodies, report.clone()).unwrap();
+        let asked = [7, 100, 1, 101];
+        asked.iter().for_each(|lsn| bodies.ask(Lsn(*lsn)));
+        bodies.submit();
+        assert_eq!(bodies.under_way(), 4);
+        let (mut answers, started) = (Vec::new(), Instant::now());
+        while bodies.under_way() > 0 {
+            assert!(started.elapsed() < DEADLINE, "no answer");
+            answers.extend(bodies.take());
+            thread::yield_now();
+        }
+        let expected =
+            |lsn: &u64| (Lsn(*lsn), records.get(*lsn as usize - 1).map(|record| Bytes::from(record.clone())));
+        assert_eq!(answers, asked.iter().map(expected).collect::<Vec<_>>());
+        assert_eq!(report.unreadable.get(), 1);
+        assert!(!bodies.has_answers());
+    }
+}

@@ -1,0 +1,420 @@
+//! When the state is folded, and what of the log may then go.
+//!
+//! Owns the order, without which messages would be lost: slices of the changes go to the fold's thread; the fold is committed once
+//! the log is durable as far as the changes show it; then messages that live in segments to be given up are copied; and only when
+//! that is committed, too, the log is cut. A failure at any step leaves everything as it was: it is tried again later, and the
+//! log grows meanwhile.
+
+use std::collections::VecDeque;
+
+use causeway_core::{Lsn, Millis};
+use causeway_storage::{FoldMark, LogStats, plan_relocation};
+
+use super::folding::{Change, FoldError, Folding, Job};
+
+/// From the end of a checkpoint to the next.
+const INTERVAL_MILLISECONDS: u64 = 5_000;
+/// After a checkpoint that failed.
+const RETRY_MILLISECONDS: u64 = 15_000;
+/// Entries of one slice, or messages to copy: what a turn of the shard's loop spends on it.
+const SLICE: usize = 256;
+/// Messages that are copied for one checkpoint, in bytes. At least one segment is given up all the same.
+const MOVED_BYTES_MAX: u64 = 64 << 20;
+/// So many segments are no waste: the one that is written, the reserve, and what comes until the next checkpoint.
+const SLACK_SEGMENTS: u64 = 4;
+
+/// What is folded.
+pub(super) trait Foldable {
+    /// Notes what is to be folded. False where nothing changed since the last time.
+    fn begin_checkpoint(&mut self) -> bool;
+    /// The next changes. Says what the fold stands for, once it has all.
+    fn poll_checkpoint(&mut self, entries_max: usize, changes: &mut Vec<Change>) -> Option<FoldMark>;
+    /// The fold is durable, or was dropped.
+    fn checkpoint_ended(&mut self, committed: bool);
+    /// Bytes of the messages that are needed, of records `from` to `to` (exclusive).
+    fn live_bytes(&self, from: Lsn, to: Lsn) -> u64;
+    /// Their records.
+    fn live_in(&self, from: Lsn, to: Lsn) -> Vec<Lsn>;
+}
+
+/// What is known of the log.
+pub(super) trait LogView {
+    /// Everything up to here is durable.
+    fn durable(&self) -> Lsn;
+    /// What it held a moment ago; it may have grown since.
+    fn stats(&self) -> LogStats;
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// More, as soon as others had their turn.
+    Again,
+    /// Nothing before there is news of the log or the fold, or before [`Checkpoint::due`].
+    Wait,
+    /// The log may give up what is numbered below this. Then as with `Wait`.
+    Truncate(Lsn),
+}
+
+/// See the module.
+pub(super) struct Checkpoint {
+    step: Step,
+    /// Jobs that are to be handed over before anything else.
+    jobs: VecDeque<Job>,
+    disk_factor: f64,
+    segment_bytes: u64,
+    failing: bool,
+}
+
+enum Step {
+    Idle {
+        next_at: Millis,
+    },
+    /// Handing changes over.
+    Slicing,
+    /// All changes are handed over; the log may not be durable far enough.
+    AwaitingLog {
+        mark: FoldMark,
+    },
+    Committing {
+        mark: FoldMark,
+    },
+    /// Copying messages out of what is below `keep_from`.
+    Moving {
+        messages: VecDeque<Lsn>,
+        keep_from: Lsn,
+        mark: FoldMark,
+    },
+    CommittingMoved {
+        keep_from: Lsn,
+    },
+}
+
+impl Checkpoint {
+    /// The first one is due a while after `now`.
+    pub(super) fn new(now: Millis, disk_factor: f64, segment_bytes: u64) -> Checkpoint {
+        let step = Step::Idle { next_at: Millis(now.0 + INTERVAL_MILLISECONDS) };
+        Checkpoint { step, jobs: VecDeque::new(), disk_factor, segment_bytes, failing: false }
+    }
+
+    /// When something is to be done without news.
+    pub(super) fn due(&self) -> Option<Millis> {
+        match self.step {
+            Step::Idle { next_at } => Some(next_at),
+            _ => None,
+        }
+    }
+
+    /// Does one step.
+    pub(super) fn step(
+        &mut self,
+        now: Millis,
+        shard: &mut impl Foldable,
+        folding: &Folding,
+        log: &impl LogView,
+    ) -> Next {
+        while let Some(job) = self.jobs.pop_front() {
+            if let Err(job) = folding.submit(job) {
+                self.jobs.push_front(job);
+                return Next::Wait;
+            }
+        }
+        match &mut self.step {
+            Step::Idle { next_at } if now < *next_at => Next::Wait,
+            Step::Idle { .. } => match shard.begin_checkpoint() {
+                true => self.go_on(Step::Slicing),
+                false => self.rest(now, INTERVAL_MILLISECONDS),
+            },
+            Step::Slicing => {
+                let mut changes = Vec::new();
+                let end = shard.poll_checkpoint(SLICE, &mut changes);
+                self.jobs.push_back(Job::Change(changes));
+                match end {
+                    Some(mark) => self.go_on(Step::AwaitingLog { mark }),
+                    None => Next::Again,
+                }
+            }
+            Step::AwaitingLog { mark } if log.durable().0 < mark.through => Next::Wait,
+            Step::AwaitingLog { mark } => {
+                let mark = *mark;
+                self.jobs.push_back(Job::Commit(mark));
+                self.go_on(Step::Committing { mark })
+            }
+            Step::Committing { mark } => {
+                let mark = *mark;
+                let Some(outcome) = folding.take_answer() else { return Next::Wait };
+                shard.checkpoint_ended(outcome.is_ok());
+                match outcome {
+                    Ok(()) => self.make_room(now, shard, mark, &log.stats()),
+                    Err(error) => self.fail(now, &error),
+                }
+            }
+            Step::Moving { messages, .. } if !messages.is_empty() => {
+                let count = messages.len().min(SLICE);
+                self.jobs.push_back(Job::Keep(messages.drain(..count).collect()));
+                Next::Again
+            }
+            Step::Moving { keep_from, mark, .. } => {
+                let keep_from = *keep_from;
+                self.jobs.push_back(Job::Commit(*mark));
+                self.go_on(Step::CommittingMoved { keep_from })
+            }
+            Step::CommittingMoved { keep_from } => {
+                let keep_from = *keep_from;
+                match folding.take_answer() {
+                    None => Next::Wait,
+                    Some(Ok(())) => self.truncate(now, keep_from),
+                    Some(Err(error)) => self.fail(now, &error),
+                }
+            }
+        }
+    }
+
+    /// After a commit: looks for segments to give up.
+    fn make_room(&mut self, now: Millis, shard: &impl Foldable, mark: FoldMark, stats: &LogStats) -> Next {
+        if std::mem::take(&mut self.failing) {
+            tracing::info!(target: "causeway::log", "the state is folded again");
+        }
+        let Some(keep_from) = self.plan(shard, mark, stats) else {
+            return self.rest(now, INTERVAL_MILLISECONDS);
+        };
+        let first = Lsn(stats.first.unwrap_or(0));
+        let messages: VecDeque<Lsn> = shard.live_in(first, keep_from).into();
+        match messages.is_empty() {
+            true => self.truncate(now, keep_from),
+            false => self.go_on(Step::Moving { messages, keep_from, mark }),
+        }
+    }
+
+    /// The first record that the log is to keep, where that is not the first it has.
+    fn plan(&self, shard: &impl Foldable, mark: FoldMark, stats: &LogStats) -> Option<Lsn> {
+        let live_bytes = |from: u64, to: u64| shard.live_bytes(Lsn(from), Lsn(to));
+        let relocated_bytes = live_bytes(0, stats.first?);
+        let slack = SLACK_SEGMENTS * self.segment_bytes;
+        let wanted = plan_relocation(stats, &live_bytes, relocated_bytes, self.disk_factor, slack)?;
+        // A start replays behind the mark: what is there stays.
+        let possible = wanted.min(mark.applied + 1);
+        let (mut keep_from, mut moved_bytes) = (stats.first?, 0);
+        for segment in stats.segments.iter().take_while(|segment| segment.next <= possible) {
+            let live_bytes = live_bytes(segment.first, segment.next);
+            if moved_bytes > 0 && moved_bytes + live_bytes > MOVED_BYTES_MAX {
+                break;
+            }
+            moved_bytes += live_bytes;
+            keep_from = segment.next;
+        }
+        (keep_from > stats.first?).then_some(Lsn(keep_from))
+    }
+
+    fn go_on(&mut self, step: Step) -> Next {
+        self.step = step;
+        Next::Again
+    }
+
+    fn rest(&mut self, now: Millis, milliseconds: u64) -> Next {
+        self.step = Step::Idle { next_at: Millis(now.0 + milliseconds) };
+        Next::Wait
+    }
+
+    fn truncate(&mut self, now: Millis, keep_from: Lsn) -> Next {
+        self.rest(now, INTERVAL_MILLISECONDS);
+        Next::Truncate(keep_from)
+    }
+
+    fn fail(&mut self, now: Millis, error: &FoldError) -> Next {
+        if !std::mem::replace(&mut self.failing, true) {
+            tracing::error!(target: "causeway::log", %error,
+                "the state cannot be folded: nothing is lost, but the log grows, and a start will take longer");
+        }
+        self.rest(now, RETRY_MILLISECONDS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use causeway_storage::fault::{Failure, FaultyDisk};
+    use causeway_storage::{Log, LogOptions, SegmentedLog, ShardOptions, ShardStore, StateStore};
+
+    use super::super::folding::FoldParts;
+    use super::*;
+    use crate::server::LogReport;
+
+    const SEGMENT_BYTES: u64 = 64 << 10;
+    const RECORD_BYTES: usize = 1000;
+
+    /// Messages by record, and how many times the state changed.
+    #[derive(Default)]
+    struct Fake {
+        live: BTreeMap<u64, u64>,
+        last: u64,
+        folded: u64,
+        slices_left: usize,
+        ended: Vec<bool>,
+    }
+
+    impl Foldable for Fake {
+        fn begin_checkpoint(&mut self) -> bool {
+            self.slices_left = 10;
+            self.last > self.folded
+        }
+
+        fn poll_checkpoint(&mut self, entries_max: usize, changes: &mut Vec<Change>) -> Option<FoldMark> {
+            self.slices_left -= 1;
+            let entry =
+                |n: usize| Change::Put(format!("{}/{n}", self.slices_left).into(), self.last.to_le_bytes().into());
+            changes.extend((0..entries_max).map(entry));
+            (self.slices_left == 0).then_some(FoldMark { applied: self.last, through: self.last })
+        }
+
+        fn checkpoint_ended(&mut self, committed: bool) {
+            self.ended.push(committed);
+            if committed {
+                self.folded = self.last;
+            }
+        }
+
+        fn live_bytes(&self, from: Lsn, to: Lsn) -> u64 {
+            self.live.range(from.0..to.0).map(|(_, bytes)| bytes).sum()
+        }
+
+        fn live_in(&self, from: Lsn, to: Lsn) -> Vec<Lsn> {
+            self.live.range(from.0..to.0).map(|(lsn, _)| Lsn(*lsn)).collect()
+        }
+    }
+
+    impl LogView for SegmentedLog {
+        fn durable(&self) -> Lsn {
+            Lsn(SegmentedLog::stats(self).durable_before.saturating_sub(1))
+        }
+
+        fn stats(&self) -> LogStats {
+            SegmentedLog::stats(self)
+        }
+    }
+
+    struct World {
+        log: SegmentedLog,
+        state: Arc<dyn StateStore>,
+        folding: Folding,
+        report: Arc<LogReport>,
+        shard: Fake,
+        checkpoint: Checkpoint,
+        now: Millis,
+    }
+
+    fn options() -> ShardOptions {
+        let log = LogOptions { segment_bytes: SEGMENT_BYTES, ..LogOptions::new(0) };
+        ShardOptions { log, ..ShardOptions::new(0) }
+    }
+
+    fn world(log_disk: &FaultyDisk, state_disk: &FaultyDisk) -> World {
+        let store = ShardStore::open_on(Arc::new(log_disk.clone()), Arc::new(state_disk.clone()), options()).unwrap();
+        let report = Arc::new(LogReport::default());
+        let parts = FoldParts {
+            state: store.state.clone(),
+            bodies: store.bodies,
+            report: report.clone(),
+            folder: ".".into(),
+            free_space_floor_bytes: 0,
+        };
+        World {
+            log: store.log,
+            state: store.state,
+            folding: Folding::start(parts).unwrap(),
+            report,
+            shard: Fake::default(),
+            checkpoint: Checkpoint::new(Millis(0), 2.0, SEGMENT_BYTES),
+            now: Millis(0),
+        }
+    }
+
+    impl World {
+        /// Appends messages, every `every`th of which stays alive.
+        fn append(&mut self, count: u64, every: u64) {
+            for lsn in self.shard.last + 1..=self.shard.last + count {
+                self.log.append(lsn, &mut std::iter::once(body(lsn).as_slice())).unwrap();
+                if lsn % every == 0 {
+                    self.shard.live.insert(lsn, RECORD_BYTES as u64);
+                }
+                self.shard.last = lsn;
+            }
+        }
+
+        /// Until the next checkpoint is over.
+        #[track_caller]
+        fn checkpoint(&mut self) {
+            let started = Instant::now();
+            self.now = self.checkpoint.due().unwrap();
+            loop {
+                match self.checkpoint.step(self.now, &mut self.shard, &self.folding, &self.log) {
+                    Next::Again => {}
+                    Next::Wait if self.checkpoint.due().is_some() => return,
+                    Next::Wait => {
+                        assert!(started.elapsed() < Duration::from_secs(20), "it does not end");
+                        self.log.sync().unwrap();
+                        std::thread::yield_now();
+                    }
+                    Next::Truncate(lsn) => return self.log.truncate_before(lsn.0).unwrap(),
+                }
+            }
+        }
+    }
+
+    fn body(lsn: u64) -> Vec<u8> {
+        lsn.to_le_bytes().repeat(RECORD_BYTES / 8)
+    }
+
+    #[test]
+    fn the_log_stays_short_and_nothing_that_lives_is_lost() {
+        let (log_disk, state_disk) = (FaultyDisk::new(1), FaultyDisk::new(2));
+        let mut world = world(&log_disk, &state_disk);
+        for _ in 0..20 {
+            world.append(200, 10);
+            world.checkpoint();
+        }
+        let stats = world.log.stats();
+        let budget = 2 * 400 * RECORD_BYTES as u64 + SLACK_SEGMENTS * SEGMENT_BYTES;
+        assert!(stats.bytes_on_disk < budget, "{} of {budget}", stats.bytes_on_disk);
+        assert!(stats.first > Some(1));
+        assert_eq!(world.report.fold_failures.get(), 0);
+        assert_eq!(world.shard.ended, vec![true; 20]);
+
+        let World { log, state, folding, shard, .. } = world;
+        drop((log, state, folding));
+        log_disk.power_cut(3);
+        state_disk.power_cut(4);
+        let store = ShardStore::open_on(Arc::new(log_disk), Arc::new(state_disk), options()).unwrap();
+        assert_eq!(store.mark, Some(FoldMark { applied: 4000, through: 4000 }));
+        for lsn in shard.live.keys() {
+            assert_eq!(store.bodies.read(*lsn).unwrap().as_deref(), Some(&*body(*lsn)), "record {lsn}");
+        }
+    }
+
+    #[test]
+    fn a_fold_that_fails_is_dropped_and_tried_again() {
+        let (log_disk, state_disk) = (FaultyDisk::new(1), FaultyDisk::new(2));
+        let mut world = world(&log_disk, &state_disk);
+        world.append(500, 10);
+        state_disk.fail_after(0, Failure::Full);
+        world.checkpoint();
+        assert_eq!(world.shard.ended, [false]);
+        assert_eq!((world.log.stats().first, world.state.mark().unwrap()), (Some(1), None));
+        state_disk.plan_nothing();
+        world.checkpoint();
+        assert_eq!(world.shard.ended, [false, true]);
+        assert!(world.state.mark().unwrap().is_some());
+        assert!(world.log.stats().first > Some(1));
+    }
+
+    #[test]
+    fn without_changes_there_is_nothing_to_fold() {
+        let mut world = world(&FaultyDisk::new(1), &FaultyDisk::new(2));
+        world.checkpoint();
+        assert!(world.shard.ended.is_empty());
+        assert_eq!(world.checkpoint.due(), Some(Millis(2 * INTERVAL_MILLISECONDS)));
+    }
+}

@@ -1,0 +1,286 @@
+//! The folded state's own thread: writes down what the shard is, so that the log can be short.
+//!
+//! Owns the open transaction, the copying of messages out of segments that are to go, and the eye on the disk's free space. It decides
+//! nothing: what goes into a fold, and when the log may be cut, is said by whoever sends jobs. A fold that fails is dropped and
+//! told; the state stays as it was.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use causeway_core::Lsn;
+use causeway_storage::{BodyReader, Fold, FoldMark, ReadError, StateError, StateStore, free_bytes};
+
+use crate::server::LogReport;
+
+/// Jobs that wait. Each is small: a slice of a checkpoint, or of the messages to copy.
+const JOBS_MAX: usize = 4;
+/// How often the free space is looked up.
+const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+/// Once it was too little, it is enough again with this part of the floor more.
+const FLOOR_MARGIN: u64 = 8;
+
+/// One step of a fold. The first step after a [`Job::Commit`] begins the next one.
+#[derive(Debug)]
+pub(super) enum Job {
+    /// Entries and bodies that changed.
+    Change(Vec<Change>),
+    /// Copies these messages, so that the log may lose them. Those that are nowhere any more are left out.
+    Keep(Vec<Lsn>),
+    /// Makes the fold durable. Answered.
+    Commit(FoldMark),
+}
+
+/// One difference to the state folded before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Has this value from now on.
+    Put(Vec<u8>, Vec<u8>),
+    /// Is gone.
+    Remove(Vec<u8>),
+    /// Nobody needs this message any more.
+    RemoveBody(Lsn),
+}
+
+/// What is watched, and how.
+pub(super) struct FoldParts {
+    pub(super) state: Arc<dyn StateStore>,
+    pub(super) bodies: BodyReader,
+    pub(super) report: Arc<LogReport>,
+    /// Where free space is looked up.
+    pub(super) folder: PathBuf,
+    pub(super) free_space_floor_bytes: u64,
+}
+
+/// The shard's end of the thread. Dropping it ends the thread, and drops a fold that is open.
+pub(super) struct Folding {
+    jobs: SyncSender<Job>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Whether the shard has something to look at: an answer, room for jobs, or other free space.
+    news: AtomicBool,
+    is_low: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The outcome of the last commit, until it is taken.
+    answer: Option<Result<(), FoldError>>,
+    /// Whether a job did not fit since the last was taken.
+    wants_room: bool,
+}
+
+/// Why a fold failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FoldError {
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("a message that is to be kept cannot be read: {0}")]
+    Body(#[from] ReadError),
+    #[error("the thread that folds the state is gone")]
+    Gone,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self) {
+        self.news.store(true, Ordering::Release);
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Folding {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// Where the system gives none.
+    pub(super) fn start(parts: FoldParts) -> io::Result<Folding> {
+        let (jobs, inbox) = sync_channel(JOBS_MAX);
+        let shared = Arc::new(Shared::default());
+        let folder = Folder { parts, shared: shared.clone(), fold: None, failed: None };
+        thread::Builder::new().name("fold-0".into()).spawn(move || {
+            // Whatever ends the thread, the shard hears of it.
+            let _farewell = Farewell(folder.shared.clone());
+            folder.run(&inbox);
+        })?;
+        Ok(Folding { jobs, shared })
+    }
+
+    /// Whom to wake from now on when there is news.
+    pub(super) fn wakes(&self, waker: &Waker) {
+        *self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    /// Whether something changed since this was last asked.
+    pub(super) fn take_news(&self) -> bool {
+        self.shared.news.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether there is news, which stays.
+    pub(super) fn has_news(&self) -> bool {
+        self.shared.news.load(Ordering::Acquire)
+    }
+
+    /// Whether the disk has less free space than the floor.
+    pub(super) fn is_low(&self) -> bool {
+        self.shared.is_low.load(Ordering::Relaxed)
+    }
+
+    /// Hands a job over, or gives it back where too many wait; then there will be news.
+    pub(super) fn submit(&self, job: Job) -> Result<(), Job> {
+        match self.jobs.try_send(job) {
+            Ok(()) => Ok(()),
+            // Its end was announced.
+            Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(job)) => {
+                self.shared.state().wants_room = true;
+                // There may be room since: nobody would tell.
+                match self.jobs.try_send(job) {
+                    Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+                    Err(TrySendError::Full(job)) => Err(job),
+                }
+            }
+        }
+    }
+
+    /// The outcome of the last commit, if there is one.
+    pub(super) fn take_answer(&self) -> Option<Result<(), FoldError>> {
+        self.shared.state().answer.take()
+    }
+}
+
+struct Farewell(Arc<Shared>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.0.state().answer = Some(Err(FoldError::Gone));
+        self.0.announce();
+    }
+}
+
+/// The thread's end.
+struct Folder {
+    parts: FoldParts,
+    shared: Arc<Shared>,
+    fold: Option<Box<dyn Fold>>,
+    /// Why the fold at hand cannot be committed any more.
+    failed: Option<FoldError>,
+}
+
+impl Folder {
+    fn run(mut self, inbox: &Receiver<Job>) {
+        let mut space_at = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now >= space_at {
+                space_at = now + SPACE_INTERVAL;
+                self.look_for_space();
+            }
+            match inbox.recv_timeout(space_at.saturating_duration_since(now)) {
+                Ok(job) => self.take(job),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, job: Job) {
+        let wants_room = std::mem::take(&mut self.shared.state().wants_room);
+        if wants_room {
+            self.shared.announce();
+        }
+        match job {
+            Job::Commit(mark) => {
+                let outcome = self.commit(mark);
+                match &outcome {
+                    Ok(()) => self.parts.report.folds.add(1),
+                    Err(_) => self.parts.report.fold_failures.add(1),
+                }
+                self.shared.state().answer = Some(outcome);
+                self.shared.announce();
+            }
+            // What follows a failure is of no use.
+            _ if self.failed.is_some() => {}
+            Job::Change(changes) => self.attempt(|fold, _| changes.iter().try_for_each(|change| apply(fold, change))),
+            Job::Keep(messages) => self.attempt(|fold, bodies| keep(fold, bodies, &messages)),
+        }
+    }
+
+    /// Does a step of the fold at hand, or of a new one.
+    fn attempt(&mut self, step: impl FnOnce(&mut dyn Fold, &BodyReader) -> Result<(), FoldError>) {
+        let outcome = match self.fold.take().map_or_else(|| self.parts.state.fold(), Ok) {
+            Ok(mut fold) => step(fold.as_mut(), &self.parts.bodies).map(|()| fold),
+            Err(error) => Err(error.into()),
+        };
+        match outcome {
+            Ok(fold) => self.fold = Some(fold),
+            // The fold is dropped: the store is as it was.
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
+    fn commit(&mut self, mark: FoldMark) -> Result<(), FoldError> {
+        // A fold without changes still moves the mark.
+        self.attempt_to_begin();
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        if let Some(fold) = self.fold.take() {
+            fold.commit(mark)?;
+        }
+        self.parts.report.state_bytes.set(self.parts.state.bytes_on_disk().unwrap_or(0));
+        Ok(())
+    }
+
+    fn attempt_to_begin(&mut self) {
+        if self.failed.is_none() {
+            self.attempt(|_, _| Ok(()));
+        }
+    }
+
+    fn look_for_space(&mut self) {
+        // A file system that does not say is not taken for full: writing will tell.
+        let Ok(free) = free_bytes(&self.parts.folder) else { return };
+        self.parts.report.free_bytes.set(free);
+        let floor = self.parts.free_space_floor_bytes;
+        let was_low = self.shared.is_low.load(Ordering::Relaxed);
+        let is_low = free < if was_low { floor + floor / FLOOR_MARGIN } else { floor };
+        if is_low != was_low {
+            self.shared.is_low.store(is_low, Ordering::Relaxed);
+            self.shared.announce();
+        }
+    }
+}
+
+fn apply(fold: &mut dyn Fold, change: &Change) -> Result<(), FoldError> {
+    match change {
+        Change::Put(key, value) => fold.put(key, value)?,
+        Change::Remove(key) => fold.remove(key)?,
+        Change::RemoveBody(lsn) => fold.remove_body(lsn.0)?,
+    }
+    Ok(())
+}
+
+fn keep(fold: &mut dyn Fold, bodies: &BodyReader, messages: &[Lsn]) -> Result<(), FoldError> {
+    for lsn in messages {
+        if let Some(body) = bodies.read(lsn.0)? {
+            fold.put_body(lsn.0, &body)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,361 @@
+//! What survives: the real program on a real folder, killed and started again.
+//!
+//! Owns running it as a child. Nothing here waits without a deadline.
+
+// A test ends where something is not as it should be.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+use support::{Client, DEADLINE, dial, packet, publish};
+
+/// A running broker with a data directory.
+struct Causewayd {
+    child: Child,
+    address: SocketAddr,
+    admin: String,
+    /// What it logs.
+    lines: mpsc::Receiver<String>,
+    /// Kept, so that there is somebody to print to.
+    _said: mpsc::Receiver<String>,
+}
+
+impl Causewayd {
+    fn start(data: &Path) -> Causewayd {
+        Causewayd::start_with(data, &[])
+    }
+
+    /// Starts it and waits until it serves.
+    fn start_with(data: &Path, variables: &[(&str, &str)]) -> Causewayd {
+        let mut command = command(data);
+        command.envs(variables.iter().copied());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = lines_of(child.stderr.take().unwrap());
+        let said = lines_of(child.stdout.take().unwrap());
+        let find = |start: &str| loop {
+            let line = said.recv_timeout(DEADLINE).expect("it starts");
+            if let Some(rest) = line.trim().strip_prefix(start) {
+                return rest.to_owned();
+            }
+        };
+        let address = find("mqtt://").parse().unwrap();
+        let admin = find("http://").replace("/metrics", "");
+        Causewayd { child, address, admin, lines, _said: said }
+    }
+
+    /// A client with a session that stays, and whether there was one.
+    fn client(&self, id: &str) -> (Client<TcpStream>, bool) {
+        let mut client = Client::new(dial(self.address));
+        client.send(&connect_to_stay(id));
+        let (first, body) = client.read_packet();
+        assert_eq!((first, body[1]), (0x20, 0));
+        (client, body[0] == 1)
+    }
+
+    /// As the power button would end it, as far as the process is concerned.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends it as the system does at shutdown; returns the exit code.
+    fn terminate(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        exit_code(&mut self.child)
+    }
+
+    /// Waits for a line of its log.
+    fn logs(&self, part: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("it does not log {part:?}"));
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    fn get(&self, path: &str) -> String {
+        use std::io::{Read, Write};
+        let mut stream = dial(self.admin.parse().unwrap());
+        write!(stream, "GET /{path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let page = self.get("metrics");
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+    }
+}
+
+impl Drop for Causewayd {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_causewayd"));
+    command.args(["dev", "--port", "0", "--admin-port", "0", "--data"]).arg(data).stdin(Stdio::null());
+    command
+}
+
+/// Lines as they come. A thread reads them, so that nothing fills up.
+fn lines_of(source: impl std::io::Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(source).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+#[track_caller]
+fn exit_code(child: &mut Child) -> Option<i32> {
+    let start = Instant::now();
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return status.code(),
+            None => assert!(start.elapsed() < DEADLINE, "it does not end"),
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Starts it where it cannot start; returns what it says.
+fn refusal(data: &Path) -> String {
+    let output = command(data).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// CONNECT of MQTT 5 without Clean Start, for a session of an hour.
+fn connect_to_stay(id: &str) -> Vec<u8> {
+    let mut body = b"\x00\x04MQTT\x05\x00\x00\x00\x05\x11\x00\x00\x0e\x10".to_vec();
+    body.extend((id.len() as u16).to_be_bytes());
+    body.extend(id.as_bytes());
+    packet(0x10, &body)
+}
+
+fn publish_kept(client: &mut Client<TcpStream>, topic: &str, packet_id: u16, payload: &[u8]) {
+    client.send(&publish(topic, packet_id, payload));
+    let (first, body) = client.read_packet();
+    assert_eq!((first, &body[..2]), (0x40, &packet_id.to_be_bytes()[..]));
+    assert!(body.get(2).is_none_or(|reason| *reason < 0x80), "{body:?}");
+}
+
+/// The payload of the next PUBLISH of QoS 1, which is acknowledged.
+fn receive(client: &mut Client<TcpStream>, topic: &str) -> Vec<u8> {
+    let (first, body) = client.read_packet();
+    assert_eq!(first & 0xF6, 0x32, "{first:#x}");
+    assert_eq!(&body[2..2 + topic.len()], topic.as_bytes());
+    let rest = &body[2 + topic.len()..];
+    client.send(&packet(0x40, &rest[..2]));
+    assert_eq!(rest[2], 0, "no properties");
+    rest[3..].to_vec()
+}
+
+#[test]
+fn a_queue_survives_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let broker = Causewayd::start(&data);
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(!known);
+    vehicle.subscribe("cmd/#", 1);
+    drop(vehicle);
+    let (mut backend, _) = broker.client("backend");
+    for number in 1..=100u16 {
+        publish_kept(&mut backend, "cmd/go", number, &number.to_be_bytes());
+    }
+    broker.kill();
+
+    let broker = Causewayd::start(&data);
+    assert!(broker.logs("the log is replayed").contains("records=10"));
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(known);
+    for number in 1..=100u16 {
+        assert_eq!(receive(&mut vehicle, "cmd/go"), number.to_be_bytes());
+    }
+    // Once this is answered, all acknowledgements have been heard.
+    vehicle.send(&[0xC0, 0]);
+    vehicle.expect(0xD0, &[]);
+    assert_eq!(broker.terminate(), Some(0));
+
+    // What was acknowledged is not sent again.
+    let broker = Causewayd::start(&data);
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(known);
+    let (mut backend, known) = broker.client("backend");
+    assert!(known);
+    publish_kept(&mut backend, "cmd/go", 1, b"next");
+    assert_eq!(receive(&mut vehicle, "cmd/go"), b"next");
+}
+
+#[test]
+fn retained_messages_survive_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let (mut client, _) = broker.client("publisher");
+    let mut retained = publish("status/1", 1, b"online");
+    retained[0] |= 1;
+    client.send(&retained);
+    assert_eq!(client.read_packet().0, 0x40);
+    broker.kill();
+
+    let broker = Causewayd::start(folder.path());
+    let (mut client, _) = broker.client("subscriber");
+    client.send(&support::subscribe("status/+", 1));
+    let mut packets = [client.read_packet(), client.read_packet()];
+    packets.sort();
+    assert_eq!((packets[0].0, packets[1].0), (0x33, 0x90));
+    assert!(packets[0].1.ends_with(b"online"));
+}
+
+#[test]
+fn many_publishers_at_once_lose_nothing_that_was_acknowledged() {
+    const PUBLISHERS: u16 = 8;
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let (mut vehicle, _) = broker.client("vehicle");
+    vehicle.subscribe("t", 1);
+    drop(vehicle);
+    // Each goes on until the broker is gone, and knows how many were acknowledged.
+    let publishers: Vec<_> = (0..PUBLISHERS)
+        .map(|publisher| {
+            let (mut client, _) = broker.client(&format!("publisher-{publisher}"));
+            std::thread::spawn(move || {
+                use std::io::{Read, Write};
+                for number in 1..1000u16 {
+                    let payload = [publisher.to_be_bytes(), number.to_be_bytes()].concat();
+                    let sent = client.stream.write_all(&publish("t", number, &payload));
+                    if sent.and_then(|()| client.stream.read_exact(&mut [0; 4])).is_err() {
+                        return number - 1;
+                    }
+                }
+                999
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    while broker.metric("causeway_log_records_total") < 200.0 {
+        assert!(start.elapsed() < DEADLINE);
+        std::thread::yield_now();
+    }
+    broker.kill();
+    let acknowledged: Vec<u16> = publishers.into_iter().map(|publisher| publisher.join().unwrap()).collect();
+
+    let broker = Causewayd::start(folder.path());
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(known);
+    let mut next = vec![1u16; PUBLISHERS.into()];
+    while next.iter().zip(&acknowledged).any(|(next, acknowledged)| next <= acknowledged) {
+        let payload = receive(&mut vehicle, "t");
+        let publisher = usize::from(u16::from_be_bytes([payload[0], payload[1]]));
+        assert_eq!(u16::from_be_bytes([payload[2], payload[3]]), next[publisher], "in order and once");
+        next[publisher] += 1;
+    }
+}
+
+#[test]
+fn a_second_broker_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let said = refusal(folder.path());
+    let expected =
+        format!("{} is in use by process {}: stop that one first", folder.path().display(), broker.child.id());
+    assert!(said.contains(&expected), "{said}");
+    broker.kill();
+    // The lock goes with the process.
+    assert_eq!(Causewayd::start(folder.path()).terminate(), Some(0));
+}
+
+#[test]
+fn damage_stops_the_start_and_a_torn_end_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let (mut client, _) = broker.client("c");
+    for number in 1..=3 {
+        publish_kept_retained(&mut client, number);
+    }
+    broker.kill();
+    let segment = folder.path().join("shard-0/log/00000000000000000001.log");
+    let intact = std::fs::read(&segment).unwrap();
+
+    let mut damaged = intact.clone();
+    damaged[4096 + 60] ^= 0x40;
+    std::fs::write(&segment, &damaged).unwrap();
+    let said = refusal(folder.path());
+    assert!(said.contains("00000000000000000001.log is damaged at byte 4"), "{said}");
+    assert!(said.contains("restore"), "{said}");
+
+    // Bytes behind the last group, as a write that was cut off leaves them.
+    let mut torn = intact;
+    let end = torn.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    torn[end + 100..end + 200].fill(7);
+    std::fs::write(&segment, &torn).unwrap();
+    let broker = Causewayd::start(folder.path());
+    broker.logs("the end of the log was torn");
+    let (_, known) = broker.client("c");
+    assert!(known);
+}
+
+fn publish_kept_retained(client: &mut Client<TcpStream>, number: u16) {
+    let mut retained = publish("r", number, b"retained");
+    retained[0] |= 1;
+    client.send(&retained);
+    assert_eq!(client.read_packet().0, 0x40);
+}
+
+#[test]
+fn a_folder_that_cannot_be_had_is_told_with_its_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let said = refusal(&file.join("data"));
+    assert!(said.contains("It has to be a folder"), "{said}");
+}
+
+#[test]
+fn the_log_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start_with(folder.path(), &[("CAUSEWAY_STORAGE__SEGMENT_BYTES", "65536")]);
+    let (mut client, _) = broker.client("c");
+    for number in 1..=10 {
+        publish_kept_retained(&mut client, number);
+    }
+    assert!(broker.metric("causeway_log_sync_seconds_count") >= 10.0);
+    assert!(broker.metric("causeway_log_commit_records_sum") >= 10.0);
+    assert_eq!(broker.metric("causeway_log_unsynced_bytes"), 0.0);
+    assert_eq!(broker.metric("causeway_log_full"), 0.0);
+    assert!(broker.metric("causeway_log_bytes") >= 2.0 * 65536.0);
+    assert!(broker.metric("causeway_log_segments") >= 1.0);
+    assert!(broker.get("ready").ends_with("ready\n"));
+}
+
+#[test]
+fn without_fsync_it_says_what_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start_with(folder.path(), &[("CAUSEWAY_STORAGE__DURABILITY", "os")]);
+    broker.logs("messages that were acknowledged are lost when the machine crashes or loses power");
+    let (mut client, _) = broker.client("c");
+    publish_kept_retained(&mut client, 1);
+    broker.kill();
+    let broker = Causewayd::start(folder.path());
+    assert!(broker.client("c").1, "the system had it");
+}

@@ -1,0 +1,152 @@
+//! Seeded deterministic simulation of a durable broker: core and log, with clients over lossy links and torn disks.
+//!
+//! Owns one world per seed, in which a shard of `causeway-core` writes to a log of `causeway-storage` on a disk that tears,
+//! and an oracle that knows what must come of it. The same seed is the same run, byte for byte. It never reads a clock, opens a
+//! socket or a file, and nothing of it is part of a broker.
+
+mod broker;
+mod client;
+mod disk;
+mod link;
+mod message;
+mod oracle;
+mod trace;
+mod world;
+
+use std::fmt;
+use std::sync::Arc;
+
+use causeway_core::Limits;
+use causeway_storage::LogOptions;
+use causeway_storage::fault::Random;
+
+pub use broker::{BeforeReplay, Broker, DurableBroker, Replayed, StartError};
+pub use disk::{WatchedDisk, Written};
+pub use oracle::{Rule, Tally, Violation};
+use world::World;
+
+/// What is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// How many things happen before everybody is healed.
+    pub steps: u32,
+    /// Whether bits flip in what is durable, some time.
+    pub damage: bool,
+    /// Promises that are counted where they are broken, and fail nothing.
+    pub tolerated: &'static [Rule],
+}
+
+/// Promises that are known not to be kept yet. Each goes when what breaks it is mended.
+pub const KNOWN: &[Rule] = &[
+    Rule::Dup,
+    Rule::RetainedBeforeDurable,
+    Rule::ReleasedBeforeDurable,
+    Rule::PacketIdentifier,
+    Rule::RetainedLost,
+    Rule::ReleasedAgain,
+    Rule::SharedAgain,
+];
+
+/// A run in which every promise was kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// Of all bytes on all links, and of all that happened.
+    pub digest: u64,
+    /// What came of it.
+    pub tally: Tally,
+}
+
+/// How many of the last events a failure shows.
+const EVENTS_SHOWN: usize = 150;
+
+/// A run in which a promise was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What was played.
+    pub options: Options,
+    /// When.
+    pub step: u32,
+    /// What was broken; the first is the one to look at.
+    pub violations: Vec<Violation>,
+    /// What happened before.
+    pub events: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for event in &self.events[self.events.len().saturating_sub(EVENTS_SHOWN)..] {
+            writeln!(f, "{event}")?;
+        }
+        writeln!(f, "seed {}, step {}:", self.options.seed, self.step)?;
+        for violation in self.violations.iter().take(5) {
+            writeln!(f, "  {violation}")?;
+        }
+        let damage = if self.options.damage { " --damage" } else { "" };
+        write!(f, "cargo xtask sim --seed {} --steps {}{damage}", self.options.seed, self.options.steps)?;
+        if self.options.tolerated.is_empty() {
+            return write!(f, " --strict");
+        }
+        let mut judged = KNOWN.iter().filter(|rule| !self.options.tolerated.contains(rule));
+        judged.try_for_each(|rule| write!(f, " --judge {rule:?}"))
+    }
+}
+
+/// Bounds of a run: small, so that they are reached.
+pub fn limits(seed: u64) -> Limits {
+    let mut random = Random::new(seed ^ 0x11);
+    let mut any = |least: u64, most: u64| least + random.below(most - least + 1);
+    Limits {
+        receive_maximum: any(2, 8) as u16,
+        inflight_max: any(1, 8) as u16,
+        topic_alias_outbound_max: any(0, 3) as u16,
+        session_queue_messages_max: any(3, 24) as usize,
+        session_queue_bytes_max: any(2500, 8000) as usize,
+        subscriptions_per_session_max: any(2, 6) as usize,
+        retained_messages_max: any(2, 8) as usize,
+        retained_bytes_max: any(2300, 5000) as usize,
+        outbox_bytes_max: any(200, 4000) as usize,
+        sys_interval_seconds: 0,
+        ..Limits::default()
+    }
+}
+
+/// A log of small segments.
+pub fn log_options(seed: u64) -> LogOptions {
+    let mut random = Random::new(seed ^ 0x22);
+    let segment_bytes = LogOptions::SEGMENT_BYTES_MIN << random.below(3);
+    LogOptions { segment_bytes, keep_spare: random.chance(50), ..LogOptions::new(0) }
+}
+
+/// Plays a run with the real broker.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run(options: Options) -> Result<Report, Box<Failure>> {
+    run_with(options, DurableBroker::new)
+}
+
+/// Plays a run with a broker of the caller's.
+///
+/// # Errors
+/// The first promise that was broken.
+pub fn run_with<B: Broker>(
+    options: Options,
+    broker: impl FnOnce(Arc<Limits>, LogOptions) -> B,
+) -> Result<Report, Box<Failure>> {
+    let limits = Arc::new(limits(options.seed));
+    let broker = broker(Arc::clone(&limits), log_options(options.seed));
+    let mut world = World::new(&options, limits, broker);
+    // A run that ends early without a violation met a damaged disk, and the broker refused it.
+    let _ = world.run(options.steps);
+    if world.oracle.violations.is_empty() {
+        return Ok(Report { digest: world.digest(), tally: world.oracle.tally });
+    }
+    Err(Box::new(Failure {
+        options,
+        step: world.step,
+        violations: std::mem::take(&mut world.oracle.violations),
+        events: world.trace.lines(),
+    }))
+}

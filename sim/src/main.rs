@@ -1,0 +1,99 @@
+//! `causeway-sim`: plays runs from the command line; `cargo xtask sim` calls it.
+//!
+//! Owns the arguments, and what is said on the way. Decides nothing about a run.
+
+// A command-line program talks to its user through standard output.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use causeway_sim::{KNOWN, Options, Rule, Tally, run};
+
+/// Failures after which it stops.
+const FAILURES_MAX: usize = 20;
+
+struct Arguments {
+    options: Options,
+    seeds: u64,
+}
+
+fn main() -> ExitCode {
+    match arguments(std::env::args().skip(1)) {
+        Ok(arguments) => play(&arguments),
+        Err(error) => {
+            eprintln!(
+                "{error}\nusage: causeway-sim [--seed N] [--steps M] [--seeds COUNT] [--damage] [--judge RULE] [--strict]"
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
+    let mut arguments =
+        Arguments { options: Options { seed: 1, steps: 2000, damage: false, tolerated: KNOWN }, seeds: 1 };
+    while let Some(word) = words.next() {
+        if word == "--judge" {
+            let name = words.next().ok_or("--judge needs the name of a rule")?;
+            judge(&mut arguments.options, &name)?;
+            continue;
+        }
+        let mut number = || {
+            let text = words.next().ok_or(format!("{word} needs a number"))?;
+            text.parse::<u64>().map_err(|error| format!("{word} {text}: {error}"))
+        };
+        match word.as_str() {
+            "--seed" => arguments.options.seed = number()?,
+            "--seeds" => arguments.seeds = number()?,
+            "--steps" => arguments.options.steps = number()?.try_into().map_err(|_| "too many steps".to_owned())?,
+            "--strict" => arguments.options.tolerated = &[],
+            "--damage" => arguments.options.damage = true,
+            other => return Err(format!("unknown argument {other}")),
+        }
+    }
+    Ok(arguments)
+}
+
+/// Takes a rule out of those that are tolerated.
+fn judge(options: &mut Options, name: &str) -> Result<(), String> {
+    let (judged, rest): (Vec<Rule>, Vec<Rule>) = options.tolerated.iter().partition(|rule| format!("{rule:?}") == name);
+    if judged.is_empty() {
+        return Err(format!("{name} is judged already, or no rule; tolerated are {:?}", options.tolerated));
+    }
+    // As long as the program.
+    options.tolerated = rest.leak();
+    Ok(())
+}
+
+fn play(arguments: &Arguments) -> ExitCode {
+    let begun = Instant::now();
+    let mut told = begun;
+    let mut tally = Tally::default();
+    let mut failed = 0;
+    let first = arguments.options.seed;
+    for played in 0..arguments.seeds {
+        match run(Options { seed: first + played, ..arguments.options }) {
+            Ok(report) => {
+                tally.add(&report.tally);
+                if arguments.seeds == 1 {
+                    println!("seed {first}: all promises kept, digest {:016x}", report.digest);
+                }
+            }
+            Err(failure) => {
+                failed += 1;
+                println!("{failure}\n");
+            }
+        }
+        if told.elapsed() > Duration::from_secs(5) {
+            told = Instant::now();
+            println!("{} of {} seeds, {failed} failed, {:.0?}", played + 1, arguments.seeds, begun.elapsed());
+        }
+        if failed == FAILURES_MAX {
+            println!("stopped after {FAILURES_MAX} failures");
+            break;
+        }
+    }
+    println!("{} seeds, {failed} failed, {:.1?}; {tally:?}", arguments.seeds, begun.elapsed());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,104 @@
+//! What must hold after each input, and when all is over.
+//!
+//! Owns the comparison of the model with what the broker says about itself, and the last reckoning.
+
+use causeway_core::{Counters, Gauges};
+use causeway_protocol::QoS;
+
+use super::state::{Holder, LinkId, Phase};
+use super::{Oracle, Rule, is_expired};
+
+impl Oracle {
+    /// All that an input brought has been seen. `dropped` says whether messages of QoS 0 were dropped for a slow client.
+    pub(crate) fn end_input(&mut self, dropped: bool, counters: &Counters, gauges: Option<Gauges>) {
+        for expected in std::mem::take(&mut self.expected) {
+            let in_group = |group: &usize| {
+                let members = self.live.groups.get(group).map(|group| group.members.keys());
+                members.is_some_and(|mut members| {
+                    members.any(|client| self.live.sessions[*client].as_ref().is_some_and(|one| one.link.is_some()))
+                })
+            };
+            let somebody = expected.link.is_some_and(|link| self.conns.get(&link).is_some_and(|conn| conn.open))
+                || expected.group.as_ref().is_some_and(in_group);
+            if somebody && !dropped {
+                self.breach(Rule::Lost, format!("not delivered at QoS 0: {expected:?}"));
+            }
+        }
+        if counters.wills_published != self.wills_published {
+            let detail = format!("{} were published, {} were due", counters.wills_published, self.wills_published);
+            self.wills_published = counters.wills_published;
+            self.breach(Rule::Will, detail);
+        }
+        if let Some(gauges) = gauges {
+            self.check_gauges(gauges);
+        }
+    }
+
+    fn check_gauges(&mut self, gauges: Gauges) {
+        let sessions = self.live.sessions.iter().flatten();
+        let connections = sessions.clone().filter(|session| session.link.is_some()).count() as u64;
+        let should_be = (connections, sessions.count() as u64, self.live.retained.len() as u64);
+        let is = (gauges.connections, gauges.sessions, gauges.retained_messages);
+        if is != should_be {
+            let detail = format!("connections, sessions, retained messages are {is:?}, not {should_be:?}");
+            self.breach(Rule::Connection, detail);
+        }
+    }
+
+    /// Whether the model says that the connection is open.
+    pub(crate) fn is_open(&self, link: LinkId) -> bool {
+        self.conns.get(&link).is_some_and(|conn| conn.open)
+    }
+
+    /// Everybody is connected, nothing is on its way, and nothing was left to do: nobody is owed anything any more.
+    pub(crate) fn settled(&mut self, now: u64, gauges: Gauges) {
+        let (mut lost, mut missed) = (Vec::new(), Vec::new());
+        for (client, session) in self.live.sessions.iter().enumerate() {
+            let Some(session) = session else { continue };
+            for entry in &session.entries {
+                let is_owed = match entry.phase {
+                    Phase::Queued => !entry.optional && !is_expired(entry.expires_at, now),
+                    Phase::Flying => true,
+                    Phase::Released => !entry.optional,
+                };
+                if is_owed {
+                    lost.push(format!("client {client} is still owed {}: {entry:?}", self.describe(entry.message)));
+                }
+            }
+            for due in &session.backlog {
+                let kept = self.live.retained.get(&self.registry.get(due.message).topic);
+                let is_current = kept.is_some_and(|kept| kept.stored == due.stored);
+                if due.flying || (is_current && !due.optional && !is_expired(due.expires_at, now)) {
+                    missed.push(format!("client {client} is still owed retained {}", self.describe(due.message)));
+                }
+            }
+        }
+        for (filter, group) in &self.live.groups {
+            for entry in &group.entries {
+                // Of a message that was published twice, nobody can tell which one came.
+                let is_unclear = self.registry.get(entry.message).copies > 1;
+                let may_be_gone = entry.optional || is_unclear || is_expired(entry.expires_at, now);
+                if entry.holder != Holder::Done && !may_be_gone {
+                    let message = self.describe(entry.message);
+                    lost.push(format!("{} is still owed {message}: {entry:?}", Self::filter_text(*filter)));
+                }
+            }
+        }
+        for detail in missed {
+            self.breach(Rule::RetainedLost, detail);
+        }
+        for detail in lost {
+            self.breach(Rule::Lost, detail);
+        }
+        if (gauges.queued_messages, gauges.inflight_messages) != (0, 0) {
+            let detail = format!("the broker still holds {} and {}", gauges.queued_messages, gauges.inflight_messages);
+            self.breach(Rule::Lost, detail);
+        }
+    }
+
+    /// What a client that asks for everything retained must get.
+    pub(crate) fn retained(&self, now: u64) -> Vec<(u32, QoS)> {
+        let kept = self.live.retained.values().filter(|kept| !is_expired(kept.expires_at, now));
+        kept.map(|kept| (kept.message, self.registry.get(kept.message).qos)).collect()
+    }
+}

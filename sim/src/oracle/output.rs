@@ -1,0 +1,452 @@
+//! What the broker sends, held against what it may and must.
+//!
+//! Owns the rules of acknowledgements and deliveries. Every packet is looked at when it enters the outbox.
+
+use causeway_protocol::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
+
+use super::state::{Entry, Flight, FlightKind, Holder, LinkId, Phase};
+use super::{AckKind, Oracle, Rule, is_expired};
+use crate::message::{MessageId, TOPICS, is_shared};
+
+/// Packet identifiers up to this one follow from the place in the session's queue (decision record 4).
+const OWN_IDS: u16 = 32_767;
+
+impl Oracle {
+    /// A packet entered the outbox of a connection; `topic` is that of a PUBLISH with its alias resolved.
+    pub(crate) fn emitted(&mut self, now: u64, link: LinkId, packet: &Packet<'_>, topic: &str) {
+        let Some(conn) = self.conns.get_mut(&link) else {
+            self.breach(Rule::Connection, format!("link {link} was sent something though it is closed"));
+            return;
+        };
+        match packet {
+            Packet::ConnAck(connack) => {
+                let expected = conn.connack.take();
+                if expected != Some(connack.session_present) || connack.reason != ReasonCode::Success {
+                    let detail = format!("{connack:?}, with session present {expected:?} expected");
+                    self.breach(Rule::Connection, detail);
+                }
+            }
+            Packet::Publish(publish) => self.emitted_publish(now, link, publish, topic),
+            Packet::PubAck(ack) => self.emitted_ack(link, AckKind::PubAck, ack),
+            Packet::PubRec(ack) => self.emitted_ack(link, AckKind::PubRec, ack),
+            Packet::PubRel(ack) => self.emitted_pubrel(link, ack),
+            Packet::PubComp(ack) => self.emitted_ack(link, AckKind::PubComp, ack),
+            Packet::SubAck(ack) => self.emitted_answer(link, ack.packet_id.get(), Some(&ack.reasons)),
+            Packet::UnsubAck(ack) => self.emitted_answer(link, ack.packet_id.get(), None),
+            Packet::PingResp => {}
+            Packet::Disconnect(disconnect) => {
+                let is_known = matches!(disconnect.reason, ReasonCode::SessionTakenOver | ReasonCode::KeepAliveTimeout);
+                if conn.open || !is_known {
+                    self.breach(Rule::Connection, format!("link {link} was closed: {disconnect:?}"));
+                }
+            }
+            other => self.breach(Rule::Connection, format!("a server never sends {other:?}")),
+        }
+    }
+
+    fn emitted_ack(&mut self, link: LinkId, kind: AckKind, ack: &Ack<'_>) {
+        let durable = self.durable;
+        let Some(conn) = self.conns.get_mut(&link) else { return };
+        let Some(due) = conn.acks.pop_front() else {
+            self.breach(Rule::WrongAcknowledgement, format!("link {link} got {kind:?} {ack:?}, and is owed none"));
+            return;
+        };
+        let is_same = due.kind == kind && due.packet_id == ack.packet_id.get();
+        let reason_fits = conn.version != ProtocolVersion::V5 || due.reason == ack.reason;
+        if !is_same || !reason_fits {
+            self.breach(Rule::WrongAcknowledgement, format!("link {link} got {kind:?} {ack:?}, and is owed {due:?}"));
+        } else if due.lsn > durable {
+            let rule = match kind {
+                AckKind::PubAck | AckKind::PubRec => Rule::AckedBeforeDurable,
+                AckKind::PubRel | AckKind::PubComp => Rule::ReleasedBeforeDurable,
+            };
+            self.breach(rule, format!("link {link} got {due:?}, and only {durable} is durable"));
+        }
+    }
+
+    fn emitted_pubrel(&mut self, link: LinkId, ack: &Ack<'_>) {
+        let (durable, packet_id) = (self.durable, ack.packet_id.get());
+        let Some(conn) = self.conns.get_mut(&link) else { return };
+        if conn.acks.front().is_some_and(|due| due.kind == AckKind::PubRel && due.packet_id == packet_id) {
+            let session = self.live.sessions[conn.client].as_mut();
+            let flight = session.and_then(|one| one.flights.iter_mut().find(|flight| flight.packet_id == packet_id));
+            flight.into_iter().for_each(|flight| flight.link = link);
+            self.emitted_ack(link, AckKind::PubRel, ack);
+            return;
+        }
+        let session = self.live.sessions[conn.client].as_mut();
+        let flights = session.map(|session| session.flights.iter_mut());
+        let flight = flights.and_then(|mut flights| {
+            flights.find(|flight| flight.packet_id == packet_id && flight.released && flight.link != link)
+        });
+        match flight {
+            Some(flight) => {
+                flight.link = link;
+                let lsn = flight.received_lsn;
+                if lsn > durable {
+                    let detail = format!("PUBREL {packet_id} on link {link} relies on {lsn}, {durable} is durable");
+                    self.breach(Rule::ReleasedBeforeDurable, detail);
+                }
+            }
+            None if conn.strays > 0 => conn.strays -= 1,
+            None => {
+                let crashed = self.live.sessions[conn.client].as_ref().is_some_and(|session| session.crashed);
+                let is_again = crashed && packet_id <= OWN_IDS;
+                let rule = if is_again { Rule::ReleasedAgain } else { Rule::WrongAcknowledgement };
+                self.breach(rule, format!("PUBREL {packet_id} on link {link} out of nowhere"));
+            }
+        }
+    }
+
+    fn emitted_answer(&mut self, link: LinkId, packet_id: u16, reasons: Option<&Vec<ReasonCode>>) {
+        let durable = self.durable;
+        let Some(conn) = self.conns.get_mut(&link) else { return };
+        let is_v5 = conn.version == ProtocolVersion::V5;
+        let at = conn.answers.iter().position(|due| due.packet_id == packet_id);
+        let Some(due) = at.and_then(|at| conn.answers.remove(at)) else {
+            self.breach(Rule::WrongAcknowledgement, format!("link {link} got an answer nobody is owed"));
+            return;
+        };
+        let fits = match (&due.reasons, reasons) {
+            (Some(due), Some(got)) => {
+                due.len() == got.len()
+                    && due.iter().zip(got).all(|(due, got)| due == got || (!is_v5 && due.is_error() && got.is_error()))
+            }
+            (None, None) => true,
+            _ => false,
+        };
+        if !fits {
+            let detail = format!("link {link} got {packet_id} {reasons:?}, and is owed {due:?}");
+            self.breach(Rule::WrongAcknowledgement, detail);
+        } else if due.lsn > durable {
+            let detail = format!("link {link} got {due:?}, and only {durable} is durable");
+            self.breach(Rule::AckedBeforeDurable, detail);
+        }
+    }
+
+    fn emitted_publish(&mut self, now: u64, link: LinkId, publish: &Publish<'_>, topic: &str) {
+        let message = match self.registry.recognise(topic, publish.payload) {
+            Ok(message) => message,
+            Err(what) => return self.breach(Rule::Data, format!("link {link}: {what}")),
+        };
+        if self.conns.get(&link).is_none_or(|conn| !conn.open) {
+            return self.breach(Rule::WrongDelivery, format!("link {link} got {message:?} without a session"));
+        }
+        match publish.packet_id.map(|packet_id| packet_id.get()) {
+            None => self.emitted_qos0(now, link, publish, topic, message),
+            Some(packet_id) => {
+                self.tally.deliveries += 1;
+                if self.emitted_again(link, publish, topic, message, packet_id) {
+                    return;
+                }
+                if packet_id <= OWN_IDS {
+                    self.emitted_own(now, link, publish, topic, message, packet_id);
+                } else if publish.retain {
+                    self.emitted_retained(now, link, publish, topic, message);
+                } else {
+                    self.emitted_shared(now, link, publish, topic, message);
+                }
+            }
+        }
+    }
+
+    /// Whether the packet stands for the message.
+    fn is_it(&self, message: MessageId, seen: Option<MessageId>, topic: &str) -> bool {
+        let one = self.registry.get(message);
+        match seen {
+            Some(seen) => seen == message,
+            None => one.payload_bytes == 0 && TOPICS[one.topic] == topic,
+        }
+    }
+
+    fn emitted_qos0(&mut self, now: u64, link: LinkId, publish: &Publish<'_>, topic: &str, seen: Option<MessageId>) {
+        let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return };
+        let mut identifiers = publish.properties.subscription_identifiers.clone();
+        identifiers.sort_unstable();
+        let at = self.expected.iter().position(|expected| {
+            let is_here = match (expected.link, expected.group) {
+                (Some(to), _) => to == link && identifiers == *expected.identifiers,
+                (None, Some(group)) => {
+                    self.live.groups.get(&group).is_some_and(|group| group.members.contains_key(&client))
+                }
+                (None, None) => false,
+            };
+            is_here && expected.retain == publish.retain && self.is_it(expected.message, seen, topic)
+        });
+        if let Some(at) = at {
+            self.expected.remove(at);
+            return;
+        }
+        if publish.retain {
+            return self.emitted_retained(now, link, publish, topic, seen);
+        }
+        if self.emitted_shared_at_qos0(now, client, topic, seen) {
+            return;
+        }
+        self.breach(Rule::WrongDelivery, format!("client {client} got {seen:?} on {topic} at QoS 0, unasked"));
+    }
+
+    /// A resend, after the connection was lost.
+    fn emitted_again(
+        &mut self,
+        link: LinkId,
+        publish: &Publish<'_>,
+        topic: &str,
+        seen: Option<MessageId>,
+        packet_id: u16,
+    ) -> bool {
+        let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return false };
+        let Some(session) = self.live.sessions[client].as_mut() else { return false };
+        let Some(flight) = session.flights.iter_mut().find(|flight| flight.packet_id == packet_id) else {
+            return false;
+        };
+        let before = *flight;
+        flight.link = link;
+        self.tally.redeliveries += 1;
+        let what = format!("client {client}, packet identifier {packet_id}, {seen:?} for {before:?}");
+        if before.released {
+            self.breach(Rule::Twice, format!("PUBLISH after PUBREC: {what}"));
+        } else if !self.is_it(before.message, seen, topic) {
+            self.breach(Rule::PacketIdentifier, what);
+        } else if before.link == link {
+            self.breach(Rule::Twice, format!("twice on one connection: {what}"));
+        } else if !publish.dup {
+            self.breach(Rule::Dup, what);
+        }
+        if let FlightKind::Own(entry) = before.kind {
+            self.in_order(link, entry);
+        }
+        if let FlightKind::Group(group, entry) = before.kind
+            && let Some(entry) = self.live.group_entry(group, entry)
+            && let Holder::Member { client: holder, free, .. } = &mut entry.holder
+            && *holder == client
+        {
+            *free = false;
+        }
+        true
+    }
+
+    fn in_order(&mut self, link: LinkId, entry: u64) {
+        let Some(conn) = self.conns.get_mut(&link) else { return };
+        let before = std::mem::replace(&mut conn.last_entry, entry);
+        if before >= entry {
+            self.breach(Rule::Order, format!("link {link}: entry {entry} after {before}"));
+        }
+    }
+
+    fn emitted_own(
+        &mut self,
+        now: u64,
+        link: LinkId,
+        publish: &Publish<'_>,
+        topic: &str,
+        seen: Option<MessageId>,
+        packet_id: u16,
+    ) {
+        let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return };
+        let Some(session) = &self.live.sessions[client] else { return };
+        let queued = session.entries.iter().enumerate().filter(|(_, entry)| entry.phase == Phase::Queued);
+        let is_it = |entry: &Entry| {
+            self.is_it(entry.message, seen, topic) && (entry.packet_id == 0 || entry.packet_id == packet_id)
+        };
+        // Published twice, the first may have expired.
+        let mut fitting = queued.clone().filter(|(_, entry)| is_it(entry));
+        let first = fitting.clone().next();
+        let found = fitting.find(|(_, entry)| !is_expired(entry.expires_at, now)).or(first).map(|(at, _)| at);
+        let passed: Vec<(u64, MessageId, bool)> = queued
+            .take_while(|(at, _)| Some(*at) != found)
+            .map(|(_, entry)| (entry.id, entry.message, entry.optional || is_expired(entry.expires_at, now)))
+            .collect();
+        let Some(at) = found else {
+            let detail = format!("client {client} got {seen:?} on {topic} with packet identifier {packet_id}, unasked");
+            return self.breach(Rule::WrongDelivery, detail);
+        };
+        let entry = session.entries[at].clone();
+        let (epoch, crashed) = (session.epoch, session.crashed);
+        for (id, message, may_be_gone) in passed {
+            if !may_be_gone {
+                let detail = format!("client {client} got {seen:?} before {}", self.describe(message));
+                self.breach(Rule::Order, detail);
+            }
+            // It is gone: the queue is in order.
+            self.tally.expired_messages += 1;
+            for state in [&mut self.live, &mut self.base] {
+                state.session(client, epoch).into_iter().for_each(|session| session.forget_entry(id));
+            }
+        }
+        self.check_own(now, client, publish, &entry, crashed);
+        self.in_order(link, entry.id);
+        for state in [&mut self.live, &mut self.base] {
+            if let Some(entry) = state.session(client, epoch).and_then(|session| session.entry(entry.id)) {
+                entry.packet_id = packet_id;
+            }
+        }
+        let Some(session) = self.live.sessions[client].as_mut() else { return };
+        session.entry(entry.id).into_iter().for_each(|entry| (entry.phase, entry.optional) = (Phase::Flying, false));
+        session.flights.push(Flight {
+            packet_id,
+            kind: FlightKind::Own(entry.id),
+            message: entry.message,
+            qos: entry.qos,
+            released: false,
+            received_lsn: 0,
+            link,
+        });
+    }
+
+    fn check_own(&mut self, now: u64, client: usize, publish: &Publish<'_>, entry: &Entry, crashed: bool) {
+        let what = format!("client {client}: {publish:?} for {entry:?}");
+        let mut identifiers = publish.properties.subscription_identifiers.clone();
+        identifiers.sort_unstable();
+        if publish.qos != entry.qos || publish.retain != entry.retain || identifiers != *entry.identifiers {
+            self.breach(Rule::WrongDelivery, what.clone());
+        }
+        if entry.lsn > self.durable {
+            self.breach(Rule::DeliveredBeforeDurable, what.clone());
+        }
+        if is_expired(entry.expires_at, now) {
+            self.breach(Rule::Expired, what.clone());
+        }
+        let was_sent = entry.packet_id != 0;
+        if was_sent != publish.dup && !(publish.dup && crashed) {
+            self.breach(Rule::Dup, what);
+        }
+    }
+
+    fn emitted_retained(
+        &mut self,
+        now: u64,
+        link: LinkId,
+        publish: &Publish<'_>,
+        topic: &str,
+        seen: Option<MessageId>,
+    ) {
+        let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return };
+        let Some(session) = &self.live.sessions[client] else { return };
+        let (epoch, is_persistent) = (session.epoch, session.is_persistent());
+        let waiting = session.backlog.iter().filter(|due| !due.flying);
+        let fitting = waiting.filter(|due| {
+            let identifiers = &publish.properties.subscription_identifiers;
+            let identified =
+                if due.identifier == 0 { identifiers.is_empty() } else { *identifiers == [due.identifier] };
+            self.is_it(due.message, seen, topic) && due.qos == publish.qos && identified
+        });
+        let found = fitting.min_by_key(|due| {
+            let kept = self.live.retained.get(&self.registry.get(due.message).topic);
+            (kept.is_none_or(|kept| kept.stored != due.stored), due.optional)
+        });
+        let Some(due) = found.cloned() else {
+            let detail = format!("client {client} got {seen:?} on {topic} with retain, unasked");
+            return self.breach(Rule::WrongDelivery, detail);
+        };
+        self.tally.retained_sent += 1;
+        let what = format!("client {client}: {} is {due:?}", self.describe(due.message));
+        let kept = self.live.retained.get(&self.registry.get(due.message).topic);
+        if kept.is_none_or(|kept| kept.stored != due.stored) {
+            self.breach(Rule::Retained, format!("replaced, and sent: {what}"));
+        }
+        if is_expired(due.expires_at, now) {
+            self.breach(Rule::Expired, what.clone());
+        }
+        if is_persistent && due.lsn > self.durable {
+            self.breach(Rule::RetainedBeforeDurable, what);
+        }
+        if publish.qos == QoS::AtMostOnce {
+            return self.finish_due(client, epoch, due.id);
+        }
+        let Some(session) = self.live.sessions[client].as_mut() else { return };
+        session.backlog.iter_mut().filter(|one| one.id == due.id).for_each(|one| one.flying = true);
+        session.flights.push(Flight {
+            packet_id: publish.packet_id.map_or(0, |id| id.get()),
+            kind: FlightKind::Retained(due.id),
+            message: due.message,
+            qos: publish.qos,
+            released: false,
+            received_lsn: 0,
+            link,
+        });
+    }
+
+    /// The group through which the client may get the message now, and the entry. Where a message was published twice,
+    /// the one that must be delivered counts before the one that may.
+    fn find_shared(
+        &self,
+        now: u64,
+        client: usize,
+        qos: QoS,
+        topic: &str,
+        seen: Option<MessageId>,
+    ) -> Option<(usize, u64)> {
+        let session = self.live.sessions[client].as_ref()?;
+        session.subs.keys().filter(|filter| is_shared(**filter)).find_map(|filter| {
+            let entries = self.live.groups.get(filter)?.entries.iter();
+            let may_go = entries.filter(|entry| {
+                let may_go = match entry.holder {
+                    Holder::Nobody => true,
+                    Holder::Member { free, .. } => free,
+                    Holder::Done => false,
+                };
+                may_go && self.is_it(entry.message, seen, topic)
+            });
+            let entry = may_go.min_by_key(|entry| {
+                let is_due = entry.lsn <= self.durable && !is_expired(entry.expires_at, now);
+                let fits = session.subs[filter].qos.min(self.registry.get(entry.message).qos) == qos;
+                (!fits, !is_due, entry.optional, entry.holder != Holder::Nobody)
+            })?;
+            Some((*filter, entry.id))
+        })
+    }
+
+    fn emitted_shared(&mut self, now: u64, link: LinkId, publish: &Publish<'_>, topic: &str, seen: Option<MessageId>) {
+        let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return };
+        let Some((group, id)) = self.find_shared(now, client, publish.qos, topic, seen) else {
+            let detail = format!("client {client} got {seen:?} on {topic} through no group of its own");
+            return self.breach(Rule::WrongDelivery, detail);
+        };
+        self.check_shared(now, client, publish.qos, group, id);
+        let Some(session) = self.live.sessions[client].as_mut() else { return };
+        let epoch = session.epoch;
+        let Some(entry) = self.live.group_entry(group, id) else { return };
+        entry.holder = Holder::Member { client, epoch, free: false };
+        let message = entry.message;
+        let Some(session) = self.live.sessions[client].as_mut() else { return };
+        session.flights.push(Flight {
+            packet_id: publish.packet_id.map_or(0, |id| id.get()),
+            kind: FlightKind::Group(group, id),
+            message,
+            qos: publish.qos,
+            released: false,
+            received_lsn: 0,
+            link,
+        });
+    }
+
+    /// A message that waited in a group, to a member that wants QoS 0.
+    fn emitted_shared_at_qos0(&mut self, now: u64, client: usize, topic: &str, seen: Option<MessageId>) -> bool {
+        let Some((group, id)) = self.find_shared(now, client, QoS::AtMostOnce, topic, seen) else { return false };
+        self.check_shared(now, client, QoS::AtMostOnce, group, id);
+        self.finish_in_group(group, id);
+        true
+    }
+
+    fn check_shared(&mut self, now: u64, client: usize, qos: QoS, group: usize, id: u64) {
+        self.tally.shared += 1;
+        let asked = self.live.groups.get(&group).and_then(|group| group.members.get(&client)).copied();
+        let Some(entry) = self.live.group_entry(group, id).map(|entry| entry.clone()) else { return };
+        let expected = asked.map(|sub| sub.qos.min(self.registry.get(entry.message).qos));
+        let what = format!("client {client} through {}: {entry:?}", Self::filter_text(group));
+        if expected != Some(qos) {
+            self.breach(Rule::WrongDelivery, format!("{what} at {qos:?}, not {expected:?}"));
+        }
+        if self.registry.get(entry.message).copies > 1 {
+            // Nobody can tell which of them it is.
+            return;
+        }
+        if entry.lsn > self.durable {
+            self.breach(Rule::DeliveredBeforeDurable, what.clone());
+        }
+        if is_expired(entry.expires_at, now) {
+            self.breach(Rule::Expired, what);
+        }
+    }
+}

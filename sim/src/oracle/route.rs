@@ -1,0 +1,307 @@
+//! Who is owed a message.
+//!
+//! Owns matching, bounds, and what is expected to follow at once. Sends nothing.
+
+use causeway_protocol::QoS;
+
+use super::state::{ClientIndex, Entry, FlightKind, GroupEntry, Holder, Identifiers, Kept, Op, Phase, PublishOp};
+use super::{Expected, Oracle, Rule, is_expired};
+use crate::message::{FILTERS, MessageId, is_shared};
+
+/// One session's share.
+#[derive(Clone)]
+pub(super) struct Match {
+    pub(super) client: ClientIndex,
+    pub(super) qos: QoS,
+    pub(super) retain_as_published: bool,
+    pub(super) identifiers: Identifiers,
+    /// It is not sure that there is room.
+    pub(super) optional: bool,
+}
+
+pub(super) struct Matches {
+    pub(super) sessions: Vec<Match>,
+    pub(super) groups: Vec<(usize, bool)>,
+}
+
+/// Whether there is room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Yes,
+    No,
+    Maybe,
+}
+
+impl Room {
+    fn of(bounds: (usize, usize), certain: (usize, usize), possible: (usize, usize), bytes: usize) -> Room {
+        let has = |held: (usize, usize)| held.0 < bounds.0 && held.1 + bytes <= bounds.1;
+        match (has(certain), has(possible)) {
+            (true, true) => Room::Yes,
+            (false, _) => Room::No,
+            (true, false) => Room::Maybe,
+        }
+    }
+}
+
+impl Oracle {
+    pub(super) fn collect(&self, topic: usize, publisher: Option<ClientIndex>) -> Matches {
+        let mut sessions = Vec::new();
+        for (client, session) in self.live.sessions.iter().enumerate() {
+            let Some(session) = session else { continue };
+            let mut found: Option<Match> = None;
+            for (&filter, sub) in &session.subs {
+                if is_shared(filter) || !self.registry.matches(filter, topic) {
+                    continue;
+                }
+                if sub.no_local && publisher == Some(client) {
+                    continue;
+                }
+                let one = found.get_or_insert(Match {
+                    client,
+                    qos: sub.qos,
+                    retain_as_published: false,
+                    identifiers: Identifiers::new(),
+                    optional: false,
+                });
+                one.qos = one.qos.max(sub.qos);
+                one.retain_as_published |= sub.retain_as_published;
+                if sub.identifier != 0 {
+                    one.identifiers.push(sub.identifier);
+                }
+            }
+            if let Some(mut found) = found {
+                found.identifiers.sort_unstable();
+                sessions.push(found);
+            }
+        }
+        let groups = self.live.groups.keys().filter(|filter| self.registry.matches(**filter, topic));
+        Matches { sessions, groups: groups.map(|filter| (*filter, false)).collect() }
+    }
+
+    pub(super) fn session_room(&self, client: ClientIndex, bytes: usize, now: u64) -> Room {
+        let Some(session) = &self.live.sessions[client] else { return Room::Yes };
+        let (mut certain, mut possible) = ((0, 0), (0, 0));
+        for entry in &session.entries {
+            if entry.phase == Phase::Queued && !is_expired(entry.expires_at, now) {
+                let bytes = self.registry.bytes(entry.message);
+                (possible.0, possible.1) = (possible.0 + 1, possible.1 + bytes);
+                if !entry.optional {
+                    (certain.0, certain.1) = (certain.0 + 1, certain.1 + bytes);
+                }
+            }
+        }
+        for flight in session.flights.iter().filter(|flight| !flight.released) {
+            let bytes = self.registry.bytes(flight.message);
+            possible.1 += bytes;
+            // Messages of groups may have been taken from it.
+            if !matches!(flight.kind, FlightKind::Group(..)) {
+                certain.1 += bytes;
+            }
+        }
+        let bounds = (self.limits.session_queue_messages_max, self.limits.session_queue_bytes_max);
+        Room::of(bounds, certain, possible, bytes)
+    }
+
+    pub(super) fn group_room(&self, group: usize, bytes: usize, now: u64) -> Room {
+        let Some(group) = self.live.groups.get(&group) else { return Room::Yes };
+        let (mut certain, mut possible) = ((0, 0), (0, 0));
+        for entry in group.entries.iter().filter(|entry| !is_expired(entry.expires_at, now)) {
+            let is_waiting = entry.holder == Holder::Nobody && !entry.optional;
+            // Of a message that was published twice, nobody can tell which one waits.
+            let is_certain = is_waiting && self.registry.get(entry.message).copies < 2;
+            let is_possible = is_waiting
+                || (entry.optional && entry.holder != Holder::Done)
+                || matches!(entry.holder, Holder::Member { free: true, .. });
+            let bytes = self.registry.bytes(entry.message);
+            if is_possible {
+                (possible.0, possible.1) = (possible.0 + 1, possible.1 + bytes);
+            }
+            if is_certain {
+                (certain.0, certain.1) = (certain.0 + 1, certain.1 + bytes);
+            }
+        }
+        let bounds = (self.limits.session_queue_messages_max, self.limits.session_queue_bytes_max);
+        Room::of(bounds, certain, possible, bytes)
+    }
+
+    pub(super) fn retained_has_room(&self, message: MessageId) -> bool {
+        let topic = self.registry.get(message).topic;
+        let others = self.live.retained.iter().filter(|(other, _)| **other != topic);
+        let (mut count, mut bytes) = (0, 0);
+        for (_, kept) in others {
+            count += 1;
+            bytes += self.registry.bytes(kept.message);
+        }
+        count < self.limits.retained_messages_max
+            && bytes + self.registry.bytes(message) <= self.limits.retained_bytes_max
+    }
+
+    pub(super) fn group_qos_max(&self, group: usize) -> QoS {
+        let members = self.live.groups.get(&group).map(|group| group.members.values());
+        members.and_then(|members| members.map(|sub| sub.qos).max()).unwrap_or_default()
+    }
+
+    /// Whether a client's publish may be refused.
+    pub(super) fn room_for(&self, message: MessageId, matches: &Matches, now: u64) -> Room {
+        let published = self.registry.get(message);
+        if published.retain && published.payload_bytes > 0 && !self.retained_has_room(message) {
+            return Room::No;
+        }
+        if published.qos == QoS::AtMostOnce {
+            return Room::Yes;
+        }
+        let bytes = self.registry.bytes(message);
+        let sessions = matches.sessions.iter().filter(|matched| matched.qos > QoS::AtMostOnce);
+        let rooms = sessions.map(|matched| self.session_room(matched.client, bytes, now));
+        let groups = matches.groups.iter().filter(|(group, _)| self.group_qos_max(*group) > QoS::AtMostOnce);
+        let rooms = rooms.chain(groups.map(|(group, _)| self.group_room(*group, bytes, now)));
+        let mut all = Room::Yes;
+        for room in rooms {
+            match room {
+                Room::No => return Room::No,
+                Room::Maybe => all = Room::Maybe,
+                Room::Yes => {}
+            }
+        }
+        all
+    }
+
+    /// Whether anybody is owed the message beyond the life of the process.
+    pub(super) fn is_owed(&self, qos: QoS, retain: bool, matches: &Matches) -> bool {
+        let persistent =
+            |client: ClientIndex| self.live.sessions[client].as_ref().is_some_and(|session| session.is_persistent());
+        let group =
+            |group: &usize| self.live.groups.get(group).is_some_and(|g| g.members.keys().any(|m| persistent(*m)));
+        retain
+            || (qos > QoS::AtMostOnce
+                && (matches.sessions.iter().any(|one| one.qos > QoS::AtMostOnce && persistent(one.client))
+                    || matches.groups.iter().any(|(filter, _)| group(filter))))
+    }
+
+    /// Hands the message out. Returns the record it is durable with.
+    pub(super) fn hand_out(
+        &mut self,
+        now: u64,
+        message: MessageId,
+        retain: bool,
+        matches: Matches,
+        received: Option<(ClientIndex, u64, u16)>,
+    ) -> u64 {
+        let published = self.registry.get(message).clone();
+        let owed = self.is_owed(published.qos, retain, &matches);
+        // Where it is not sure who has room, it is not sure that there is a record.
+        let certain = Matches {
+            sessions: matches.sessions.iter().filter(|one| !one.optional).cloned().collect(),
+            groups: matches.groups.iter().filter(|(_, optional)| !optional).copied().collect(),
+        };
+        let lsn = if self.is_owed(published.qos, retain, &certain) { self.last } else { 0 };
+        let expires_at = published.expiry_seconds.map(|seconds| now + u64::from(seconds) * 1000);
+        let mut op = PublishOp { received, ..PublishOp::default() };
+        if retain {
+            let stored = self.fresh_id();
+            let kept = (published.payload_bytes > 0).then_some(Kept { message, expires_at, stored, lsn });
+            op.retained = Some((published.topic, kept));
+        }
+        for matched in matches.sessions {
+            let qos = matched.qos.min(published.qos);
+            let retain = retain && matched.retain_as_published;
+            let Some(session) = &self.live.sessions[matched.client] else { continue };
+            if qos == QoS::AtMostOnce {
+                let link = session.link;
+                let identifiers = matched.identifiers;
+                if link.is_some() {
+                    self.expected.push(Expected { link, group: None, message, retain, identifiers });
+                }
+                continue;
+            }
+            let epoch = session.epoch;
+            let entry = Entry {
+                id: self.fresh_id(),
+                message,
+                expires_at,
+                qos,
+                retain,
+                identifiers: matched.identifiers,
+                lsn,
+                packet_id: 0,
+                phase: Phase::Queued,
+                optional: matched.optional,
+            };
+            op.entries.push((matched.client, epoch, entry));
+        }
+        for (group, optional) in matches.groups {
+            if published.qos.min(self.group_qos_max(group)) == QoS::AtMostOnce {
+                let mut members = self.live.groups.get(&group).into_iter().flat_map(|group| group.members.keys());
+                if members.any(|client| self.live.sessions[*client].as_ref().is_some_and(|one| one.link.is_some())) {
+                    let (group, identifiers) = (Some(group), Identifiers::new());
+                    self.expected.push(Expected { link: None, group, message, retain: false, identifiers });
+                }
+                continue;
+            }
+            let entry = GroupEntry { id: self.fresh_id(), message, expires_at, lsn, holder: Holder::Nobody, optional };
+            op.group_entries.push((group, entry));
+        }
+        // A change nobody is owed lives as long as the process.
+        self.change(Op::Publish(Box::new(op)), owed);
+        lsn
+    }
+
+    /// A will goes to all who have room.
+    pub(super) fn publish_will(&mut self, now: u64, client: ClientIndex, message: MessageId) {
+        self.wills_published += 1;
+        self.tally.wills += 1;
+        self.registry.accepted(message, 0);
+        let published = self.registry.get(message).clone();
+        let retain = published.retain && (published.payload_bytes == 0 || self.retained_has_room(message));
+        let mut matches = self.collect(published.topic, Some(client));
+        if published.qos > QoS::AtMostOnce {
+            let bytes = self.registry.bytes(message);
+            matches.sessions.retain_mut(|matched| {
+                let room = if matched.qos == QoS::AtMostOnce {
+                    Room::Yes
+                } else {
+                    self.session_room(matched.client, bytes, now)
+                };
+                matched.optional = room == Room::Maybe;
+                room != Room::No
+            });
+            matches.groups.retain_mut(|(group, optional)| {
+                let room = if self.group_qos_max(*group) == QoS::AtMostOnce {
+                    Room::Yes
+                } else {
+                    self.group_room(*group, bytes, now)
+                };
+                *optional = room == Room::Maybe;
+                room != Room::No
+            });
+        }
+        let is_sure = matches.sessions.iter().all(|matched| !matched.optional)
+            && matches.groups.iter().all(|(_, optional)| !optional);
+        if !is_sure && self.last == self.last_before {
+            // There is no record, so nobody had room whose session would need one.
+            let persistent =
+                |client: &ClientIndex| self.live.sessions[*client].as_ref().is_some_and(|s| s.is_persistent());
+            matches.sessions.retain(|one| !one.optional || !persistent(&one.client));
+            matches.groups.retain(|(group, optional)| {
+                let members = self.live.groups.get(group).map(|group| group.members.keys());
+                !optional || !members.is_some_and(|mut members| members.any(persistent))
+            });
+        }
+        self.hand_out(now, message, retain, matches, None);
+    }
+
+    pub(super) fn describe(&self, message: MessageId) -> String {
+        let one = self.registry.get(message);
+        format!("message {message} (QoS {}, topic {})", one.qos as u8, crate::message::TOPICS[one.topic])
+    }
+
+    pub(super) fn wrong_room(&mut self, client: ClientIndex, message: MessageId, refused: bool) {
+        let what = if refused { "was refused though there was room" } else { "was taken though a bound was reached" };
+        let detail = format!("{} of client {client} {what}", self.describe(message));
+        self.breach(Rule::Bound, detail);
+    }
+
+    pub(super) fn filter_text(filter: usize) -> &'static str {
+        FILTERS[filter]
+    }
+}

@@ -1,0 +1,443 @@
+//! The world of one run: a broker, its disk, its clients, the links between them, and one clock.
+//!
+//! Owns how they meet. What happens next is decided in `schedule`, what clients want in `clients`, what goes wrong with the
+//! disk in `faults`.
+
+mod clients;
+mod faults;
+mod finale;
+mod schedule;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use causeway_core::{ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Millis, Shard, Step};
+use causeway_protocol::{Packet, ProtocolVersion, QoS, decode};
+use causeway_storage::fault::Random;
+
+use crate::broker::Broker;
+use crate::client::Client;
+use crate::disk::{WatchedDisk, Written};
+use crate::link::{Link, first_packet, resolve};
+use crate::message::{FILTERS, Registry, TOPICS};
+use crate::oracle::input::{Asked, Wanted};
+use crate::oracle::state::{LinkId, Sub, WillModel};
+use crate::oracle::{Oracle, Rule};
+use crate::trace::{Event, Trace};
+
+/// The run is over before its time: a promise was broken, which the oracle has, or a damaged disk was refused.
+pub(crate) struct Over;
+
+/// Every client acts at a time of its own within this many milliseconds. A second is a multiple of it, so no two clients
+/// ever have deadlines at the same time, whose order would be anybody's guess.
+const SLOTS: u64 = 20;
+const BROKER_SLOT: u64 = 18;
+const START_SLOT: u64 = 19;
+
+/// See the module.
+pub(crate) struct World<B> {
+    pub(crate) broker: B,
+    pub(crate) oracle: Oracle,
+    pub(crate) trace: Trace,
+    pub(crate) step: u32,
+    random: Random,
+    limits: Arc<Limits>,
+    disk: WatchedDisk,
+    now: u64,
+    clients: Vec<Client>,
+    links: BTreeMap<LinkId, Link>,
+    by_connection: BTreeMap<ConnectionId, LinkId>,
+    next_link: LinkId,
+    /// Records the running broker found when it started.
+    found: u64,
+    /// Groups in the log, by their last record: with the write that wrote them.
+    appended: VecDeque<(u64, Written)>,
+    /// Where the log may end after a crash.
+    ends: Vec<u64>,
+    /// Of each group: its last record, and what was durable before it was written.
+    proofs: VecDeque<(u64, u64)>,
+    /// A group that is durable proves that these records had been.
+    proven: u64,
+    slow: u64,
+    /// An outbox was over its bound.
+    was_full: bool,
+    is_damaging: bool,
+    /// What is known to go wrong is done, too.
+    is_strict: bool,
+    /// Nothing goes wrong any more.
+    is_healed: bool,
+}
+
+impl<B: Broker> World<B> {
+    fn note(&mut self, what: &'static str, numbers: [u64; 3]) {
+        self.trace.note(Event { step: self.step, now: self.now, what, numbers });
+    }
+
+    /// Whether the run goes on.
+    fn check(&self) -> Result<(), Over> {
+        if self.oracle.violations.is_empty() { Ok(()) } else { Err(Over) }
+    }
+
+    fn millis(&self) -> Millis {
+        Millis(self.now)
+    }
+
+    fn last_record(&mut self) -> u64 {
+        self.found + self.broker.shard().counters().records_appended
+    }
+
+    /// Lets the shard take an input, and the oracle know where the log stands after it.
+    fn input<R>(&mut self, take: impl FnOnce(&mut Shard, Millis) -> R) -> R {
+        let now = self.millis();
+        let taken = take(self.broker.shard(), now);
+        let last = self.last_record();
+        self.oracle.begin(last);
+        taken
+    }
+
+    /// Looks at all that the shard put out, and carries it out.
+    fn observe(&mut self) -> Result<(), Over> {
+        let dropped_before = self.slow;
+        loop {
+            while let Some(connection) = self.broker.shard().poll_dirty() {
+                let Some(&id) = self.by_connection.get(&connection) else { continue };
+                self.look_at(id);
+            }
+            if !self.drain_quick() {
+                break;
+            }
+        }
+        while let Some(effect) = self.broker.shard().poll_effect() {
+            if let Effect::Close { connection } = effect
+                && let Some(id) = self.by_connection.get(&connection)
+                && let Some(link) = self.links.get_mut(id)
+            {
+                link.is_closing = true;
+            }
+        }
+        let counters = *self.broker.shard().counters();
+        self.slow = counters.dropped_slow_consumer;
+        let gauges = self.step.is_multiple_of(8).then(|| self.broker.shard().gauges());
+        let dropped = self.slow != dropped_before
+            || std::mem::take(&mut self.was_full)
+            || self.links.values().any(|link| link.observed > self.limits.outbox_bytes_max);
+        self.oracle.end_input(dropped, &counters, gauges);
+        for (id, link) in &self.links {
+            if let Some(connection) = link.connection
+                && self.broker.shard().is_open(connection) != self.oracle.is_open(*id)
+            {
+                let detail = format!("whether link {id} is open: the oracle says {}", self.oracle.is_open(*id));
+                self.oracle.breach(Rule::Connection, detail);
+                break;
+            }
+        }
+        self.check()
+    }
+
+    /// Takes the outboxes of quick links. Whether there was anything.
+    fn drain_quick(&mut self) -> bool {
+        let mut any = false;
+        let ids: smallvec::SmallVec<[LinkId; 8]> =
+            self.links.iter().filter(|(_, link)| !link.is_slow && link.observed > 0).map(|(id, _)| *id).collect();
+        for id in ids {
+            any |= self.drain(id, usize::MAX);
+        }
+        any
+    }
+
+    /// Moves bytes from the outbox onto the link, as a socket would take them.
+    fn drain(&mut self, id: LinkId, bytes_max: usize) -> bool {
+        let Some(link) = self.links.get_mut(&id) else { return false };
+        let Some(connection) = link.connection else { return false };
+        let Some(outbox) = self.broker.shard().outbox(connection) else { return false };
+        let mut bytes = gather(outbox);
+        // What the oracle has not seen yet stays for the next time.
+        bytes.truncate(bytes_max.min(link.observed));
+        outbox.advance(bytes.len());
+        let low = outbox.bytes() <= causeway_core::Outbox::LOW_BYTES;
+        link.observed = link.observed.saturating_sub(bytes.len());
+        if !link.is_cut {
+            link.down.extend_from_slice(&bytes);
+        }
+        if low {
+            self.input(|shard, now| shard.flushed(now, connection));
+        }
+        true
+    }
+
+    /// Shows the oracle what is new in an outbox.
+    fn look_at(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(connection) = link.connection else { return };
+        let Some(outbox) = self.broker.shard().outbox(connection) else { return };
+        let all = gather(outbox);
+        let mut rest = all.get(link.observed..).unwrap_or_default();
+        link.observed = all.len();
+        self.was_full |= link.observed > self.limits.outbox_bytes_max;
+        self.trace.wire(rest);
+        while let Ok(Some(head)) = first_packet(rest) {
+            let (packet, behind) = rest.split_at(head.total_bytes());
+            rest = behind;
+            let Some(link) = self.links.get_mut(&id) else { return };
+            match decode(&head, &packet[head.header_bytes..], link.version) {
+                Ok(packet) => {
+                    let topic = resolve(&mut link.aliases[0], &packet);
+                    let numbers = numbers(id, &packet, &self.oracle.registry, &topic);
+                    self.note(name(&packet, false), numbers);
+                    self.oracle.emitted(self.now, id, &packet, &topic);
+                }
+                Err(error) => self.oracle.breach(Rule::Data, format!("link {id} was sent no packet: {error}")),
+            }
+        }
+        if !rest.is_empty() {
+            self.oracle.breach(Rule::Data, format!("link {id}: half a packet in the outbox"));
+        }
+    }
+
+    /// The next time that belongs to a slot, with all that is due until then done.
+    fn at(&mut self, slot: u64) -> Result<(), Over> {
+        let behind = (slot + SLOTS - self.now % SLOTS) % SLOTS;
+        self.advance(self.now + behind)
+    }
+
+    fn advance(&mut self, until: u64) -> Result<(), Over> {
+        while let Some(due) = self.broker.shard().next_deadline().filter(|due| due.0 <= until) {
+            self.now = self.now.max(due.0);
+            self.tick()?;
+        }
+        self.now = until;
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), Over> {
+        let before: Vec<(LinkId, ConnectionId)> = self.by_connection.iter().map(|(one, id)| (*id, *one)).collect();
+        let before: Vec<_> = before.into_iter().filter(|(_, one)| self.broker.shard().is_open(*one)).collect();
+        self.input(|shard, now| shard.tick(now));
+        let silent = before.into_iter().filter(|(_, one)| !self.broker.shard().is_open(*one));
+        let silent: Vec<LinkId> = silent.map(|(id, _)| id).collect();
+        self.note("tick", [silent.len() as u64, 0, 0]);
+        self.oracle.tick(self.now, &silent);
+        self.observe()
+    }
+
+    /// Hands the broker what arrived on a link, as far as it wants it.
+    fn read(&mut self, id: LinkId) -> Result<(), Over> {
+        let Some(slot) = self.links.get(&id).map(|link| link.client as u64) else { return Ok(()) };
+        self.at(slot)?;
+        loop {
+            let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+            if let Some(connection) = link.connection {
+                if !self.broker.shard().is_open(connection) {
+                    link.arrived.clear();
+                    return Ok(());
+                }
+                if !self.broker.shard().wants_input(connection) {
+                    return Ok(());
+                }
+            }
+            let Ok(Some(head)) = first_packet(&link.arrived) else {
+                if let Some(connection) = link.connection.filter(|_| !link.arrived.is_empty()) {
+                    self.input(|shard, now| shard.heard(now, connection));
+                    self.oracle.heard(self.now, id);
+                }
+                return Ok(());
+            };
+            let rest = link.arrived.split_off(head.total_bytes());
+            let bytes = std::mem::replace(&mut link.arrived, rest);
+            let version = link.version;
+            let connection = link.connection;
+            match (decode(&head, &bytes[head.header_bytes..], version), connection) {
+                (Ok(packet), Some(connection)) => self.handle(id, connection, &packet)?,
+                (Ok(packet), None) => self.connect(id, &packet)?,
+                (Err(error), _) => {
+                    self.oracle.breach(Rule::Data, format!("the simulation sent no packet: {error}"));
+                    return Err(Over);
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, id: LinkId, packet: &Packet<'_>) -> Result<(), Over> {
+        let policy = HandshakePolicy { anonymous_allowed: true, ..HandshakePolicy::default() };
+        let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned());
+        let (Step::Accept(request), Packet::Connect(connect)) = (handshake.handle(packet), packet) else {
+            self.oracle.breach(Rule::Connection, format!("not accepted: {packet:?}"));
+            return Err(Over);
+        };
+        let connection = self.input(|shard, now| shard.open(now, *request));
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.connection = Some(connection);
+        let client = link.client;
+        self.by_connection.insert(connection, id);
+        let will = connect.will.as_ref().and_then(|will| {
+            let message = self.oracle.registry.recognise(will.topic, will.payload).ok().flatten()?;
+            Some(WillModel { message, delay_seconds: will.delay_interval_seconds.unwrap_or(0) })
+        });
+        let expiry_seconds = match (connect.version, connect.clean_start) {
+            (ProtocolVersion::V5, _) => connect.properties.session_expiry_interval_seconds.unwrap_or(0),
+            (_, true) => 0,
+            (_, false) => self.limits.session_expiry_v3_seconds,
+        };
+        let asked = Asked {
+            client,
+            version: connect.version,
+            clean: connect.clean_start,
+            expiry_seconds,
+            keep_alive_seconds: connect.keep_alive_seconds,
+            will,
+        };
+        self.note("-> CONNECT link client expiry", [u64::from(id), client as u64, u64::from(expiry_seconds)]);
+        self.oracle.open(self.now, id, asked);
+        self.observe()
+    }
+
+    fn handle(&mut self, id: LinkId, connection: ConnectionId, packet: &Packet<'_>) -> Result<(), Over> {
+        let refusals = |shard: &Shard| {
+            let counters = shard.counters();
+            counters.publish_refused_queue_full + counters.publish_refused_retained_full
+        };
+        let before = refusals(self.broker.shard());
+        self.input(|shard, now| shard.handle(now, connection, packet));
+        let refused = refusals(self.broker.shard()) != before;
+        let topic = if let Packet::Publish(publish) = packet { publish.topic } else { "" };
+        let numbers = numbers(id, packet, &self.oracle.registry, topic);
+        self.note(name(packet, true), numbers);
+        let now = self.now;
+        let Some(client) = self.oracle.heard(now, id) else { return self.observe() };
+        match packet {
+            Packet::Publish(publish) => {
+                let topic = TOPICS.iter().position(|topic| *topic == publish.topic).unwrap_or(0);
+                let message = match self.oracle.registry.recognise(publish.topic, publish.payload) {
+                    Ok(Some(message)) => message,
+                    Ok(None) | Err(_) => Registry::clearing(topic),
+                };
+                let packet_id = publish.packet_id.map_or(0, |packet_id| packet_id.get());
+                self.oracle.publish(now, id, message, packet_id, refused);
+            }
+            Packet::PubAck(ack) => self.oracle.puback(now, id, ack.packet_id.get()),
+            Packet::PubRec(ack) => self.oracle.pubrec(id, ack.packet_id.get()),
+            Packet::PubRel(ack) => self.oracle.pubrel(id, ack.packet_id.get()),
+            Packet::PubComp(ack) => self.oracle.pubcomp(now, id, ack.packet_id.get()),
+            Packet::Subscribe(subscribe) => {
+                let is_careful = self.clients[client].is_careful;
+                let wanted = subscribe.filters.iter().map(|(filter, options)| Wanted {
+                    filter: filter_number(filter),
+                    sub: Sub {
+                        qos: options.qos,
+                        no_local: options.no_local,
+                        retain_as_published: options.retain_as_published,
+                        identifier: subscribe.subscription_identifier.unwrap_or(0),
+                    },
+                    handling: options.retain_handling,
+                    is_careful,
+                });
+                let wanted: Vec<Wanted> = wanted.collect();
+                self.oracle.subscribe(now, id, subscribe.packet_id.get(), &wanted);
+            }
+            Packet::Unsubscribe(unsubscribe) => {
+                let filters: Vec<usize> = unsubscribe.filters.iter().map(|filter| filter_number(filter)).collect();
+                self.oracle.unsubscribe(id, unsubscribe.packet_id.get(), &filters);
+            }
+            Packet::Disconnect(disconnect) => {
+                let with_will = disconnect.reason != causeway_protocol::ReasonCode::Success;
+                self.oracle.disconnect(now, id, disconnect.session_expiry_interval_seconds, with_will);
+            }
+            _ => {}
+        }
+        self.observe()
+    }
+
+    /// The broker's end of a link is gone.
+    fn close(&mut self, id: LinkId) -> Result<(), Over> {
+        let Some(slot) = self.links.get(&id).map(|link| link.client as u64) else { return Ok(()) };
+        self.at(slot)?;
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.broker_left = true;
+        link.is_cut = true;
+        link.arrived.clear();
+        link.up.clear();
+        if let Some(connection) = link.connection.take() {
+            self.note("broker closes link", [u64::from(id), 0, 0]);
+            self.input(|shard, now| shard.closed(now, connection, "gone"));
+            self.by_connection.remove(&connection);
+            self.oracle.closed(self.now, id);
+            self.observe()?;
+        }
+        self.forget_link(id);
+        Ok(())
+    }
+
+    fn forget_link(&mut self, id: LinkId) {
+        if self.links.get(&id).is_some_and(|link| link.broker_left && link.client_left) {
+            self.links.remove(&id);
+        }
+    }
+}
+
+/// All bytes of an outbox.
+fn gather(outbox: &causeway_core::Outbox) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(outbox.bytes());
+    let mut slices = [IoSlice::new(&[]); 512];
+    let used = outbox.chunks(&mut slices);
+    slices[..used].iter().for_each(|slice| bytes.extend_from_slice(slice));
+    bytes
+}
+
+fn filter_number(filter: &str) -> usize {
+    FILTERS.iter().position(|one| *one == filter).unwrap_or(0)
+}
+
+/// What a packet is called in a trace.
+fn name(packet: &Packet<'_>, from_client: bool) -> &'static str {
+    match (packet, from_client) {
+        (Packet::Publish(publish), true) => match publish.qos {
+            QoS::AtMostOnce => "-> PUBLISH 0",
+            QoS::AtLeastOnce => "-> PUBLISH 1",
+            QoS::ExactlyOnce => "-> PUBLISH 2",
+        },
+        (Packet::Publish(publish), false) => match publish.qos {
+            QoS::AtMostOnce => "<- PUBLISH 0",
+            QoS::AtLeastOnce => "<- PUBLISH 1",
+            QoS::ExactlyOnce => "<- PUBLISH 2",
+        },
+        (Packet::PubAck(_), true) => "-> PUBACK",
+        (Packet::PubAck(_), false) => "<- PUBACK",
+        (Packet::PubRec(_), true) => "-> PUBREC",
+        (Packet::PubRec(_), false) => "<- PUBREC",
+        (Packet::PubRel(_), true) => "-> PUBREL",
+        (Packet::PubRel(_), false) => "<- PUBREL",
+        (Packet::PubComp(_), true) => "-> PUBCOMP",
+        (Packet::PubComp(_), false) => "<- PUBCOMP",
+        (Packet::Subscribe(_), _) => "-> SUBSCRIBE",
+        (Packet::Unsubscribe(_), _) => "-> UNSUBSCRIBE",
+        (Packet::SubAck(_), _) => "<- SUBACK",
+        (Packet::UnsubAck(_), _) => "<- UNSUBACK",
+        (Packet::ConnAck(_), _) => "<- CONNACK",
+        (Packet::Disconnect(_), true) => "-> DISCONNECT",
+        (Packet::Disconnect(_), false) => "<- DISCONNECT",
+        _ => "other packet",
+    }
+}
+
+/// Link, packet identifier and what else names the packet.
+fn numbers(id: LinkId, packet: &Packet<'_>, registry: &Registry, topic: &str) -> [u64; 3] {
+    let (packet_id, what) = match packet {
+        Packet::Publish(publish) => {
+            let message = registry.recognise(topic, publish.payload).ok().flatten();
+            (publish.packet_id.map_or(0, |id| id.get()), message.map_or(u64::MAX, u64::from))
+        }
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+            (ack.packet_id.get(), ack.reason as u64)
+        }
+        Packet::Subscribe(subscribe) => {
+            (subscribe.packet_id.get(), subscribe.filters.first().map_or(0, |(filter, _)| filter_number(filter) as u64))
+        }
+        Packet::Unsubscribe(one) => {
+            (one.packet_id.get(), one.filters.first().map_or(0, |filter| filter_number(filter) as u64))
+        }
+        Packet::ConnAck(connack) => (0, u64::from(connack.session_present)),
+        _ => (0, 0),
+    };
+    [u64::from(id), u64::from(packet_id), what]
+}

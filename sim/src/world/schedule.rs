@@ -1,0 +1,286 @@
+//! What happens next.
+//!
+//! Owns the choices of chance: which link moves, who acts, when the log is written and when it is synced.
+
+use std::sync::Arc;
+
+use causeway_core::Limits;
+use causeway_protocol::ProtocolVersion;
+use causeway_storage::fault::{Failure, Random};
+
+use super::faults::Death;
+use super::{BROKER_SLOT, Over, World};
+use crate::Options;
+use crate::broker::Broker;
+use crate::client::Client;
+use crate::disk::WatchedDisk;
+use crate::oracle::state::LinkId;
+use crate::oracle::{Oracle, Rule};
+use crate::trace::Trace;
+
+impl<B: Broker> World<B> {
+    pub(crate) fn new(options: &Options, limits: Arc<Limits>, broker: B) -> World<B> {
+        let mut random = Random::new(options.seed.wrapping_mul(2).wrapping_add(1));
+        let count = 3 + random.below(6) as usize;
+        let mut clients: Vec<Client> = Vec::new();
+        for index in 0..=count {
+            let version = if random.chance(65) { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
+            let mut client = Client::new(index, version);
+            client.is_persistent = random.chance(75);
+            client.is_careful = random.chance(88);
+            let asked = 1 + random.below(6) as u16;
+            let is_v5 = version == ProtocolVersion::V5;
+            client.receive_maximum = if is_v5 { asked.min(limits.inflight_max) } else { limits.inflight_max };
+            client.alias_maximum = random.below(4) as u16;
+            client.keep_alive_seconds = if random.chance(25) { 60 } else { 0 };
+            if index == count {
+                // It looks at what is retained when all is over, and does nothing before.
+                client.is_persistent = false;
+                client.is_careful = true;
+                client.version = ProtocolVersion::V5;
+            }
+            clients.push(client);
+        }
+        let disk = WatchedDisk::new(random.next());
+        World {
+            broker,
+            oracle: Oracle::new(Limits::clone(&limits), clients.len(), options.tolerated),
+            trace: Trace::default(),
+            step: 0,
+            random,
+            limits,
+            disk,
+            now: 1_000_000_000,
+            clients,
+            links: Default::default(),
+            by_connection: Default::default(),
+            next_link: 0,
+            found: 0,
+            appended: Default::default(),
+            ends: vec![0],
+            proofs: Default::default(),
+            proven: 0,
+            slow: 0,
+            was_full: false,
+            is_damaging: options.damage,
+            is_strict: options.tolerated.is_empty(),
+            is_healed: false,
+        }
+    }
+
+    pub(crate) fn digest(&self) -> u64 {
+        self.trace.digest()
+    }
+
+    /// Plays the whole run.
+    pub(crate) fn run(&mut self, steps: u32) -> Result<(), Over> {
+        self.start(Death::Killed)?;
+        let damage_at = steps / 2 + self.random.below(u64::from(steps / 2) + 1) as u32;
+        while self.step < steps {
+            self.step += 1;
+            if self.is_damaging && self.step == damage_at {
+                self.damage()?;
+            }
+            self.do_something()?;
+            self.check()?;
+        }
+        self.finish()
+    }
+
+    fn any_client(&mut self) -> usize {
+        self.random.below(self.clients.len() as u64 - 1) as usize
+    }
+
+    fn any_link(&mut self) -> Option<LinkId> {
+        if self.links.is_empty() {
+            return None;
+        }
+        let at = self.random.below(self.links.len() as u64) as usize;
+        self.links.keys().nth(at).copied()
+    }
+
+    fn do_something(&mut self) -> Result<(), Over> {
+        match self.random.below(1000) {
+            0..300 => {
+                let index = self.any_client();
+                self.act(index);
+                Ok(())
+            }
+            300..540 => self.with_link(|world, id| {
+                let bytes = world.how_many();
+                world.carry_up(id, bytes)
+            }),
+            540..780 => self.with_link(|world, id| {
+                let bytes = world.how_many();
+                world.carry_down(id, bytes)
+            }),
+            780..850 => self.append(),
+            850..910 => self.sync(),
+            910..960 => self.tell(),
+            960..975 => self.pass_time(),
+            975..982 => self.with_link(|world, id| {
+                let (up, down) = world.links.get(&id).map_or((0, 0), |link| (link.up.len(), link.down.len()));
+                let (up, down) = (world.random.below(up as u64 + 1), world.random.below(down as u64 + 1));
+                world.note("cut link", [u64::from(id), up, down]);
+                world.links.get_mut(&id).into_iter().for_each(|link| link.cut(up as usize, down as usize));
+                Ok(())
+            }),
+            982..992 => self.with_link(|world, id| {
+                let bytes = world.random.below(200) as usize;
+                world.at(BROKER_SLOT)?;
+                world.drain(id, bytes);
+                world.observe()
+            }),
+            992..996 => {
+                self.plan_failure();
+                Ok(())
+            }
+            996..998 => {
+                let death = if self.random.chance(60) { Death::PowerCut } else { Death::Killed };
+                self.crash(death)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn with_link(&mut self, act: impl FnOnce(&mut Self, LinkId) -> Result<(), Over>) -> Result<(), Over> {
+        match self.any_link() {
+            Some(id) => act(self, id),
+            None => Ok(()),
+        }
+    }
+
+    /// Mostly all that is there, sometimes a few bytes.
+    fn how_many(&mut self) -> usize {
+        if self.random.chance(75) { usize::MAX } else { self.random.below(60) as usize }
+    }
+
+    /// Bytes of a client reach the broker; once the link is cut and empty, the broker learns that it is gone.
+    pub(super) fn carry_up(&mut self, id: LinkId, bytes_max: usize) -> Result<(), Over> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        if link.broker_left {
+            return Ok(());
+        }
+        if link.up.is_empty() && link.arrived.is_empty() && link.is_cut {
+            return self.close(id);
+        }
+        if link.is_closing {
+            self.drain(id, usize::MAX);
+            self.observe()?;
+            return self.close(id);
+        }
+        let bytes = bytes_max.min(link.up.len());
+        let rest = link.up.split_off(bytes);
+        let bytes = std::mem::replace(&mut link.up, rest);
+        link.arrived.extend_from_slice(&bytes);
+        let is_stuck = bytes.is_empty() && link.is_cut;
+        self.read(id)?;
+        // What is left of a cut link is no packet, or nobody wants it.
+        let is_left = self.links.get(&id).is_some_and(|link| link.up.is_empty() && !link.broker_left);
+        if is_stuck && is_left { self.close(id) } else { Ok(()) }
+    }
+
+    /// Bytes of the broker reach a client.
+    pub(super) fn carry_down(&mut self, id: LinkId, bytes_max: usize) -> Result<(), Over> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        if link.client_left {
+            return Ok(());
+        }
+        let bytes = bytes_max.min(link.down.len());
+        let rest = link.down.split_off(bytes);
+        let bytes = std::mem::replace(&mut link.down, rest);
+        link.received.extend_from_slice(&bytes);
+        let is_over = link.is_cut && link.down.is_empty();
+        let index = link.client;
+        self.receive(id)?;
+        if is_over && self.links.get(&id).is_some_and(|link| !link.client_left) {
+            self.leave_link(index, id, usize::MAX);
+        }
+        Ok(())
+    }
+
+    fn pass_time(&mut self) -> Result<(), Over> {
+        let milliseconds = match self.random.below(10) {
+            0..4 => self.random.below(1500),
+            4..8 => self.random.below(15_000),
+            _ => self.random.below(150_000),
+        };
+        self.note("time passes", [milliseconds, 0, 0]);
+        self.advance(self.now + milliseconds)
+    }
+
+    fn plan_failure(&mut self) {
+        let failure = match self.random.below(6) {
+            0 => Failure::Io,
+            1 | 2 => Failure::Full,
+            _ => Failure::PowerOff,
+        };
+        let after = self.random.below(12);
+        self.note("a failure is planned", [after, failure as u64, 0]);
+        self.disk.faulty.fail_after(after, failure);
+    }
+
+    pub(super) fn append(&mut self) -> Result<(), Over> {
+        let newest = self.last_record();
+        // A group that found no room is offered again as it was.
+        let outcome = self.broker.append();
+        match outcome {
+            Ok(Some(last)) => {
+                self.note("append", [last, 0, 0]);
+                self.appended.push_back((last, self.disk.newest()));
+                self.ends.push(last);
+                self.proofs.push_back((last, self.oracle.durable()));
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(causeway_storage::LogError::Full { .. }) => {
+                self.note("disk full", [newest, 0, 0]);
+                self.ends.push(newest);
+                Ok(())
+            }
+            Err(error) => {
+                self.ends.push(newest);
+                self.failed(&error)
+            }
+        }
+    }
+
+    pub(super) fn sync(&mut self) -> Result<(), Over> {
+        match self.broker.sync() {
+            Ok(through) => {
+                self.note("sync", [through, 0, 0]);
+                let disk = &self.disk;
+                while let Some((last, _)) = self.appended.pop_front_if(|(_, written)| disk.has(written)) {
+                    self.oracle.set_durable(last);
+                }
+                let durable = self.oracle.durable();
+                while let Some((_, before)) = self.proofs.pop_front_if(|(last, _)| *last <= durable) {
+                    self.proven = self.proven.max(before);
+                }
+                Ok(())
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    pub(super) fn tell(&mut self) -> Result<(), Over> {
+        self.at(BROKER_SLOT)?;
+        let now = self.millis();
+        self.broker.tell(now);
+        self.input(|_, _| ());
+        self.note("tell", [self.oracle.durable(), 0, 0]);
+        self.observe()
+    }
+
+    /// The log takes nothing more: the broker stops, and is started again.
+    fn failed(&mut self, error: &causeway_storage::LogError) -> Result<(), Over> {
+        let is_expected =
+            matches!(error, causeway_storage::LogError::Io(_) | causeway_storage::LogError::Poisoned { .. });
+        if !is_expected {
+            self.oracle.breach(Rule::Recovery, format!("the log refused a group: {error}"));
+            return Err(Over);
+        }
+        let death = if self.disk.faulty.is_powered() { Death::Killed } else { Death::PowerCut };
+        self.crash(death)
+    }
+}
