@@ -12,11 +12,19 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod broker;
 mod client;
 mod connections;
+mod durable;
+mod kill;
 mod latency;
+mod ledger;
+mod link;
+mod receiver;
 mod report;
+mod sender;
 mod wire;
+mod wire5;
 
 /// Load for any MQTT broker.
 #[derive(Debug, Parser)]
@@ -31,6 +39,10 @@ struct Cli {
 enum Scenario {
     /// Hold idle connections, and measure how many new ones a second are answered
     Connections(connections::Options),
+    /// Measure how many messages a second are acknowledged when each must be kept, and how long one waits
+    Durable(durable::Options),
+    /// Kill a broker under full load, again and again, and check that it keeps every promise
+    Kill(kill::Options),
 }
 
 fn main() -> ExitCode {
@@ -47,5 +59,7 @@ fn run(cli: Cli) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.scenario {
         Scenario::Connections(options) => runtime.block_on(connections::run(&options)),
+        Scenario::Durable(options) => runtime.block_on(durable::run(&options)),
+        Scenario::Kill(options) => runtime.block_on(kill::run(&options)),
     }
 }

@@ -52,35 +52,51 @@ pub(crate) fn publish_payload(body: &[u8]) -> Option<&[u8]> {
 /// The length of the body and of the header before it, once enough bytes are
 /// there. `None` asks for more.
 pub(crate) fn header(bytes: &[u8]) -> Option<(usize, usize)> {
-    let mut body = 0;
-    for (index, byte) in bytes.iter().skip(1).take(4).enumerate() {
-        body |= usize::from(byte & 0x7F) << (7 * index);
+    let (body, used) = varint(bytes.get(1..)?)?;
+    Some((body, 1 + used))
+}
+
+/// A variable byte integer, and how many bytes it takes. `None` asks for more.
+pub(crate) fn varint(bytes: &[u8]) -> Option<(usize, usize)> {
+    let mut value = 0;
+    for (index, byte) in bytes.iter().take(4).enumerate() {
+        value |= usize::from(byte & 0x7F) << (7 * index);
         if byte & 0x80 == 0 {
-            return Some((body, index + 2));
+            return Some((value, index + 1));
         }
     }
     None
 }
 
 fn packet(first: u8, body: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![first];
-    let mut rest = body.len();
+    let mut bytes = Vec::with_capacity(5 + body.len());
+    push_packet(&mut bytes, first, body);
+    bytes
+}
+
+/// Appends a packet of this first byte and body.
+pub(crate) fn push_packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
+    out.push(first);
+    push_varint(out, body.len());
+    out.extend(body);
+}
+
+/// Appends a variable byte integer.
+pub(crate) fn push_varint(out: &mut Vec<u8>, mut rest: usize) {
     loop {
         // Seven bits at a time: the mask makes the cast exact.
         let low = (rest & 0x7F) as u8;
         rest >>= 7;
         if rest == 0 {
-            bytes.push(low);
-            break;
+            out.push(low);
+            return;
         }
-        bytes.push(low | 0x80);
+        out.push(low | 0x80);
     }
-    bytes.extend(body);
-    bytes
 }
 
 /// Appends a text with its length; texts here are short by construction.
-fn push_text(body: &mut Vec<u8>, text: &str) {
+pub(crate) fn push_text(body: &mut Vec<u8>, text: &str) {
     let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
     body.extend(length.to_be_bytes());
     body.extend(text.as_bytes());

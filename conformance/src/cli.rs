@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
+use crate::broker::Broker;
 use crate::context::Setup;
 use crate::known::{KnownFailures, selects};
 use crate::registry::Test;
@@ -26,6 +27,10 @@ pub struct Options {
     /// The broker's MQTT listener
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "list")]
     target: Option<String>,
+    /// Shell command that runs the broker in the foreground: the suite starts it, restarts it for the tests of section
+    /// `restart` (which are skipped without) and ends it
+    #[arg(long, value_name = "COMMAND")]
+    broker_command: Option<String>,
     /// The broker's WebSocket listener (tests of section 6 are skipped without)
     #[arg(long, value_name = "HOST:PORT")]
     ws_target: Option<String>,
@@ -115,6 +120,9 @@ fn run(options: &Options) -> Result<bool> {
         write!(std::io::stderr(), "\r\x1b[K")?;
     }
     let took = started.elapsed();
+    if let Some(broker) = &setup.broker {
+        broker.check_alive()?;
+    }
     summarize(&results, took)?;
     if let Some(folder) = &options.report {
         std::fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
@@ -145,6 +153,11 @@ fn setup(options: &Options) -> Result<Setup> {
         Some(address) => Some((Target::tcp(address)?, address.clone())),
         None => None,
     };
+    let listeners = [Some(target.clone()), websocket.as_ref().map(|(target, _)| target.clone())];
+    let broker = match &options.broker_command {
+        Some(command) => Some(Broker::start(command, listeners.into_iter().flatten().collect())?),
+        None => None,
+    };
     let pair = |name: &Option<String>, password: &Option<String>| name.clone().zip(password.clone());
     Ok(Setup {
         target,
@@ -154,6 +167,7 @@ fn setup(options: &Options) -> Result<Setup> {
         timer_slack: Duration::from_millis(options.timer_slack_ms),
         credential: pair(&options.username, &options.password),
         scram: pair(&options.scram_username, &options.scram_password),
+        broker,
         run: run_name(),
     })
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::broker::Broker;
 use crate::client::Client;
+use crate::restart::{Ending, Gathering};
 use crate::transport::{Stream, Target};
 use crate::wire::Version;
 use crate::wire::build::Connect;
@@ -31,6 +33,8 @@ pub struct Setup {
     pub credential: Option<(String, String)>,
     /// A valid SCRAM-SHA-256 user name and password.
     pub scram: Option<(String, String)>,
+    /// The broker under test, if the suite runs it.
+    pub broker: Option<Broker>,
     /// Part of every client id and topic, new for each run.
     pub run: String,
 }
@@ -120,12 +124,18 @@ pub struct Ctx {
     clients: AtomicU32,
     started: Instant,
     transcript: Transcript,
+    gathering: Option<Arc<Gathering>>,
 }
 
 impl Ctx {
     /// The context of test number `number`. Without `limits`, [`Ctx::limits`] is the specification's defaults.
     pub fn new(setup: Arc<Setup>, limits: Option<Limits>, number: usize, transcript: Transcript) -> Ctx {
-        Ctx { setup, limits, number, clients: AtomicU32::new(0), started: Instant::now(), transcript }
+        Ctx { setup, limits, number, clients: AtomicU32::new(0), started: Instant::now(), transcript, gathering: None }
+    }
+
+    /// The same for a test that restarts the broker together with the others of `gathering`.
+    pub fn with_gathering(self, gathering: Arc<Gathering>) -> Ctx {
+        Ctx { gathering: Some(gathering), ..self }
     }
 
     /// What the run was started with.
@@ -151,6 +161,21 @@ impl Ctx {
     /// When the test has to be over.
     pub fn deadline(&self) -> Instant {
         self.started + self.setup.test_limit
+    }
+
+    /// Ends the broker and starts it again, and returns when it accepts; every open connection is gone then. It is down for
+    /// at least `down`, and for longer if another test wants so.
+    pub fn restart(&self, down: Duration) -> Result<()> {
+        let (Some(broker), Some(gathering)) = (&self.setup.broker, &self.gathering) else {
+            return skip("the suite does not run the broker (see --broker-command), so it cannot restart it");
+        };
+        self.transcript.note("(the broker is restarted)".to_owned());
+        gathering.restart(broker, down)
+    }
+
+    /// Whether [`Ctx::restart`] gives the broker no time to save anything.
+    pub fn is_crash(&self) -> bool {
+        self.gathering.as_ref().is_some_and(|gathering| gathering.ending() == Ending::Kill)
     }
 
     /// The test's transcript.

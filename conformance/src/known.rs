@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn filters_are_globs_or_parts() {
-        let test = Test { name: "3.1/will_is_sent", ids: &["MQTT-3.1.2-8"], run: |_| Ok(()) };
+        let test = Test { name: "3.1/will_is_sent", ids: &["MQTT-3.1.2-8"], ending: None, run: |_| Ok(()) };
         for filter in ["will", "3.1/*sent", "*", "MQTT-3.1.2-8", "MQTT-3.1.?-8", "3.1/will_is_sent"] {
             assert!(selects(filter, &test), "{filter}");
         }

@@ -5,12 +5,14 @@
 //! same way.
 
 pub mod audit;
+pub mod broker;
 pub mod cli;
 pub mod client;
 pub mod context;
 pub mod known;
 pub mod registry;
 pub mod report;
+pub mod restart;
 pub mod runner;
 pub mod scram;
 pub mod statements;

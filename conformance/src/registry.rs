@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::context::Ctx;
+use crate::restart::Ending;
 
 /// One test. It passes when `run` returns Ok, and is skipped when it returns the error of `context::skip`.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +12,8 @@ pub struct Test {
     pub name: &'static str,
     /// The statements it can find a broker guilty of: `MQTT-…` for MQTT 5, `MQTT311-…` for MQTT 3.1.1.
     pub ids: &'static [&'static str],
+    /// How the broker ends in the middle of it, if it does: such tests run together, after all others.
+    pub ending: Option<Ending>,
     /// The test.
     pub run: fn(&Ctx) -> Result<()>,
 }
@@ -28,11 +31,22 @@ pub struct Section {
     pub unobservable: &'static [(&'static str, &'static str)],
 }
 
-/// Writes a [`Section`]: `tests` maps functions of the file to statement ids, `unobservable` maps ids to reasons.
+/// Writes a [`Section`]: `tests` maps functions of the file to statement ids, `unobservable` maps ids to reasons. With
+/// `ending`, its tests restart the broker.
 macro_rules! section {
+    (prefix: $prefix:literal, title: $title:literal, tests: $tests:tt, unobservable: $lost:tt $(,)?) => {
+        $crate::registry::section! {
+            prefix: $prefix,
+            title: $title,
+            ending: None,
+            tests: $tests,
+            unobservable: $lost,
+        }
+    };
     (
         prefix: $prefix:literal,
         title: $title:literal,
+        ending: $ending:expr,
         tests: { $($function:ident => [$($id:literal),+ $(,)?]),* $(,)? },
         unobservable: { $($lost:literal => $reason:literal),* $(,)? } $(,)?
     ) => {
@@ -42,6 +56,7 @@ macro_rules! section {
             tests: &[$($crate::registry::Test {
                 name: concat!($prefix, "/", stringify!($function)),
                 ids: &[$($id),+],
+                ending: $ending,
                 run: $function,
             }),*],
             unobservable: &[$(($lost, $reason)),*],

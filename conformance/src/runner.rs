@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use crate::context::{Ctx, Limits, Setup, Skipped, Transcript};
 use crate::known::KnownFailures;
 use crate::registry::Test;
+use crate::restart::{Ending, Gathering};
 
 const TRANSCRIPT_LINES: usize = 24;
 
@@ -80,7 +81,7 @@ pub fn probe(setup: &Arc<Setup>) -> Result<Limits> {
     Ok(limits)
 }
 
-/// Runs the tests on `jobs` threads; `progress` is called after each with the number finished so far.
+/// Runs the tests on `jobs` threads, then those that restart the broker, each way of ending it at once; `progress` is called after each with the number finished so far.
 pub fn run(
     setup: &Arc<Setup>,
     limits: &Limits,
@@ -89,25 +90,49 @@ pub fn run(
     jobs: usize,
     progress: &(dyn Fn(usize, &Finished) + Sync),
 ) -> Vec<Finished> {
-    let next = AtomicUsize::new(0);
     let done = Mutex::new(Vec::with_capacity(tests.len()));
-    let work = || {
-        while let Some(test) = tests.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let number = 1 + tests.iter().position(|each| each.name == test.name).unwrap_or(0);
-            let ctx = Ctx::new(setup.clone(), Some(limits.clone()), number, Transcript::default());
-            let finished = run_one(*test, &ctx, known);
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.push((number, finished));
-            if let Some((_, finished)) = done.last() {
-                progress(done.len(), finished);
-            }
+    let numbered = |ending: Option<Ending>| {
+        let all = tests.iter().enumerate().map(|(index, test)| (index + 1, *test));
+        all.filter(|(_, test)| test.ending == ending).collect::<Vec<(usize, Test)>>()
+    };
+    let finish = |number: usize, test: Test, gathering: Option<&Arc<Gathering>>| {
+        let ctx = Ctx::new(setup.clone(), Some(limits.clone()), number, Transcript::default());
+        let ctx = match gathering {
+            Some(gathering) => ctx.with_gathering(gathering.clone()),
+            None => ctx,
+        };
+        let finished = run_one(test, &ctx, known);
+        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+        done.push((number, finished));
+        if let Some((_, finished)) = done.last() {
+            progress(done.len(), finished);
         }
     };
+
+    let plain = numbered(None);
+    let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..jobs.clamp(1, tests.len().max(1)) {
-            scope.spawn(work);
+        for _ in 0..jobs.clamp(1, plain.len().max(1)) {
+            scope.spawn(|| {
+                while let Some((number, test)) = plain.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    finish(*number, *test, None);
+                }
+            });
         }
     });
+    for ending in [Ending::Stop, Ending::Kill] {
+        let together = numbered(Some(ending));
+        let gathering = Arc::new(Gathering::new(ending, together.len()));
+        std::thread::scope(|scope| {
+            for (number, test) in together {
+                let (gathering, setup, finish) = (&gathering, setup, &finish);
+                scope.spawn(move || {
+                    finish(number, test, Some(gathering));
+                    gathering.leave(setup.broker.as_ref());
+                });
+            }
+        });
+    }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_by_key(|(number, _)| *number);
     done.into_iter().map(|(_, finished)| finished).collect()

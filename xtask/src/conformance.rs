@@ -1,12 +1,12 @@
 //! `cargo xtask conformance`: the black-box suite against a broker.
 //!
-//! Owns starting both sides and where the report goes. What conforms is
+//! Owns configuring the broker, which the suite starts and restarts, and where the report goes. What conforms is
 //! decided by the suite alone.
 
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::daemon::{Daemon, PASSWORD, Product, Setup, Transport, USER};
+use crate::daemon::{Configured, Data, PASSWORD, Product, Setup, Transport, USER};
 use crate::workspace::{self, Profile, Workspace};
 
 /// What to judge, and how.
@@ -50,7 +50,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 
 fn judge(workspace: &Workspace, options: &Options, name: &str, limits: &str, arguments: &[String]) -> Result<()> {
     let suite = workspace.build("causeway-conformance", "causeway-conformance", Profile::Dev)?;
-    let mut daemon = Daemon::start(
+    let broker = Configured::new(
         workspace,
         &Setup {
             product: options.against,
@@ -58,6 +58,7 @@ fn judge(workspace: &Workspace, options: &Options, name: &str, limits: &str, arg
             purpose: "conformance",
             transports: &[Transport::Tcp, Transport::Ws],
             has_user: true,
+            data: Data::Kept,
             limits,
         },
     )?;
@@ -66,9 +67,10 @@ fn judge(workspace: &Workspace, options: &Options, name: &str, limits: &str, arg
     command
         .current_dir(&workspace.root)
         .arg("--target")
-        .arg(daemon.address(Transport::Tcp)?.to_string())
+        .arg(broker.address(Transport::Tcp)?.to_string())
         .arg("--ws-target")
-        .arg(daemon.address(Transport::Ws)?.to_string())
+        .arg(broker.address(Transport::Ws)?.to_string())
+        .args(["--broker-command", &broker.command()])
         .args(["--username", USER, "--password", PASSWORD])
         .arg("--report")
         .arg(&report);
@@ -80,8 +82,6 @@ fn judge(workspace: &Workspace, options: &Options, name: &str, limits: &str, arg
         command.arg("--known-failures").arg(&known_failures);
     }
     let outcome = workspace::run(command.args(arguments));
-    println!("broker log: {}", daemon.log().display());
-    // A broker that fell over explains the failures after it.
-    daemon.check_alive()?;
+    println!("broker log: {}", broker.log().display());
     outcome.with_context(|| format!("{name} falls short of the conformance suite"))
 }

@@ -1,9 +1,11 @@
 //! A broker under test, as a child process.
 //!
 //! Owns its configuration, its free ports, its log file and its end: a
-//! [`Daemon`] that is dropped is killed and reaped. It never speaks MQTT.
+//! [`Daemon`] that is dropped is killed and reaped. Who has to restart the
+//! broker runs [`Configured::command`] itself. It never speaks MQTT.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -78,6 +80,15 @@ impl Transport {
     }
 }
 
+/// What a broker keeps when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Data {
+    /// Nothing: its state is in memory.
+    Lost,
+    /// Its state, in a folder under cargo's target folder.
+    Kept,
+}
+
 /// How a broker is to be started.
 #[derive(Debug)]
 pub(crate) struct Setup<'a> {
@@ -91,6 +102,8 @@ pub(crate) struct Setup<'a> {
     pub(crate) transports: &'a [Transport],
     /// Whether it knows [`USER`]. Whoever names no user is welcome, too.
     pub(crate) has_user: bool,
+    /// What it keeps over restarts.
+    pub(crate) data: Data,
     /// Lines of `[limits]` for `causewayd`; empty for its defaults.
     pub(crate) limits: &'a str,
 }
@@ -101,30 +114,31 @@ pub(crate) const USER: &str = "judge";
 /// The password of [`USER`]; it protects nothing.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
-/// A broker that runs until this value is dropped.
+/// A broker that can be started as often as one likes.
 #[derive(Debug)]
-pub(crate) struct Daemon {
-    child: Child,
+pub(crate) struct Configured {
+    program: PathBuf,
+    arguments: Vec<OsString>,
     certificates: Certificates,
-    /// Holds the configuration, the keys and the data; removed with the broker.
-    _folder: TempDir,
+    /// Holds the configuration, the keys and the data; removed with this.
+    folder: TempDir,
     log: PathBuf,
     ports: BTreeMap<Transport, u16>,
 }
 
-impl Daemon {
-    /// Builds the product if it is ours, configures it with the listeners
-    /// asked for, starts it and waits until every port accepts.
-    /// Its output goes to `target/daemon-logs/PURPOSE-PRODUCT.log`.
+impl Configured {
+    /// Builds the product if it is ours, and configures it with the listeners
+    /// asked for. Its output is to go to `target/daemon-logs/PURPOSE-PRODUCT.log`.
     ///
     /// # Errors
-    /// When it cannot be built, ends early or takes longer than 30 s.
-    pub(crate) fn start(workspace: &Workspace, setup: &Setup<'_>) -> Result<Self> {
+    /// When it cannot be built, or no port or folder is to be had.
+    pub(crate) fn new(workspace: &Workspace, setup: &Setup<'_>) -> Result<Self> {
         let program = match setup.product {
             Product::Causeway => workspace.build("causeway-broker", "causewayd", setup.profile)?,
             Product::Mosquitto => PathBuf::from(program::mosquitto_path()),
         };
-        let folder = TempDir::with_prefix("causeway-daemon-")?;
+        // Not in the system's folder for temporary files, which may be in memory: data is to be on a disk.
+        let folder = TempDir::with_prefix_in("causeway-daemon-", workspace.scratch("daemon-data")?)?;
         let certificates = Certificates::create(folder.path())?;
         let ports = free_ports(setup.transports)?;
         let users = folder.path().join("users");
@@ -132,30 +146,84 @@ impl Daemon {
         if let Some(users) = users {
             create_user(setup.product, &program, users)?;
         }
+        let data = folder.path().join("data");
+        workspace::create_dir(&data)?;
+        let data = (setup.data == Data::Kept).then_some(data.as_path());
         let arguments = match setup.product {
             Product::Causeway => {
-                let config = causeway_config(&ports, &certificates, users, setup.limits);
+                let config = causeway_config(&ports, &certificates, users, data, setup.limits);
                 let config = write(folder.path(), "causeway.toml", &config)?;
                 vec!["run".into(), "--config".into(), config.into_os_string()]
             }
             Product::Mosquitto => {
-                let config = mosquitto_config(&ports, &certificates, users);
+                let config = mosquitto_config(&ports, &certificates, users, data);
                 let config = write(folder.path(), "mosquitto.conf", &config)?;
                 vec!["-c".into(), config.into_os_string()]
             }
         };
         let log = format!("{}-{}.log", setup.purpose, setup.product.name());
         let log = workspace.scratch("daemon-logs")?.join(log);
-        let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-        let child = with_all_files(&program)
-            .args(arguments)
-            .current_dir(folder.path())
+        File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        Ok(Self { program, arguments, certificates, folder, log, ports })
+    }
+
+    /// Where it is to listen for a transport.
+    ///
+    /// # Errors
+    /// When it is configured without that transport.
+    pub(crate) fn address(&self, transport: Transport) -> Result<SocketAddr> {
+        let port = self
+            .ports
+            .get(&transport)
+            .with_context(|| format!("configured without a {} listener", transport.word()))?;
+        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, *port)))
+    }
+
+    /// The file that is to hold what it says.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// What runs it in the foreground, for a shell.
+    pub(crate) fn command(&self) -> String {
+        let words = std::iter::once(self.program.as_os_str()).chain(self.arguments.iter().map(OsString::as_os_str));
+        let words: Vec<String> = words.map(quoted).collect();
+        format!("{} >>{} 2>&1", words.join(" "), quoted(self.log.as_os_str()))
+    }
+
+    fn start(&self) -> Result<Child> {
+        let output = File::options().append(true).open(&self.log)?;
+        with_all_files(&self.program)
+            .args(&self.arguments)
+            .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()
-            .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut daemon = Self { child, certificates, _folder: folder, log, ports };
+            .with_context(|| format!("cannot start {}", self.program.display()))
+    }
+}
+
+/// A word as a shell reads it back.
+fn quoted(word: &OsStr) -> String {
+    format!("'{}'", word.to_string_lossy().replace('\'', r"'\''"))
+}
+
+/// A broker that runs until this value is dropped.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    configured: Configured,
+}
+
+impl Daemon {
+    /// Configures a broker, starts it and waits until every port accepts.
+    ///
+    /// # Errors
+    /// When it cannot be built, ends early or takes longer than 30 s.
+    pub(crate) fn start(workspace: &Workspace, setup: &Setup<'_>) -> Result<Self> {
+        let configured = Configured::new(workspace, setup)?;
+        let mut daemon = Self { child: configured.start()?, configured };
         daemon.wait_until_ready()?;
         Ok(daemon)
     }
@@ -170,19 +238,17 @@ impl Daemon {
     /// # Errors
     /// When it was started without that transport.
     pub(crate) fn address(&self, transport: Transport) -> Result<SocketAddr> {
-        let port =
-            self.ports.get(&transport).with_context(|| format!("started without a {} listener", transport.word()))?;
-        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, *port)))
+        self.configured.address(transport)
     }
 
     /// The certificate of the authority that its TLS clients must trust.
     pub(crate) fn authority(&self) -> &Path {
-        &self.certificates.authority
+        &self.configured.certificates.authority
     }
 
     /// The file that holds what it said.
     pub(crate) fn log(&self) -> &Path {
-        &self.log
+        &self.configured.log
     }
 
     /// Fails when it has ended by itself, which no check asks of a broker.
@@ -199,7 +265,7 @@ impl Daemon {
     fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_DEADLINE;
         let addresses: Vec<SocketAddr> =
-            self.ports.values().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).collect();
+            self.configured.ports.values().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).collect();
         for address in addresses {
             while TcpStream::connect(address).is_err() {
                 self.check_alive()?;
@@ -214,7 +280,7 @@ impl Daemon {
     }
 
     fn log_tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = std::fs::read_to_string(&self.configured.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
         if tail.is_empty() {
@@ -284,6 +350,7 @@ fn causeway_config(
     ports: &BTreeMap<Transport, u16>,
     certificates: &Certificates,
     users: Option<&Path>,
+    data: Option<&Path>,
     limits: &str,
 ) -> String {
     let mut config = String::new();
@@ -304,15 +371,25 @@ fn causeway_config(
     if let Some(users) = users {
         let _ = writeln!(config, "password_file = \"{}\"", users.display());
     }
+    if let Some(data) = data {
+        let _ = writeln!(config, "[storage]\ndata_directory = \"{}\"", data.display());
+    }
     let _ = writeln!(config, "[limits]\n{limits}");
     config
 }
 
-fn mosquitto_config(ports: &BTreeMap<Transport, u16>, certificates: &Certificates, users: Option<&Path>) -> String {
+fn mosquitto_config(
+    ports: &BTreeMap<Transport, u16>,
+    certificates: &Certificates,
+    users: Option<&Path>,
+    data: Option<&Path>,
+) -> String {
     // As root it would change to a user who may not read the key.
     let mut config = String::from("user root\nallow_anonymous true\nlog_dest stderr\n");
     // Its default of 20 messages in flight and 1000 queued is what users get; keep it.
-    config.push_str("persistence false\n");
+    if let Some(data) = data {
+        let _ = writeln!(config, "persistence true\npersistence_location {}/", data.display());
+    }
     if let Some(users) = users {
         let _ = writeln!(config, "password_file {}", users.display());
     }
@@ -357,10 +434,23 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let certificates = Certificates::create(folder.path()).unwrap();
         let ports = free_ports(&Transport::ALL).unwrap();
-        let config: toml::Table =
-            causeway_config(&ports, &certificates, Some(Path::new("users")), "maximum_qos = 1").parse().unwrap();
+        let config: toml::Table = causeway_config(
+            &ports,
+            &certificates,
+            Some(Path::new("users")),
+            Some(Path::new("data")),
+            "maximum_qos = 1",
+        )
+        .parse()
+        .unwrap();
         assert_eq!(config["listener"].as_array().unwrap().len(), 4);
         assert_eq!(config["authentication"]["password_file"].as_str(), Some("users"));
         assert_eq!(config["authentication"]["anonymous"].as_str(), Some("loopback"));
+        assert_eq!(config["storage"]["data_directory"].as_str(), Some("data"));
+    }
+
+    #[test]
+    fn a_quoted_word_is_one_word() {
+        assert_eq!(quoted(OsStr::new("it's one")), r"'it'\''s one'");
     }
 }

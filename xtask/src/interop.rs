@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::daemon::{Daemon, Product, Setup, Transport};
+use crate::daemon::{Daemon, Data, Product, Setup, Transport};
 use crate::program::Program;
 use crate::table;
 use crate::workspace::{self, Profile, Workspace};
@@ -153,6 +153,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
             purpose: "interop",
             transports: &Transport::ALL,
             has_user: false,
+            data: Data::Lost,
             limits: "",
         },
     )?;

@@ -20,6 +20,7 @@ mod interop;
 mod process;
 mod program;
 mod prove;
+mod sim;
 mod suite;
 mod table;
 mod tidy;
@@ -50,6 +51,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Show that a claim of the documentation holds, with figures
     Prove(prove::Options),
+    /// Play seeded runs of the durable broker on a faulty disk, and judge them
+    Sim(sim::Options),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +75,7 @@ fn run(command: Command) -> Result<()> {
         Command::Interop(options) => interop::run(&workspace, &options),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Prove(options) => prove::run(&workspace, &options),
+        Command::Sim(options) => sim::run(&workspace, &options),
     }
 }
 

@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn hostile_text_is_escaped() {
-        let test = Test { name: "3.1/x", ids: &["MQTT-3.1.0-2"], run: |_| Ok(()) };
+        let test = Test { name: "3.1/x", ids: &["MQTT-3.1.0-2"], ending: None, run: |_| Ok(()) };
         let outcome = Outcome::Failed("<&\"\u{1}>".into());
         let finished = Finished { test, outcome, took: Duration::ZERO, transcript: vec!["a < b".into()] };
         let xml = render(&[finished], Duration::ZERO);

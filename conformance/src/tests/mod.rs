@@ -4,6 +4,8 @@ use crate::registry::Section;
 
 pub mod common;
 pub mod flows;
+pub mod restart;
+pub mod restart_messages;
 pub mod s1_data;
 pub mod s2_format;
 pub mod s3_01_connect;
@@ -59,4 +61,6 @@ pub const SECTIONS: &[Section] = &[
     v311_connect::SECTION,
     v311::SECTION,
     v311_mixed::SECTION,
+    restart::STOPPED,
+    restart::KILLED,
 ];

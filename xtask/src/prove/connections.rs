@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::daemon::{Daemon, Product, Setup, Transport, with_all_files};
+use crate::daemon::{Daemon, Data, Product, Setup, Transport, with_all_files};
 use crate::process;
 use crate::table;
 use crate::workspace::{Profile, Workspace};
@@ -88,6 +88,7 @@ pub(super) fn prove(workspace: &Workspace, against: Product, full: bool) -> Resu
             purpose: "connections",
             transports: &[Transport::Tcp],
             has_user: false,
+            data: Data::Lost,
             limits: "",
         },
     )?;

@@ -4,7 +4,7 @@
 //! prints its figures last and fails when they fall short. No figure is
 //! written down here but the thresholds.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use crate::daemon::Product;
@@ -12,6 +12,8 @@ use crate::workspace::Workspace;
 use crate::{conformance, interop};
 
 mod connections;
+mod durable_rate;
+mod kill;
 
 /// What to prove, and how thoroughly.
 #[derive(Debug, Args)]
@@ -24,6 +26,9 @@ pub(crate) struct Options {
     /// Measure this broker instead, where the proof allows it
     #[arg(long, value_enum, default_value_t = Product::Causeway)]
     against: Product,
+    /// For `kill`: kill a broker that keeps nothing, which must make the proof fail
+    #[arg(long)]
+    in_memory: bool,
 }
 
 struct Proof {
@@ -48,6 +53,16 @@ const PROOFS: &[Proof] = &[
         claim: "10,000 idle connections are held, and 5,000 new ones a second are answered",
         run: |workspace, options| connections::prove(workspace, options.against, options.full),
     },
+    Proof {
+        name: "kill",
+        claim: "what was acknowledged is delivered, exactly once with QoS 2, whenever the process is killed",
+        run: |workspace, options| kill::prove(workspace, options.against, options.full, options.in_memory),
+    },
+    Proof {
+        name: "durable-rate",
+        claim: "the log writes at least 60% of what raw appends do; and what the whole broker acknowledges",
+        run: |workspace, options| durable_rate::prove(workspace, options.against, options.full),
+    },
 ];
 
 /// Whether `name` can be given to `cargo xtask prove`.
@@ -69,5 +84,6 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let Some(proof) = PROOFS.iter().find(|proof| proof.name == options.name) else {
         bail!("no proof is called {}; see `cargo xtask prove list`", options.name);
     };
+    ensure!(!options.in_memory || proof.name == "kill", "only the proof of kill knows --in-memory");
     (proof.run)(workspace, options)
 }
