@@ -16,6 +16,7 @@ use foldhash::fast::FixedState;
 
 use crate::message::Message;
 use crate::outbox::SHARE_BYTES_MIN;
+use crate::record::WillRecord;
 use crate::session::SessionKey;
 use crate::{Millis, Outbox};
 
@@ -39,6 +40,30 @@ pub(crate) struct KeptWill {
     pub(crate) message: Message,
     pub(crate) delay_seconds: u32,
     pub(crate) expiry_seconds: Option<u32>,
+}
+
+impl KeptWill {
+    /// As a record.
+    pub(crate) fn as_record(&self) -> WillRecord<'_> {
+        WillRecord {
+            qos: self.message.qos,
+            retain: self.message.retain,
+            delay_seconds: self.delay_seconds,
+            expiry_seconds: self.expiry_seconds,
+            topic: &self.message.topic,
+            forwarded: self.message.forwarded(),
+            payload: &self.message.payload,
+        }
+    }
+
+    /// The will of a record.
+    pub(crate) fn of_record(will: &WillRecord<'_>) -> KeptWill {
+        KeptWill {
+            message: Message::of_will_record(will),
+            delay_seconds: will.delay_seconds,
+            expiry_seconds: will.expiry_seconds,
+        }
+    }
 }
 
 /// What a delivery's payload is taken from.

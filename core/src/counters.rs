@@ -18,11 +18,12 @@ pub enum Bound {
     RetainedBytes,
     RetainedBacklog,
     OutboxBytes,
+    FreeSpace,
 }
 
 impl Bound {
     /// All of them, in the order of [`Counters::bounds_reached`].
-    pub const ALL: [Bound; 14] = [
+    pub const ALL: [Bound; 15] = [
         Bound::PacketBytes,
         Bound::ReceiveMaximum,
         Bound::TopicAliasMaximum,
@@ -37,9 +38,10 @@ impl Bound {
         Bound::RetainedBytes,
         Bound::RetainedBacklog,
         Bound::OutboxBytes,
+        Bound::FreeSpace,
     ];
 
-    /// The field of [`crate::Limits`], which is also the key in a configuration file.
+    /// The field of [`crate::Limits`], or of the edge's, which is also the key in a configuration file.
     pub const fn name(self) -> &'static str {
         match self {
             Bound::PacketBytes => "packet_bytes_max",
@@ -56,6 +58,7 @@ impl Bound {
             Bound::RetainedBytes => "retained_bytes_max",
             Bound::RetainedBacklog => "retained_backlog_max",
             Bound::OutboxBytes => "outbox_bytes_max",
+            Bound::FreeSpace => "free_space_floor_bytes",
         }
     }
 }
@@ -89,6 +92,12 @@ pub struct Counters {
     pub publish_refused_queue_full: u64,
     /// PUBLISH refused because the store of retained messages was full (0x97).
     pub publish_refused_retained_full: u64,
+    /// PUBLISH refused because the disk is nearly full (0x97).
+    pub publish_refused_disk_full: u64,
+    /// Queued messages dropped for newer ones, where that is the listener's policy.
+    pub dropped_oldest: u64,
+    /// Messages that the log could not give back.
+    pub bodies_lost: u64,
     /// PUBLISH refused as not authorised (0x87).
     pub publish_refused_unauthorized: u64,
     /// SUBSCRIBE filters refused, whatever the reason.
@@ -131,4 +140,5 @@ pub struct Gauges {
     pub queued_messages: u64,
     pub queued_bytes: u64,
     pub inflight_messages: u64,
+    pub body_bytes: u64,
 }

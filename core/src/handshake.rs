@@ -15,7 +15,7 @@ use causeway_protocol::{
 
 use crate::connection::KeptWill;
 use crate::message::Message;
-use crate::{Bound, Limits};
+use crate::{Bound, Limits, Overflow};
 
 /// What a listener accepts as proof of identity.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -27,6 +27,8 @@ pub struct HandshakePolicy {
     pub password_allowed: bool,
     /// Methods of enhanced authentication on offer, such as `SCRAM-SHA-256`.
     pub methods: Vec<String>,
+    /// What becomes of messages that the queue of a session from here has no room for.
+    pub overflow: Overflow,
 }
 
 /// A user name and password to check.
@@ -122,6 +124,7 @@ pub struct ConnectRequest {
     pub(crate) authentication_method: Option<String>,
     pub(crate) authentication_data: Vec<u8>,
     pub(crate) will: Option<KeptWill>,
+    pub(crate) overflow: Overflow,
 }
 
 #[derive(Debug)]
@@ -315,6 +318,7 @@ impl Handshake {
             problem_information: properties.request_problem_information.unwrap_or(true),
             authentication_method: properties.authentication_method.map(str::to_owned),
             authentication_data: Vec::new(),
+            overflow: self.policy.overflow,
             will: connect.will.as_ref().map(|will| KeptWill {
                 message: Message::of_will(will),
                 delay_seconds: will.delay_interval_seconds.unwrap_or(0),

@@ -3,6 +3,16 @@
 
 use causeway_protocol::QoS;
 
+/// What becomes of a message that a full queue can't take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Overflow {
+    /// It is refused, so that its publisher knows (0x97).
+    #[default]
+    RefuseNew,
+    /// The oldest messages of the queue are dropped to make room, counted and told on `$SYS/broker/overflow/{client}`.
+    DropOldest,
+}
+
 /// The bounds and capabilities of a broker. `Default` is what `causewayd` starts with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
@@ -47,6 +57,10 @@ pub struct Limits {
     /// Bytes waiting to be written to one client. Above it QoS 0 messages for that client are dropped and counted, and
     /// QoS 1 and 2 messages wait in its queue.
     pub outbox_bytes_max: usize,
+    /// Bytes of message bodies kept in memory where they can also be read from the log.
+    pub body_cache_bytes: usize,
+    /// Topic filters of messages that go before others that wait for the same session, such as `vehicles/+/cmd/#`.
+    pub urgent_topics: Vec<String>,
     /// Highest QoS on offer; announced.
     pub maximum_qos: QoS,
     /// Whether retained messages are on offer; announced.
@@ -85,6 +99,8 @@ impl Default for Limits {
             retained_bytes_max: 1 << 30,
             retained_backlog_max: 1_000_000,
             outbox_bytes_max: 1 << 20,
+            body_cache_bytes: 64 << 20,
+            urgent_topics: Vec::new(),
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
             shared_subscriptions: true,

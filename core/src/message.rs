@@ -39,6 +39,23 @@ impl Message {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
+    /// As a record.
+    pub(crate) fn as_record(&self) -> PublishRecord<'_> {
+        PublishRecord {
+            qos: self.qos,
+            retain: self.retain,
+            urgent: false,
+            expires_at: self.expires_at,
+            publisher: None,
+            packet_id: None,
+            topic: &self.topic,
+            forwarded: self.forwarded(),
+            payload: &self.payload,
+            skipped_sessions: Vec::new(),
+            skipped_groups: Vec::new(),
+        }
+    }
+
     /// The message of a record, kept.
     pub(crate) fn of_record(record: &PublishRecord<'_>) -> Message {
         Message {

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use crate::index::LevelTree;
 use crate::message::Message;
-use crate::{Bound, Limits, Millis};
+use crate::{Bound, Limits, Lsn, Millis};
+
+/// A retained message, and where its record is.
+pub(crate) type Due = (Arc<Message>, Lsn);
 
 /// The store.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub(crate) struct Retained {
 
 /// What stands at a topic. Empty only while it is being filled.
 #[derive(Debug, Default)]
-struct Slot(Option<Arc<Message>>);
+struct Slot(Option<(Arc<Message>, Lsn)>);
 
 impl Retained {
     pub(crate) fn new(hash_seed: u64) -> Self {
@@ -35,6 +38,11 @@ impl Retained {
     }
 
     pub(crate) fn get(&self, topic: &str) -> Option<&Arc<Message>> {
+        self.tree.get(topic)?.0.as_ref().map(|(message, _)| message)
+    }
+
+    /// The message at a topic, and where its record is.
+    pub(crate) fn get_recorded(&self, topic: &str) -> Option<&(Arc<Message>, Lsn)> {
         self.tree.get(topic)?.0.as_ref()
     }
 
@@ -53,17 +61,18 @@ impl Retained {
         Ok(())
     }
 
-    pub(crate) fn set(&mut self, message: Arc<Message>) {
+    /// Puts a message at its topic; `lsn` is where its record is.
+    pub(crate) fn set(&mut self, message: Arc<Message>, lsn: Lsn) {
         self.count(&message, true);
         let slot = self.tree.entry(&message.topic);
-        if let Some(old) = slot.0.replace(message) {
+        if let Some((old, _)) = slot.0.replace((message, lsn)) {
             self.count(&old, false);
         }
     }
 
     /// Forgets the message at a topic; whether there was one.
     pub(crate) fn remove(&mut self, topic: &str) -> bool {
-        let Some(old) = self.tree.remove(topic).and_then(|slot| slot.0) else { return false };
+        let Some((old, _)) = self.tree.remove(topic).and_then(|slot| slot.0) else { return false };
         self.count(&old, false);
         true
     }
@@ -82,18 +91,30 @@ impl Retained {
         }
     }
 
+    /// The topics of all recorded messages.
+    pub(crate) fn topics(&self) -> Vec<Box<str>> {
+        let mut topics = Vec::new();
+        self.tree.all(&mut |slot: &Slot| {
+            let recorded = slot.0.iter().filter(|(_, lsn)| *lsn > Lsn(0));
+            topics.extend(recorded.map(|(message, _)| message.topic.clone()));
+        });
+        topics
+    }
+
     /// All messages that the filter matches and that have not expired; `None` where they are more than `max`.
-    pub(crate) fn matching(&self, now: Millis, filter: &str, max: usize) -> Option<Vec<Arc<Message>>> {
+    pub(crate) fn matching(&self, now: Millis, filter: &str, max: usize) -> Option<Vec<Due>> {
         let mut found = Vec::new();
         let walked = self.tree.topics_matching(filter, &mut |slot: &Slot| {
-            for message in slot.0.iter().filter(|message| !message.is_expired(now)) {
+            for (message, lsn) in slot.0.iter().filter(|(message, _)| !message.is_expired(now)) {
                 if found.len() == max {
                     return ControlFlow::Break(());
                 }
-                found.push(Arc::clone(message));
+                found.push((Arc::clone(message), *lsn));
             }
             ControlFlow::Continue(())
         });
+        // In the order in which they were published, so that a replay finds the same.
+        found.sort_unstable_by_key(|(_, lsn)| *lsn);
         walked.is_continue().then_some(found)
     }
 }

@@ -11,9 +11,12 @@ use causeway_protocol::{PacketId, QoS};
 use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
-use crate::connection::ConnectionId;
+use crate::connection::{ConnectionId, KeptWill};
+use crate::folded::{FoldedLane, PART};
 use crate::index::Subscription;
+use crate::limits::Overflow;
 use crate::message::Message;
+use crate::queue::{Delivery, Expiry, Peek, Queue, Queued, Queues};
 use crate::shared::GroupKey;
 use crate::{Bound, Limits, Lsn, Millis};
 
@@ -23,45 +26,119 @@ pub(crate) type SessionKey = u32;
 /// Subscription Identifiers of one delivery; more than two are rare.
 pub(crate) type Identifiers = SmallVec<[u32; 2]>;
 
-/// A message as one session gets it.
-#[derive(Debug, Clone)]
-pub(crate) struct Delivery {
-    pub(crate) message: Arc<Message>,
-    /// Never above the message's own.
-    pub(crate) qos: QoS,
-    pub(crate) retain: bool,
-    pub(crate) identifiers: Identifiers,
-    /// The shared subscription it came through, which gets it back if the session can't finish it, and its number there.
-    pub(crate) group: Option<(GroupKey, u64)>,
+/// Which of a session's two queues a message waits in: what is urgent is sent before everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LaneName {
+    Urgent,
+    Bulk,
 }
 
-/// A delivery that waits for its turn, and for its record to be durable.
-#[derive(Debug)]
-pub(crate) struct Queued {
-    /// Its number in the session. The same after a replay of the log, and so is the packet identifier made of it.
-    pub(crate) sequence: u64,
-    pub(crate) delivery: Delivery,
-    pub(crate) durable_at: Lsn,
+impl LaneName {
+    /// In the order in which they are served.
+    pub(crate) const ALL: [LaneName; 2] = [LaneName::Urgent, LaneName::Bulk];
+
+    pub(crate) fn of(urgent: bool) -> LaneName {
+        if urgent { LaneName::Urgent } else { LaneName::Bulk }
+    }
+
+    /// How many packet identifiers it has.
+    fn identifiers(self) -> u64 {
+        match self {
+            LaneName::Urgent => URGENT_IDS,
+            LaneName::Bulk => BULK_IDS,
+        }
+    }
 }
 
-/// Packet identifiers from 1 to this belong to the session's queue, in the order of its sequence; those above it to
-/// what has no place there: shared subscriptions and retained messages that a subscription brought.
-const OWN_IDS: u64 = 32_767;
-const LOOSE_IDS: u64 = 65_535 - OWN_IDS;
+/// A queue of a session, with the numbers of what went through it.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    pub(crate) queue: Queue,
+    pub(crate) next_sequence: u64,
+    /// What is below may have been sent by an earlier run of the broker, so it is sent with DUP.
+    pub(crate) sent_through: u64,
+    /// What is below stands in the folded state, but for what is done.
+    pub(crate) saved_through: u64,
+    /// The first part of the queue that the folded state may hold.
+    pub(crate) saved_from: u64,
+    /// The oldest unfinished message as of a record that is durable, and as of the newest record, with its position.
+    known: u64,
+    recorded: (u64, Lsn),
+    /// From this number on, messages wait until this record is durable, besides their own.
+    gate: (u64, Lsn),
+}
+
+impl Lane {
+    /// The parts of the queue that the folded state may hold: from, and before.
+    pub(crate) fn saved(&self) -> (u64, u64) {
+        (self.saved_from, self.saved_through.div_ceil(PART).max(self.saved_from))
+    }
+
+    /// The folded state has nothing of it.
+    pub(crate) fn forget_saved(&mut self) {
+        (self.saved_from, self.saved_through) = (0, 0);
+    }
+
+    /// Notes that the record at `at` says that `oldest` is the oldest unfinished message.
+    pub(crate) fn progressed(&mut self, oldest: u64, at: Lsn) {
+        self.recorded = (oldest, at);
+    }
+
+    /// Whether the message could be put in flight without sharing an identifier with one that a crash would bring
+    /// back as unfinished.
+    fn is_safe(&mut self, name: LaneName, sequence: u64, durable: Lsn) -> bool {
+        if self.recorded.1 <= durable {
+            self.known = self.known.max(self.recorded.0);
+        }
+        sequence.saturating_sub(self.known) < name.identifiers()
+    }
+
+    /// What is queued from `sequence` on waits for the record at `at`, too.
+    fn wait_for(&mut self, sequence: u64, at: Lsn, durable: Lsn) {
+        self.gate = if self.gate.1 > durable { (self.gate.0, at) } else { (sequence, at) };
+    }
+
+    fn is_gated(&self, sequence: u64, durable: Lsn) -> bool {
+        self.gate.1 > durable && sequence >= self.gate.0
+    }
+}
+
+/// Packet identifiers from 1 on belong to the bulk lane, then come those of the urgent one, both in the order of its
+/// sequence; the rest is for what has no place in a queue: shared subscriptions, and retained messages that a
+/// subscription brought.
+const BULK_IDS: u64 = 24_576;
+const URGENT_IDS: u64 = 8_191;
+const LOOSE_IDS: u64 = 65_535 - BULK_IDS - URGENT_IDS;
 
 /// What a packet identifier in flight was made of. Two numbers of a kind that are closer than there are identifiers of
 /// that kind never share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Number {
-    Own(u64),
+    Own(LaneName, u64),
     Loose(u64),
 }
 
 impl Number {
-    fn packet_id(self) -> Option<PacketId> {
-        match self {
-            Number::Own(sequence) => PacketId::new((sequence % OWN_IDS + 1) as u16),
-            Number::Loose(number) => PacketId::new((OWN_IDS + 1 + number % LOOSE_IDS) as u16),
+    pub(crate) fn packet_id(self) -> Option<PacketId> {
+        let (first, ids, number) = match self {
+            Number::Own(LaneName::Bulk, sequence) => (1, BULK_IDS, sequence),
+            Number::Own(LaneName::Urgent, sequence) => (1 + BULK_IDS, URGENT_IDS, sequence),
+            Number::Loose(number) => (1 + BULK_IDS + URGENT_IDS, LOOSE_IDS, number),
+        };
+        PacketId::new((first + number % ids) as u16)
+    }
+
+    /// Whether both are of one kind, and if so, whether they are too close to share an identifier.
+    fn is_near(self, other: Number) -> Option<bool> {
+        match (self, other) {
+            (Number::Own(LaneName::Bulk, one), Number::Own(LaneName::Bulk, other)) => {
+                Some(one.abs_diff(other) < BULK_IDS)
+            }
+            (Number::Own(LaneName::Urgent, one), Number::Own(LaneName::Urgent, other)) => {
+                Some(one.abs_diff(other) < URGENT_IDS)
+            }
+            (Number::Loose(one), Number::Loose(other)) => Some(one.abs_diff(other) < LOOSE_IDS),
+            _ => None,
         }
     }
 }
@@ -71,8 +148,8 @@ impl Number {
 pub(crate) enum Phase {
     /// PUBLISH: waits for PUBACK or PUBREC.
     Publish(Delivery),
-    /// PUBREL: waits for PUBCOMP.
-    Release,
+    /// PUBREL: waits for PUBCOMP. It may be sent once this record is durable.
+    Release(Lsn),
 }
 
 /// An outgoing message that owns a packet identifier.
@@ -90,8 +167,17 @@ pub(crate) struct Inflight {
 /// A will whose delay is running.
 #[derive(Debug)]
 pub(crate) struct DelayedWill {
-    pub(crate) will: crate::connection::KeptWill,
+    pub(crate) will: KeptWill,
     pub(crate) due: Millis,
+}
+
+/// How far one lane is: all of its sequence below `next` is done, but for `open`, and what is below `sent_through` may
+/// have been sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct LaneProgress {
+    pub(crate) next: u64,
+    pub(crate) sent_through: u64,
+    pub(crate) open: Vec<u64>,
 }
 
 /// See the module.
@@ -109,24 +195,27 @@ pub(crate) struct Session {
     /// By filter; a shared subscription stands under its whole `$share/...` text.
     pub(crate) subscriptions: HashMap<Box<str>, Subscription, FixedState>,
     pub(crate) groups: Vec<GroupKey>,
-    pub(crate) queue: VecDeque<Queued>,
+    lanes: [Lane; 2],
     /// Bytes of all messages it holds, queued or in flight.
     pub(crate) held_bytes: usize,
     /// When the first queued message expires, if any does.
-    first_expiry: Option<Millis>,
+    first_expiry: Expiry,
     /// Retained messages that are due because of a subscription.
     pub(crate) backlog: VecDeque<Delivery>,
     pub(crate) inflight: VecDeque<Inflight>,
     /// How many in flight were not yet sent on the present connection.
     pub(crate) unsent: usize,
-    pub(crate) next_sequence: u64,
-    next_loose: u64,
-    /// What is below may have been sent by an earlier run of the broker, so it is sent with DUP.
-    pub(crate) sent_through: u64,
+    pub(crate) next_loose: u64,
     /// Whether the log knows the session.
     pub(crate) recorded: bool,
     /// Whether its progress changed since it was last recorded.
     pub(crate) progress_noted: bool,
+    /// How many deliveries ended since then.
+    pub(crate) finished_since: u32,
+    /// The backlog waits until this record is durable.
+    pub(crate) backlog_at: Lsn,
+    /// What happens to messages its queue has no room for.
+    pub(crate) overflow: Overflow,
     /// QoS 2 packet identifiers received and not yet released.
     pub(crate) received: BTreeSet<PacketId>,
     pub(crate) will: Option<DelayedWill>,
@@ -147,11 +236,6 @@ pub(crate) fn queue_room(limits: &Limits, queued: (usize, usize), bytes: usize) 
     Ok(())
 }
 
-/// The earlier of two times that may not be.
-pub(crate) fn sooner(one: Option<Millis>, other: Option<Millis>) -> Option<Millis> {
-    one.into_iter().chain(other).min()
-}
-
 impl Session {
     pub(crate) fn new(client_id: Arc<str>, principal: Principal, epoch: u64, hash_seed: u64) -> Self {
         Session {
@@ -163,22 +247,31 @@ impl Session {
             expires_at: None,
             subscriptions: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             groups: Vec::new(),
-            queue: VecDeque::new(),
+            lanes: Default::default(),
             held_bytes: 0,
-            first_expiry: None,
+            first_expiry: Expiry::NEVER,
             backlog: VecDeque::new(),
             inflight: VecDeque::new(),
             unsent: 0,
-            next_sequence: 0,
             next_loose: 0,
-            sent_through: 0,
             recorded: false,
             progress_noted: false,
+            finished_since: 0,
+            backlog_at: Lsn(0),
+            overflow: Overflow::RefuseNew,
             received: BTreeSet::new(),
             will: None,
             mark: (0, 0),
             full_reported: false,
         }
+    }
+
+    pub(crate) fn lane(&self, name: LaneName) -> &Lane {
+        &self.lanes[name as usize]
+    }
+
+    pub(crate) fn lane_mut(&mut self, name: LaneName) -> &mut Lane {
+        &mut self.lanes[name as usize]
     }
 
     /// Gives it a connection: all that is in flight is to be sent again.
@@ -196,9 +289,14 @@ impl Session {
         self.expiry_seconds > 0
     }
 
+    /// Messages that wait for their turn.
+    pub(crate) fn queued(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.queue.len()).sum()
+    }
+
     /// Whether a message of so many bytes may be queued, or which bound forbids it.
     pub(crate) fn room(&self, limits: &Limits, bytes: usize) -> Result<(), Bound> {
-        queue_room(limits, (self.queue.len(), self.held_bytes), bytes)
+        queue_room(limits, (self.queued(), self.held_bytes), bytes)
     }
 
     /// Whether one more message may be put in flight that does not stand in the queue, whose bytes are bounded already.
@@ -206,74 +304,102 @@ impl Session {
         self.inflight.is_empty() || self.held_bytes <= limits.session_queue_bytes_max
     }
 
-    pub(crate) fn enqueue(&mut self, delivery: Delivery, durable_at: Lsn) {
-        self.held_bytes += delivery.message.bytes();
-        self.first_expiry = sooner(self.first_expiry, delivery.message.expires_at);
-        self.queue.push_back(Queued { sequence: self.next_sequence, delivery, durable_at });
-        self.next_sequence += 1;
+    pub(crate) fn enqueue(&mut self, queues: &mut Queues, name: LaneName, delivery: Delivery) {
+        self.held_bytes += delivery.bytes as usize;
+        self.first_expiry = self.first_expiry.min(delivery.expires);
+        let lane = &mut self.lanes[name as usize];
+        let sequence = lane.next_sequence;
+        lane.next_sequence += 1;
+        queues.push(&mut lane.queue, Queued { sequence, delivery });
     }
 
-    pub(crate) fn dequeue(&mut self) -> Option<Queued> {
-        let queued = self.queue.pop_front()?;
-        self.held_bytes -= queued.delivery.message.bytes();
-        if self.queue.is_empty() {
-            self.first_expiry = None;
-            // A drained queue gives its memory back: most sessions are idle.
-            self.queue = VecDeque::new();
+    /// The message whose turn is next, of those that are durable.
+    pub(crate) fn front(&self, queues: &Queues, durable: Lsn) -> Option<(LaneName, Peek)> {
+        LaneName::ALL.into_iter().find_map(|name| {
+            let front = queues.pool.front(&self.lane(name).queue)?;
+            let is_ready = front.lsn <= durable && !self.lane(name).is_gated(front.sequence, durable);
+            is_ready.then_some((name, front))
+        })
+    }
+
+    /// Takes the first message of a lane; it is still owed.
+    pub(crate) fn dequeue(&mut self, queues: &mut Queues, name: LaneName) -> Option<Queued> {
+        let queued = queues.pop(&mut self.lanes[name as usize].queue)?;
+        self.held_bytes -= queued.delivery.bytes as usize;
+        self.noticed_room();
+        Some(queued)
+    }
+
+    fn noticed_room(&mut self) {
+        if self.queued() == 0 {
+            self.first_expiry = Expiry::NEVER;
             self.full_reported = false;
         }
-        Some(queued)
     }
 
     /// The packet identifier of a number, unless something in flight still has it.
     fn free_packet_id(&self, number: Number) -> Option<PacketId> {
         let packet_id = number.packet_id()?;
-        let is_near = match number {
-            Number::Own(sequence) => self.oldest(|number| match number {
-                Number::Own(oldest) => Some(sequence.abs_diff(oldest) < OWN_IDS),
-                Number::Loose(_) => None,
-            }),
-            Number::Loose(loose) => self.oldest(|number| match number {
-                Number::Loose(oldest) => Some(loose.abs_diff(oldest) < LOOSE_IDS),
-                Number::Own(_) => None,
-            }),
-        };
+        let is_near = self.inflight.iter().find_map(|inflight| number.is_near(inflight.number));
         // Only once the numbers went round can the identifier still be in use.
         let in_use = !is_near.unwrap_or(true) && self.inflight_at(packet_id).is_some();
         (!in_use).then_some(packet_id)
     }
 
-    fn oldest(&self, choose: impl Fn(Number) -> Option<bool>) -> Option<bool> {
-        self.inflight.iter().find_map(|inflight| choose(inflight.number))
+    /// Whether the delivery with this number could be put in flight now.
+    pub(crate) fn can_launch(&self, number: Number) -> bool {
+        self.free_packet_id(number).is_some()
     }
 
-    /// Whether the delivery with this sequence could be put in flight now.
-    pub(crate) fn can_launch(&self, sequence: u64) -> bool {
-        self.free_packet_id(Number::Own(sequence)).is_some()
+    /// Whether it may, so that no identifier would stand for two messages after a crash.
+    pub(crate) fn is_safe(&mut self, lane: LaneName, sequence: u64, durable: Lsn) -> bool {
+        !self.recorded || self.lane_mut(lane).is_safe(lane, sequence, durable)
+    }
+
+    /// Queues a message that was another's before, once the record at `at` is durable.
+    pub(crate) fn take_over(
+        &mut self,
+        queues: &mut Queues,
+        name: LaneName,
+        delivery: Delivery,
+        (at, durable): (Lsn, Lsn),
+    ) {
+        let lane = self.lane_mut(name);
+        lane.wait_for(lane.next_sequence, at, durable);
+        self.enqueue(queues, name, delivery);
+    }
+
+    /// Whether giving up what is queued would make room for so many bytes.
+    pub(crate) fn gives_room(&self, limits: &Limits, bytes: usize) -> bool {
+        let queued: usize = self.lanes.iter().map(|lane| lane.queue.bytes()).sum();
+        queue_room(limits, (0, self.held_bytes - queued), bytes).is_ok()
     }
 
     /// Puts a delivery in flight and returns its packet identifier: that of its place in the queue, or a loose one.
-    pub(crate) fn launch(&mut self, delivery: Delivery, sequence: Option<u64>) -> Option<PacketId> {
-        let (number, packet_id) = match sequence {
-            Some(sequence) => (Number::Own(sequence), self.free_packet_id(Number::Own(sequence))?),
+    pub(crate) fn launch(&mut self, delivery: Delivery, own: Option<(LaneName, u64)>) -> Option<PacketId> {
+        let (number, packet_id) = match own {
+            Some((lane, sequence)) => {
+                let number = Number::Own(lane, sequence);
+                (number, self.free_packet_id(number)?)
+            }
             None => self.free_loose()?,
         };
-        self.held_bytes += delivery.message.bytes();
+        self.held_bytes += delivery.bytes as usize;
         let phase = Phase::Publish(delivery);
         self.insert_in_flight(Inflight { packet_id, number, phase, sent: true, counted: true });
         Some(packet_id)
     }
 
-    /// Keeps what came from the queue in the order of the queue: what is sent again keeps its order, and the first is
-    /// the oldest. Only after a replay does anything not belong at the end.
-    fn insert_in_flight(&mut self, inflight: Inflight) {
+    /// Keeps what came from one lane in the order of its queue: what is sent again keeps its order, and the first is the
+    /// oldest. Only after a replay does anything not belong at the end.
+    pub(crate) fn insert_in_flight(&mut self, inflight: Inflight) {
         let mut at = self.inflight.len();
-        if let Number::Own(sequence) = inflight.number {
+        if let Number::Own(lane, sequence) = inflight.number {
             for (before, other) in self.inflight.iter().enumerate().rev() {
                 match other.number {
-                    Number::Own(later) if later > sequence => at = before,
-                    Number::Own(_) => break,
-                    Number::Loose(_) => {}
+                    Number::Own(of, later) if of == lane && later > sequence => at = before,
+                    Number::Own(of, _) if of == lane => break,
+                    Number::Own(..) | Number::Loose(_) => {}
                 }
             }
         }
@@ -292,51 +418,88 @@ impl Session {
         None
     }
 
-    /// How far the session is: all of its sequence below the first number is done, but for the second; so many
-    /// retained messages are still due.
-    pub(crate) fn progress(&self) -> (u64, Vec<u64>, u32) {
-        let next = self.queue.front().map_or(self.next_sequence, |queued| queued.sequence);
-        let mut open = Vec::new();
+    /// How far the session is in each lane, in the order of [`LaneName::ALL`], and how many retained messages are due.
+    pub(crate) fn progress(&self, queues: &Queues) -> ([LaneProgress; 2], u32) {
+        let mut progress: [LaneProgress; 2] = Default::default();
+        for (of, name) in progress.iter_mut().zip(LaneName::ALL) {
+            let lane = self.lane(name);
+            of.next = queues.pool.front(&lane.queue).map_or(lane.next_sequence, |front| front.sequence);
+            of.sent_through = lane.sent_through.max(of.next);
+        }
         let mut loose = 0;
         for inflight in &self.inflight {
             match (inflight.number, &inflight.phase) {
-                (Number::Own(sequence), _) => open.push(sequence),
+                (Number::Own(lane, sequence), _) => progress[lane as usize].open.push(sequence),
                 (Number::Loose(_), Phase::Publish(delivery)) if delivery.group.is_none() => loose += 1,
                 (Number::Loose(_), _) => {}
             }
         }
-        (next, open, self.backlog.len() as u32 + loose)
+        (progress, self.backlog.len() as u32 + loose)
     }
 
-    /// Takes the expired messages out of the queue; how many there were.
-    pub(crate) fn drop_expired(&mut self, now: Millis) -> u64 {
-        if self.first_expiry.is_none_or(|at| at > now) {
+    /// Drops the messages that certainly expired from the queues; how many there were.
+    pub(crate) fn drop_expired(&mut self, queues: &mut Queues, now: Millis) -> u64 {
+        if !self.first_expiry.is_past(now) {
             return 0;
         }
-        let before = self.queue.len();
-        self.queue.retain(|queued| !queued.delivery.message.is_expired(now));
-        self.first_expiry = None;
-        for queued in &self.queue {
-            self.first_expiry = sooner(self.first_expiry, queued.delivery.message.expires_at);
+        let mut dropped = 0;
+        self.first_expiry = Expiry::NEVER;
+        for lane in &mut self.lanes {
+            let (count, bytes) = queues.drop_where(&mut lane.queue, |peek| peek.is_expired(now));
+            dropped += count;
+            self.held_bytes -= bytes;
+            self.first_expiry =
+                queues.pool.iter(&lane.queue).fold(self.first_expiry, |first, peek| first.min(peek.expires));
         }
-        self.held_bytes = self.counted_bytes();
-        (before - self.queue.len()) as u64
+        self.noticed_room();
+        dropped
     }
 
-    /// Takes the QoS 1 messages of a group out of flight, oldest first.
-    pub(crate) fn surrender(&mut self, group_key: GroupKey) -> Vec<(Arc<Message>, u64)> {
+    /// Drops the oldest messages of a lane until there is room for one of so many bytes, or none is left: how many, and
+    /// the sequence behind the last of them.
+    pub(crate) fn drop_oldest(
+        &mut self,
+        queues: &mut Queues,
+        limits: &Limits,
+        name: LaneName,
+        bytes: usize,
+    ) -> (u64, u64) {
+        let (mut dropped, mut through) = (0, 0);
+        while self.room(limits, bytes).is_err()
+            && let Some(queued) = queues.pop(&mut self.lanes[name as usize].queue)
+        {
+            self.held_bytes -= queued.delivery.bytes as usize;
+            queues.bodies.settle(queued.delivery.lsn);
+            dropped += 1;
+            through = queued.sequence + 1;
+        }
+        (dropped, through)
+    }
+
+    /// Replays what [`Session::drop_oldest`] did: what is queued below `through` is gone.
+    pub(crate) fn replay_dropped(&mut self, queues: &mut Queues, name: LaneName, through: u64) {
+        let (_, bytes) =
+            queues.drop_below(&mut self.lanes[name as usize].queue, through, |peek| peek.sequence < through);
+        self.held_bytes -= bytes;
+        self.noticed_room();
+    }
+
+    /// Takes the QoS 1 messages of a group out of flight, oldest first; they are still owed.
+    pub(crate) fn surrender(&mut self, group_key: GroupKey) -> Vec<Delivery> {
         let mut back = Vec::new();
-        self.inflight.retain(|inflight| match &inflight.phase {
+        let kept = std::mem::take(&mut self.inflight).into_iter().filter_map(|mut inflight| match inflight.phase {
             //= [MQTT-4.8.2-4] [MQTT-4.8.2-5] a QoS 2 message is finished with its member or not at all
-            Phase::Publish(Delivery { group: Some((group, sequence)), qos: QoS::AtLeastOnce, message, .. })
-                if *group == group_key =>
-            {
-                back.push((Arc::clone(message), *sequence));
-                false
+            Phase::Publish(delivery) if delivery.group == Some(group_key) && delivery.qos == QoS::AtLeastOnce => {
+                back.push(delivery);
+                None
             }
-            Phase::Publish(_) | Phase::Release => true,
+            phase => {
+                inflight.phase = phase;
+                Some(inflight)
+            }
         });
-        self.held_bytes = self.counted_bytes();
+        self.inflight = kept.collect();
+        self.held_bytes -= back.iter().map(|delivery| delivery.bytes as usize).sum::<usize>();
         back
     }
 
@@ -344,7 +507,7 @@ impl Session {
     pub(crate) fn groups_in_flight(&self) -> Vec<GroupKey> {
         let mut groups = Vec::new();
         for inflight in &self.inflight {
-            if let Phase::Publish(Delivery { group: Some((group, _)), .. }) = &inflight.phase
+            if let Phase::Publish(Delivery { group: Some(group), .. }) = &inflight.phase
                 && !groups.contains(group)
             {
                 groups.push(*group);
@@ -354,35 +517,66 @@ impl Session {
     }
 
     /// What `held_bytes` must be.
+    #[cfg(test)]
     pub(crate) fn counted_bytes(&self) -> usize {
-        let queued = self.queue.iter().map(|queued| queued.delivery.message.bytes());
+        let queued: usize = self.lanes.iter().map(|lane| lane.queue.bytes()).sum();
         let in_flight = self.inflight.iter().map(|inflight| match &inflight.phase {
-            Phase::Publish(delivery) => delivery.message.bytes(),
-            Phase::Release => 0,
+            Phase::Publish(delivery) => delivery.bytes as usize,
+            Phase::Release(_) => 0,
         });
-        queued.chain(in_flight).sum()
+        queued + in_flight.sum::<usize>()
     }
 
     /// Replays [`Session::progress`].
-    pub(crate) fn advance(&mut self, next: u64, open: &[u64], backlog: u32) {
-        let is_done = |sequence: u64| sequence < next && !open.contains(&sequence);
-        self.inflight.retain(|inflight| !matches!(inflight.number, Number::Own(sequence) if is_done(sequence)));
-        let queue = std::mem::take(&mut self.queue);
-        self.queue = queue.into_iter().filter(|queued| !is_done(queued.sequence)).collect();
-        self.held_bytes = self.counted_bytes();
-        self.sent_through = self.sent_through.max(next);
+    pub(crate) fn advance(&mut self, queues: &mut Queues, progress: &[LaneProgress; 2], backlog: u32) {
+        for (name, LaneProgress { next, sent_through, open }) in LaneName::ALL.into_iter().zip(progress) {
+            let is_done = |sequence: u64| sequence < *next && open.binary_search(&sequence).is_err();
+            let done = |inflight: &Inflight| matches!(inflight.number, Number::Own(lane, sequence) if lane == name && is_done(sequence));
+            self.inflight.retain(|inflight| !done(inflight));
+            let lane = &mut self.lanes[name as usize];
+            let (_, bytes) = queues.drop_below(&mut lane.queue, *next, |peek| is_done(peek.sequence));
+            lane.sent_through = lane.sent_through.max(*sent_through);
+            let oldest = open.first().map_or(*next, |open| (*open).min(*next));
+            lane.known = lane.known.max(oldest);
+            self.held_bytes -= bytes;
+        }
+        self.noticed_room();
         self.backlog.drain(..self.backlog.len().saturating_sub(backlog as usize));
     }
 
+    /// Takes a lane's numbers from the folded state.
+    pub(crate) fn restore_lane(&mut self, name: LaneName, terms: &FoldedLane) {
+        let oldest = terms.open.first().map_or(terms.next, |open| (*open).min(terms.next));
+        let lane = self.lane_mut(name);
+        lane.next_sequence = terms.next_sequence;
+        lane.sent_through = terms.sent_through.max(terms.next);
+        lane.saved_through = terms.next_sequence;
+        lane.saved_from = terms.saved_from;
+        lane.known = oldest.min(terms.released.first().copied().unwrap_or(oldest));
+    }
+
+    /// Takes a message of a queue from the folded state.
+    pub(crate) fn restore_queued(&mut self, queues: &mut Queues, name: LaneName, queued: Queued) {
+        self.held_bytes += queued.delivery.bytes as usize;
+        self.first_expiry = self.first_expiry.min(queued.delivery.expires);
+        queues.push(&mut self.lanes[name as usize].queue, queued);
+    }
+
     /// Replays a PUBREC: the message of this sequence is with its client, and only PUBREL is left.
-    pub(crate) fn replay_received(&mut self, sequence: u64) {
-        let Some(at) = self.queue.iter().position(|queued| queued.sequence == sequence) else { return };
-        let (Some(queued), Some(packet_id)) = (self.queue.remove(at), Number::Own(sequence).packet_id()) else {
-            return;
-        };
-        self.held_bytes -= queued.delivery.message.bytes();
-        let number = Number::Own(sequence);
-        self.insert_in_flight(Inflight { packet_id, number, phase: Phase::Release, sent: false, counted: false });
+    pub(crate) fn replay_received(&mut self, queues: &mut Queues, name: LaneName, sequence: u64) {
+        let lane = &mut self.lanes[name as usize];
+        let (count, bytes) = queues.drop_one(&mut lane.queue, sequence);
+        self.held_bytes -= bytes;
+        let number = Number::Own(name, sequence);
+        if let Some(packet_id) = number.packet_id().filter(|_| count > 0) {
+            self.insert_in_flight(Inflight {
+                packet_id,
+                number,
+                phase: Phase::Release(Lsn(0)),
+                sent: false,
+                counted: false,
+            });
+        }
     }
 
     /// Where the identifier stands in flight. Acknowledgements come mostly in order, so the look is short.
@@ -395,31 +589,47 @@ impl Session {
         self.inflight.iter().rposition(|inflight| inflight.packet_id == packet_id)
     }
 
-    /// PUBLISH gives way to PUBREL, which is sent now. Returns the group the message came through, and its number if it
-    /// was still a PUBLISH.
-    pub(crate) fn release(&mut self, at: usize) -> (Option<(GroupKey, u64)>, Option<Number>) {
-        let Some(inflight) = self.inflight.get_mut(at) else { return (None, None) };
+    /// PUBLISH gives way to PUBREL, which is sent once `durable_at` is durable. Returns the delivery if it was still a PUBLISH.
+    pub(crate) fn release(&mut self, at: usize, durable_at: Lsn) -> Option<Delivery> {
+        let inflight = self.inflight.get_mut(at)?;
         self.unsent -= usize::from(!std::mem::replace(&mut inflight.sent, true));
-        match std::mem::replace(&mut inflight.phase, Phase::Release) {
+        match std::mem::replace(&mut inflight.phase, Phase::Release(durable_at)) {
             Phase::Publish(delivery) => {
-                self.held_bytes -= delivery.message.bytes();
-                (delivery.group, Some(inflight.number))
+                self.held_bytes -= delivery.bytes as usize;
+                Some(delivery)
             }
-            Phase::Release => (None, None),
+            Phase::Release(_) => None,
         }
     }
 
+    /// Takes it out of flight; a delivery in it is still owed.
     pub(crate) fn land(&mut self, at: usize) -> Option<Inflight> {
         let inflight = self.inflight.remove(at)?;
         self.unsent -= usize::from(!inflight.sent);
         if let Phase::Publish(delivery) = &inflight.phase {
-            self.held_bytes -= delivery.message.bytes();
+            self.held_bytes -= delivery.bytes as usize;
         }
         if self.inflight.is_empty() {
             self.inflight = VecDeque::new();
         }
         Some(inflight)
     }
+
+    /// Lets go of the bodies in flight: there is nobody to send them to, and the log has them.
+    pub(crate) fn unload(&mut self) {
+        for inflight in &mut self.inflight {
+            if let Phase::Publish(delivery) = &mut inflight.phase
+                && delivery.lsn > Lsn(0)
+            {
+                delivery.message = None;
+            }
+        }
+    }
+}
+
+/// The body of a delivery in flight, if it is at hand.
+pub(crate) fn body_of<'a>(queues: &'a Queues, delivery: &'a Delivery) -> Option<&'a Arc<Message>> {
+    delivery.message.as_ref().or_else(|| queues.bodies.get(delivery.lsn))
 }
 
 #[cfg(test)]
@@ -428,8 +638,7 @@ mod tests {
     use crate::message::Publication;
 
     fn delivery() -> Delivery {
-        let message = Publication::plain("t", b"p", QoS::AtLeastOnce).keep();
-        Delivery { message, qos: QoS::AtLeastOnce, retain: false, identifiers: Identifiers::new(), group: None }
+        Delivery::of(&mut Publication::plain("t", b"p", QoS::AtLeastOnce), Lsn(0), QoS::AtLeastOnce, false)
     }
 
     fn session() -> Session {
@@ -447,47 +656,66 @@ mod tests {
             session.land(at);
         }
         assert_eq!(session.inflight.len(), 1);
-        session.launch(delivery(), Some(0)).unwrap();
-        assert!(!session.can_launch(OWN_IDS), "it waits for the first to be acknowledged");
-        assert!(session.can_launch(OWN_IDS + 1));
+        for (lane, ids) in [(LaneName::Bulk, BULK_IDS), (LaneName::Urgent, URGENT_IDS)] {
+            session.launch(delivery(), Some((lane, 0))).unwrap();
+            assert!(!session.can_launch(Number::Own(lane, ids)), "it waits for the first to be acknowledged");
+            assert!(session.can_launch(Number::Own(lane, ids + 1)));
+        }
     }
 
     #[test]
     fn all_identifiers_in_flight_is_an_answer_not_a_loop() {
-        let (mut own, mut loose) = (session(), session());
+        let (mut bulk, mut urgent, mut loose) = (session(), session(), session());
         let mut seen = BTreeSet::new();
-        for sequence in 0..OWN_IDS {
-            assert!(seen.insert(own.launch(delivery(), Some(sequence)).unwrap()));
+        for sequence in 0..BULK_IDS {
+            assert!(seen.insert(bulk.launch(delivery(), Some((LaneName::Bulk, sequence))).unwrap()));
+        }
+        for sequence in 0..URGENT_IDS {
+            assert!(seen.insert(urgent.launch(delivery(), Some((LaneName::Urgent, sequence))).unwrap()));
         }
         for _ in 0..LOOSE_IDS {
             assert!(seen.insert(loose.launch(delivery(), None).unwrap()));
         }
         assert_eq!(seen.len(), 65_535);
-        assert_eq!(own.launch(delivery(), Some(OWN_IDS)), None);
+        assert_eq!(bulk.launch(delivery(), Some((LaneName::Bulk, BULK_IDS))), None);
     }
 
     #[test]
     fn progress_replays_to_what_was_left() {
+        let mut queues = Queues::new(1);
         let mut session = session();
         let mut replayed = self::session();
+        let bulk = LaneName::Bulk;
         for _ in 0..6 {
-            session.enqueue(delivery(), Lsn(1));
-            replayed.enqueue(delivery(), Lsn(1));
+            session.enqueue(&mut queues, bulk, delivery());
+            replayed.enqueue(&mut queues, bulk, delivery());
         }
         for _ in 0..4 {
-            let queued = session.dequeue().unwrap();
-            session.launch(queued.delivery, Some(queued.sequence)).unwrap();
+            let queued = session.dequeue(&mut queues, bulk).unwrap();
+            session.launch(queued.delivery, Some((bulk, queued.sequence))).unwrap();
         }
         session.land(2);
         session.land(0);
-        let (next, open, backlog) = session.progress();
-        assert_eq!((next, open.as_slice(), backlog), (4, &[1, 3][..], 0));
-        replayed.advance(next, &open, backlog);
-        let left: Vec<u64> = replayed.queue.iter().map(|queued| queued.sequence).collect();
-        assert_eq!((left, replayed.sent_through), (vec![1, 3, 4, 5], 4));
-        replayed.replay_received(3);
-        assert_eq!((replayed.queue.len(), replayed.inflight.len()), (3, 1));
-        replayed.advance(6, &[], 0);
-        assert_eq!((replayed.queue.len(), replayed.inflight.len(), replayed.held_bytes), (0, 0, 0));
+        let (progress, backlog) = session.progress(&queues);
+        assert_eq!((progress[1].next, progress[1].open.as_slice(), backlog), (4, &[1, 3][..], 0));
+        replayed.advance(&mut queues, &progress, backlog);
+        let left: Vec<u64> = queues.pool.iter(&replayed.lane(bulk).queue).map(|peek| peek.sequence).collect();
+        assert_eq!((left, replayed.lane(bulk).sent_through), (vec![1, 3, 4, 5], 4));
+        replayed.replay_received(&mut queues, bulk, 3);
+        assert_eq!((replayed.queued(), replayed.inflight.len()), (3, 1));
+        let end = LaneProgress { next: 6, sent_through: 6, open: Vec::new() };
+        replayed.advance(&mut queues, &[LaneProgress::default(), end], 0);
+        assert_eq!((replayed.queued(), replayed.inflight.len(), replayed.held_bytes), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_urgent_goes_first() {
+        let mut queues = Queues::new(1);
+        let mut session = session();
+        session.enqueue(&mut queues, LaneName::Bulk, delivery());
+        session.enqueue(&mut queues, LaneName::Urgent, delivery());
+        assert_eq!(session.front(&queues, Lsn(0)).unwrap().0, LaneName::Urgent);
+        session.dequeue(&mut queues, LaneName::Urgent).unwrap();
+        assert_eq!(session.front(&queues, Lsn(0)).unwrap().0, LaneName::Bulk);
     }
 }

@@ -4,19 +4,18 @@
 //! it never sends. Messages are handed to a member only when it can be sent them at once, so nothing is ever stranded
 //! behind an offline member.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use causeway_protocol::QoS;
 use slab::Slab;
 
 use crate::index::Subscription;
-use crate::message::Message;
-use crate::session::{SessionKey, queue_room, sooner};
+use crate::queue::{Delivery, Expiry, Peek, Queue, Queued, Queues};
+use crate::session::{Identifiers, SessionKey, queue_room};
 use crate::{Bound, Limits, Lsn, Millis};
 
 /// Names a group for as long as it lives; never reused, so that a message never finds its way to another group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct GroupKey {
     index: u32,
     generation: u32,
@@ -51,8 +50,9 @@ impl Groups {
         self.slots.try_remove(key.index as usize).map(|(_, group)| group)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
-        self.slots.iter().map(|(_, (_, group))| group)
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (GroupKey, &Group)> {
+        let key = |index: usize, generation: u32| GroupKey { index: index as u32, generation };
+        self.slots.iter().map(move |(index, (generation, group))| (key(index, *generation), group))
     }
 
     #[cfg(test)]
@@ -61,13 +61,13 @@ impl Groups {
     }
 }
 
-/// A message that waits for a member.
-#[derive(Debug)]
-pub(crate) struct GroupQueued {
-    pub(crate) message: Arc<Message>,
-    /// The position of its record, which numbers it; zero where it has none.
-    pub(crate) sequence: u64,
-    pub(crate) durable_at: Lsn,
+/// What is known of a recorded message that is with a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) bytes: u32,
+    pub(crate) expires: Expiry,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
 }
 
 /// See the module.
@@ -78,12 +78,11 @@ pub(crate) struct Group {
     members: Vec<(SessionKey, Subscription)>,
     /// Where the search for the next member starts.
     cursor: usize,
-    queue: VecDeque<GroupQueued>,
-    queue_bytes: usize,
+    pub(crate) queue: Queue,
     /// When the first waiting message expires, if any does.
-    first_expiry: Option<Millis>,
-    /// Numbers of recorded messages that are with a member and not finished.
-    open: BTreeSet<u64>,
+    first_expiry: Expiry,
+    /// Recorded messages that are with a member and not finished, by position.
+    pub(crate) open: BTreeMap<Lsn, Note>,
     /// Whether its progress changed since it was last recorded.
     pub(crate) progress_noted: bool,
 }
@@ -95,10 +94,9 @@ impl Group {
             filter: filter.into(),
             members: Vec::new(),
             cursor: 0,
-            queue: VecDeque::new(),
-            queue_bytes: 0,
-            first_expiry: None,
-            open: BTreeSet::new(),
+            queue: Queue::default(),
+            first_expiry: Expiry::NEVER,
+            open: BTreeMap::new(),
             progress_noted: false,
         }
     }
@@ -154,70 +152,70 @@ impl Group {
 
     /// Whether a message of so many bytes may wait here, or which bound forbids it.
     pub(crate) fn room(&self, limits: &Limits, bytes: usize) -> Result<(), Bound> {
-        queue_room(limits, self.queued(), bytes)
+        queue_room(limits, (self.queue.len(), self.queue.bytes()), bytes)
     }
 
-    pub(crate) fn enqueue(&mut self, message: Arc<Message>, durable_at: Lsn) {
-        self.queue_bytes += message.bytes();
-        self.first_expiry = sooner(self.first_expiry, message.expires_at);
-        self.queue.push_back(GroupQueued { message, sequence: durable_at.0, durable_at });
+    /// Appends; `delivery` has the message's own QoS and retain flag.
+    pub(crate) fn enqueue(&mut self, queues: &mut Queues, delivery: Delivery) {
+        self.first_expiry = self.first_expiry.min(delivery.expires);
+        queues.push(&mut self.queue, Queued { sequence: 0, delivery });
     }
 
-    /// Takes back what a member could not finish, ahead of all that waits; `messages` come oldest first.
-    pub(crate) fn take_back(&mut self, messages: Vec<(Arc<Message>, u64)>) {
-        for (message, sequence) in messages.into_iter().rev() {
-            self.queue_bytes += message.bytes();
-            self.open.remove(&sequence);
-            self.first_expiry = sooner(self.first_expiry, message.expires_at);
-            self.queue.push_front(GroupQueued { message, sequence, durable_at: Lsn(0) });
+    /// Takes back what a member could not finish, ahead of all that waits; `back` comes oldest first and is still owed.
+    pub(crate) fn take_back(&mut self, queues: &mut Queues, back: Vec<Delivery>) {
+        for delivery in back.into_iter().rev() {
+            // The member may have got it at a lower QoS than it was published with.
+            let note = self.open.remove(&delivery.lsn);
+            let (qos, retain) = match (note, &delivery.message) {
+                (Some(note), _) => (note.qos, note.retain),
+                (None, Some(message)) => (message.qos, message.retain),
+                (None, None) => (delivery.qos, delivery.retain),
+            };
+            self.first_expiry = self.first_expiry.min(delivery.expires);
+            let delivery = Delivery { qos, retain, identifiers: Identifiers::new(), group: None, ..delivery };
+            queues.push_front(&mut self.queue, Queued { sequence: 0, delivery });
         }
     }
 
-    /// Takes the expired messages out; how many there were.
-    pub(crate) fn drop_expired(&mut self, now: Millis) -> u64 {
-        if self.first_expiry.is_none_or(|at| at > now) {
+    /// Drops what certainly expired; how many there were.
+    pub(crate) fn drop_expired(&mut self, queues: &mut Queues, now: Millis) -> u64 {
+        if !self.first_expiry.is_past(now) {
             return 0;
         }
-        let before = self.queue.len();
-        self.queue.retain(|queued| !queued.message.is_expired(now));
-        self.first_expiry = self.queue.iter().fold(None, |first, queued| sooner(first, queued.message.expires_at));
-        self.queue_bytes = self.queue.iter().map(|queued| queued.message.bytes()).sum();
-        (before - self.queue.len()) as u64
+        let (count, _) = queues.drop_where(&mut self.queue, |peek| peek.is_expired(now));
+        self.first_expiry = queues.pool.iter(&self.queue).fold(Expiry::NEVER, |first, peek| first.min(peek.expires));
+        count
     }
 
     /// A member finished a message.
-    pub(crate) fn finish(&mut self, sequence: u64) {
-        self.open.remove(&sequence);
+    pub(crate) fn finish(&mut self, lsn: Lsn) {
+        self.open.remove(&lsn);
     }
 
     /// How far the group is: all numbers below the first are done, but for the second. `last` is the newest number.
-    pub(crate) fn progress(&self, last: Lsn) -> (u64, Vec<u64>) {
-        let next = self.queue.iter().map(|queued| queued.sequence).filter(|sequence| *sequence > 0).min();
-        (next.unwrap_or(last.0 + 1), self.open.iter().copied().collect())
+    pub(crate) fn progress(&self, queues: &Queues, last: Lsn) -> (u64, Vec<u64>) {
+        let recorded = queues.pool.iter(&self.queue).map(|peek| peek.lsn).filter(|lsn| *lsn > Lsn(0));
+        let next = recorded.min().map_or(last.0 + 1, |lsn| lsn.0);
+        (next, self.open.keys().map(|lsn| lsn.0).collect())
     }
 
     /// Replays [`Group::progress`].
-    pub(crate) fn advance(&mut self, next: u64, open: &[u64]) {
-        self.queue.retain(|queued| queued.sequence >= next || open.contains(&queued.sequence));
-        self.queue_bytes = self.queue.iter().map(|queued| queued.message.bytes()).sum();
+    pub(crate) fn advance(&mut self, queues: &mut Queues, next: u64, open: &[u64]) {
+        queues.drop_where(&mut self.queue, |peek| peek.lsn.0 < next && open.binary_search(&peek.lsn.0).is_err());
     }
 
-    pub(crate) fn front(&self) -> Option<&GroupQueued> {
-        self.queue.front()
+    pub(crate) fn front(&self, queues: &Queues) -> Option<Peek> {
+        queues.pool.front(&self.queue)
     }
 
-    /// Takes the next message and its number; `open` until [`Group::finish`], where it is for a member to finish.
-    pub(crate) fn dequeue(&mut self, stays_open: bool) -> Option<(Arc<Message>, u64)> {
-        let queued = self.queue.pop_front()?;
-        self.queue_bytes -= queued.message.bytes();
-        if stays_open && queued.sequence > 0 {
-            self.open.insert(queued.sequence);
+    /// Takes the next message, which is still owed; it is `open` until [`Group::finish`], where it is for a member to finish.
+    pub(crate) fn dequeue(&mut self, queues: &mut Queues, stays_open: bool) -> Option<Delivery> {
+        let delivery = queues.pop(&mut self.queue)?.delivery;
+        if stays_open && delivery.lsn > Lsn(0) {
+            let Delivery { bytes, expires, qos, retain, .. } = delivery;
+            self.open.insert(delivery.lsn, Note { bytes, expires, qos, retain });
         }
-        Some((queued.message, queued.sequence))
-    }
-
-    pub(crate) fn queued(&self) -> (usize, usize) {
-        (self.queue.len(), self.queue_bytes)
+        Some(delivery)
     }
 }
 

@@ -98,6 +98,11 @@ impl<V> LevelTree<V> {
         self.filters_below(ROOT, Some(topic), visit);
     }
 
+    /// Visits all values.
+    pub(crate) fn all<'t>(&'t self, visit: &mut impl FnMut(&'t V)) {
+        self.nodes.iter().for_each(|(_, node)| node.value.iter().for_each(&mut *visit));
+    }
+
     /// Visits the values of all stored topic names that the filter matches, until the visitor has enough.
     pub(crate) fn topics_matching<'t>(
         &'t self,

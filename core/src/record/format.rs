@@ -7,8 +7,10 @@ use bytes::{BufMut, BytesMut};
 use causeway_fleet::Principal;
 use causeway_protocol::{ForwardedProperties, PacketId, QoS};
 
-use crate::Millis;
 use crate::index::Subscription;
+use crate::queue::Expiry;
+use crate::session::{Identifiers, LaneName, LaneProgress};
+use crate::{Lsn, Millis};
 
 /// The layout below. A log with another one is refused, never guessed at.
 const VERSION: u8 = 1;
@@ -79,16 +81,26 @@ pub(crate) enum Event<'a> {
     /// The client has a QoS 2 message for good (PUBREC).
     Received {
         session: u64,
+        lane: LaneName,
         sequence: u64,
     },
-    /// All deliveries below `next` are done, but for `open`; of the retained messages due, `backlog` are left.
+    /// How far each lane is; of the retained messages due, `backlog` are left.
     Progress {
         session: u64,
-        next: u64,
         backlog: u32,
-        open: Vec<u64>,
+        lanes: [LaneProgress; 2],
     },
-    /// The same of a shared subscription.
+    /// A retained message that is due because of a subscription took its place in the session's queue.
+    Directed(DirectedRecord<'a>),
+    /// A message of a shared subscription took its place in the queue of a member, which is to finish it.
+    Handed(HandedRecord<'a>),
+    /// A full queue gave up its oldest messages: what is queued in the lane below `through` is gone.
+    Dropped {
+        session: u64,
+        lane: LaneName,
+        through: u64,
+    },
+    /// How far a shared subscription is: all records below `next` are done, but for `open`.
     GroupProgress {
         share_name: &'a str,
         filter: &'a str,
@@ -106,6 +118,8 @@ pub(crate) enum Event<'a> {
 pub(crate) struct PublishRecord<'a> {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
+    /// Whether it goes before others.
+    pub(crate) urgent: bool,
     pub(crate) expires_at: Option<Millis>,
     /// Who published it, if that is a session that is recorded, for No Local.
     pub(crate) publisher: Option<u64>,
@@ -118,6 +132,33 @@ pub(crate) struct PublishRecord<'a> {
     pub(crate) skipped_sessions: Vec<u64>,
     /// Likewise shared subscriptions, by share name and filter.
     pub(crate) skipped_groups: Vec<(&'a str, &'a str)>,
+}
+
+/// See [`Event::Directed`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DirectedRecord<'a> {
+    pub(crate) session: u64,
+    /// Where the record of the retained message is.
+    pub(crate) retained_at: Lsn,
+    pub(crate) qos: QoS,
+    pub(crate) identifiers: Identifiers,
+    pub(crate) message: PublishRecord<'a>,
+}
+
+/// See [`Event::Handed`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HandedRecord<'a> {
+    pub(crate) session: u64,
+    pub(crate) lane: LaneName,
+    /// The record of the message.
+    pub(crate) lsn: Lsn,
+    pub(crate) bytes: u32,
+    pub(crate) expires: Expiry,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) identifiers: Identifiers,
+    pub(crate) share_name: &'a str,
+    pub(crate) filter: &'a str,
 }
 
 /// A will as its connection left it with the broker.
@@ -145,6 +186,9 @@ mod kind {
     pub(super) const PROGRESS: u8 = 10;
     pub(super) const GROUP_PROGRESS: u8 = 11;
     pub(super) const WILL_PUBLISHED: u8 = 12;
+    pub(super) const DROPPED: u8 = 13;
+    pub(super) const DIRECTED: u8 = 14;
+    pub(super) const HANDED: u8 = 15;
 }
 
 impl<'a> Record<'a> {
@@ -172,6 +216,26 @@ impl<'a> Record<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// The session it is about, where it is about one.
+    pub(crate) fn session(&self) -> Option<u64> {
+        match self {
+            Event::SessionOpened { session, .. }
+            | Event::SessionAttached { session, .. }
+            | Event::SessionDetached { session, .. }
+            | Event::SessionEnded { session }
+            | Event::Subscribed { session, .. }
+            | Event::Unsubscribed { session, .. }
+            | Event::Released { session, .. }
+            | Event::Received { session, .. }
+            | Event::Progress { session, .. }
+            | Event::Dropped { session, .. }
+            | Event::WillPublished { session } => Some(*session),
+            Event::Directed(directed) => Some(directed.session),
+            Event::Handed(handed) => Some(handed.session),
+            Event::Publish(_) | Event::GroupProgress { .. } => None,
+        }
+    }
+
     /// Appends all but its kind, which it returns.
     fn encode(&self, out: &mut BytesMut) -> u8 {
         match self {
@@ -220,17 +284,48 @@ impl<'a> Event<'a> {
                 out.put_u16(packet_id.get());
                 kind::RELEASED
             }
-            Event::Received { session, sequence } => {
+            Event::Received { session, lane, sequence } => {
                 out.put_u64(*session);
+                out.put_u8(*lane as u8);
                 out.put_u64(*sequence);
                 kind::RECEIVED
             }
-            Event::Progress { session, next, backlog, open } => {
+            Event::Progress { session, backlog, lanes } => {
                 out.put_u64(*session);
-                out.put_u64(*next);
                 out.put_u32(*backlog);
-                open.iter().for_each(|sequence| out.put_u64(*sequence));
+                for LaneProgress { next, sent_through, open } in lanes {
+                    out.put_u64(*next);
+                    out.put_u64(*sent_through);
+                    out.put_u32(open.len() as u32);
+                    open.iter().for_each(|sequence| out.put_u64(*sequence));
+                }
                 kind::PROGRESS
+            }
+            Event::Directed(directed) => {
+                out.put_u64(directed.session);
+                out.put_u64(directed.retained_at.0);
+                out.put_u8(directed.qos as u8);
+                put_identifiers(out, &directed.identifiers);
+                directed.message.encode(out);
+                kind::DIRECTED
+            }
+            Event::Handed(handed) => {
+                out.put_u64(handed.session);
+                out.put_u8(handed.lane as u8);
+                out.put_u64(handed.lsn.0);
+                out.put_u32(handed.bytes);
+                out.put_u32(handed.expires.0);
+                out.put_u8(handed.qos as u8 | (u8::from(handed.retain) << 2));
+                put_identifiers(out, &handed.identifiers);
+                put_text(out, handed.share_name);
+                put_text(out, handed.filter);
+                kind::HANDED
+            }
+            Event::Dropped { session, lane, through } => {
+                out.put_u64(*session);
+                out.put_u8(*lane as u8);
+                out.put_u64(*through);
+                kind::DROPPED
             }
             Event::GroupProgress { share_name, filter, next, open } => {
                 put_text(out, share_name);
@@ -275,13 +370,36 @@ impl<'a> Event<'a> {
                 session: reader.u64()?,
                 packet_id: PacketId::new(reader.u16()?).ok_or(RecordError::Damaged)?,
             },
-            kind::RECEIVED => Event::Received { session: reader.u64()?, sequence: reader.u64()? },
+            kind::RECEIVED => Event::Received { session: reader.u64()?, lane: reader.lane()?, sequence: reader.u64()? },
             kind::PROGRESS => Event::Progress {
                 session: reader.u64()?,
-                next: reader.u64()?,
                 backlog: reader.u32()?,
-                open: reader.sequences()?,
+                lanes: [reader.lane_progress()?, reader.lane_progress()?],
             },
+            kind::DIRECTED => Event::Directed(DirectedRecord {
+                session: reader.u64()?,
+                retained_at: Lsn(reader.u64()?),
+                qos: QoS::from_bits(reader.u8()?).ok_or(RecordError::Damaged)?,
+                identifiers: reader.identifiers()?,
+                message: PublishRecord::decode(reader)?,
+            }),
+            kind::HANDED => {
+                let (session, lane, lsn) = (reader.u64()?, reader.lane()?, Lsn(reader.u64()?));
+                let (bytes, expires, flags) = (reader.u32()?, Expiry(reader.u32()?), reader.u8()?);
+                Event::Handed(HandedRecord {
+                    session,
+                    lane,
+                    lsn,
+                    bytes,
+                    expires,
+                    qos: QoS::from_bits(flags & 3).ok_or(RecordError::Damaged)?,
+                    retain: flags & 4 != 0,
+                    identifiers: reader.identifiers()?,
+                    share_name: reader.text()?,
+                    filter: reader.text()?,
+                })
+            }
+            kind::DROPPED => Event::Dropped { session: reader.u64()?, lane: reader.lane()?, through: reader.u64()? },
             kind::GROUP_PROGRESS => Event::GroupProgress {
                 share_name: reader.text()?,
                 filter: reader.text()?,
@@ -297,15 +415,17 @@ impl<'a> Event<'a> {
 const HAS_PUBLISHER: u8 = 1 << 3;
 const HAS_PACKET_ID: u8 = 1 << 4;
 const HAS_SKIPPED: u8 = 1 << 5;
+const IS_URGENT: u8 = 1 << 6;
 
 impl<'a> PublishRecord<'a> {
-    fn encode(&self, out: &mut BytesMut) {
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
         out.reserve(64 + self.topic.len() + self.payload.len());
         let skips = !self.skipped_sessions.is_empty() || !self.skipped_groups.is_empty();
         let flag = |set: bool, bit: u8| if set { bit } else { 0 };
         out.put_u8(
             self.qos as u8
                 | flag(self.retain, 1 << 2)
+                | flag(self.urgent, IS_URGENT)
                 | flag(self.publisher.is_some(), HAS_PUBLISHER)
                 | flag(self.packet_id.is_some(), HAS_PACKET_ID)
                 | flag(skips, HAS_SKIPPED),
@@ -331,7 +451,7 @@ impl<'a> PublishRecord<'a> {
         out.put_slice(self.payload);
     }
 
-    fn decode(reader: &mut Reader<'a>) -> Result<Self, RecordError> {
+    pub(crate) fn decode(reader: &mut Reader<'a>) -> Result<Self, RecordError> {
         let flags = reader.u8()?;
         let qos = QoS::from_bits(flags & 3).ok_or(RecordError::Damaged)?;
         let expires_at = reader.time()?;
@@ -353,6 +473,7 @@ impl<'a> PublishRecord<'a> {
         Ok(PublishRecord {
             qos,
             retain: flags & (1 << 2) != 0,
+            urgent: flags & IS_URGENT != 0,
             expires_at,
             publisher,
             packet_id,
@@ -366,7 +487,7 @@ impl<'a> PublishRecord<'a> {
 }
 
 impl<'a> WillRecord<'a> {
-    fn encode(&self, out: &mut BytesMut) {
+    pub(crate) fn encode(&self, out: &mut BytesMut) {
         let has_expiry = u8::from(self.expiry_seconds.is_some()) << 3;
         out.put_u8(self.qos as u8 | (u8::from(self.retain) << 2) | has_expiry);
         out.put_u32(self.delay_seconds);
@@ -376,7 +497,7 @@ impl<'a> WillRecord<'a> {
         out.put_slice(self.payload);
     }
 
-    fn decode(reader: &mut Reader<'a>) -> Result<Self, RecordError> {
+    pub(crate) fn decode(reader: &mut Reader<'a>) -> Result<Self, RecordError> {
         let flags = reader.u8()?;
         let delay_seconds = reader.u32()?;
         let expiry_seconds = reader.u32()?;
@@ -393,22 +514,29 @@ impl<'a> WillRecord<'a> {
 }
 
 /// Topics, filters and identifiers came from MQTT, where a text has at most 65,535 bytes.
-fn put_text(out: &mut BytesMut, text: &str) {
+pub(crate) fn put_text(out: &mut BytesMut, text: &str) {
     out.put_u16(text.len() as u16);
     out.put_slice(text.as_bytes());
 }
 
+/// A session has at most as many subscriptions as fit.
+pub(crate) fn put_identifiers(out: &mut BytesMut, identifiers: &[u32]) {
+    let count = identifiers.len().min(usize::from(u16::MAX));
+    out.put_u16(count as u16);
+    identifiers[..count].iter().for_each(|identifier| out.put_u32(*identifier));
+}
+
 /// Zero stands for none.
-fn put_time(out: &mut BytesMut, time: Option<Millis>) {
+pub(crate) fn put_time(out: &mut BytesMut, time: Option<Millis>) {
     out.put_u64(time.map_or(0, |time| time.0));
 }
 
-fn put_forwarded(out: &mut BytesMut, forwarded: ForwardedProperties<'_>) {
+pub(crate) fn put_forwarded(out: &mut BytesMut, forwarded: ForwardedProperties<'_>) {
     out.put_u32(forwarded.encoded_bytes() as u32);
     forwarded.append_to(out);
 }
 
-fn put_principal(out: &mut BytesMut, principal: &Principal) {
+pub(crate) fn put_principal(out: &mut BytesMut, principal: &Principal) {
     match principal {
         Principal::Anonymous => out.put_u8(0),
         Principal::User(name) => {
@@ -419,10 +547,10 @@ fn put_principal(out: &mut BytesMut, principal: &Principal) {
 }
 
 /// Takes values off the front; whatever is not there is damage.
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn bytes(&mut self, count: usize) -> Result<&'a [u8], RecordError> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Result<&'a [u8], RecordError> {
         let (taken, rest) = self.0.split_at_checked(count).ok_or(RecordError::Damaged)?;
         self.0 = rest;
         Ok(taken)
@@ -432,38 +560,38 @@ impl<'a> Reader<'a> {
         self.bytes(N)?.try_into().map_err(|_| RecordError::Damaged)
     }
 
-    fn u8(&mut self) -> Result<u8, RecordError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, RecordError> {
         Ok(u8::from_be_bytes(self.array()?))
     }
 
-    fn u16(&mut self) -> Result<u16, RecordError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, RecordError> {
         Ok(u16::from_be_bytes(self.array()?))
     }
 
-    fn u32(&mut self) -> Result<u32, RecordError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, RecordError> {
         Ok(u32::from_be_bytes(self.array()?))
     }
 
-    fn u64(&mut self) -> Result<u64, RecordError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, RecordError> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
-    fn time(&mut self) -> Result<Option<Millis>, RecordError> {
+    pub(crate) fn time(&mut self) -> Result<Option<Millis>, RecordError> {
         Ok(Some(Millis(self.u64()?)).filter(|time| time.0 != 0))
     }
 
-    fn text(&mut self) -> Result<&'a str, RecordError> {
+    pub(crate) fn text(&mut self) -> Result<&'a str, RecordError> {
         let length = self.u16()?;
         std::str::from_utf8(self.bytes(usize::from(length))?).map_err(|_| RecordError::Damaged)
     }
 
-    fn forwarded(&mut self) -> Result<ForwardedProperties<'a>, RecordError> {
+    pub(crate) fn forwarded(&mut self) -> Result<ForwardedProperties<'a>, RecordError> {
         let length = self.u32()?;
         let bytes = self.bytes(length as usize)?;
         ForwardedProperties::from_forwarded_bytes(bytes).map_err(|_| RecordError::Damaged)
     }
 
-    fn principal(&mut self) -> Result<Principal, RecordError> {
+    pub(crate) fn principal(&mut self) -> Result<Principal, RecordError> {
         match self.u8()? {
             0 => Ok(Principal::Anonymous),
             1 => Ok(Principal::user(self.text()?)),
@@ -471,8 +599,29 @@ impl<'a> Reader<'a> {
         }
     }
 
+    pub(crate) fn lane(&mut self) -> Result<LaneName, RecordError> {
+        match self.u8()? {
+            0 => Ok(LaneName::Urgent),
+            1 => Ok(LaneName::Bulk),
+            _ => Err(RecordError::Damaged),
+        }
+    }
+
+    fn lane_progress(&mut self) -> Result<LaneProgress, RecordError> {
+        let (next, sent_through) = (self.u64()?, self.u64()?);
+        let mut open = Vec::new();
+        for _ in 0..self.u32()? {
+            open.push(self.u64()?);
+        }
+        Ok(LaneProgress { next, sent_through, open })
+    }
+
+    pub(crate) fn identifiers(&mut self) -> Result<Identifiers, RecordError> {
+        (0..self.u16()?).map(|_| self.u32()).collect()
+    }
+
     /// All that is left.
-    fn sequences(&mut self) -> Result<Vec<u64>, RecordError> {
+    pub(crate) fn sequences(&mut self) -> Result<Vec<u64>, RecordError> {
         let mut sequences = Vec::new();
         while !self.0.is_empty() {
             sequences.push(self.u64()?);
@@ -492,6 +641,7 @@ mod tests {
         let publish = PublishRecord {
             qos: QoS::ExactlyOnce,
             retain: true,
+            urgent: true,
             expires_at: Some(Millis(9)),
             publisher: Some(3),
             packet_id: PacketId::new(65_535),
@@ -532,8 +682,32 @@ mod tests {
             Event::Subscribed { session: 1, filter: "$share/g/#", subscription, sends_retained: true },
             Event::Unsubscribed { session: 1, filter: "+" },
             Event::Released { session: 1, packet_id: PacketId::MIN },
-            Event::Received { session: 1, sequence: 2 },
-            Event::Progress { session: 1, next: 9, backlog: 3, open: vec![4, 7] },
+            Event::Received { session: 1, lane: LaneName::Urgent, sequence: 2 },
+            Event::Progress {
+                session: 1,
+                backlog: 3,
+                lanes: [LaneProgress::default(), LaneProgress { next: 9, sent_through: 12, open: vec![4, 7] }],
+            },
+            Event::Directed(DirectedRecord {
+                session: 1,
+                retained_at: Lsn(5),
+                qos: QoS::ExactlyOnce,
+                identifiers: smallvec::smallvec![1, 2, 3],
+                message: publish.clone(),
+            }),
+            Event::Handed(HandedRecord {
+                session: 1,
+                lane: LaneName::Bulk,
+                lsn: Lsn(5),
+                bytes: 6,
+                expires: Expiry::NEVER,
+                qos: QoS::ExactlyOnce,
+                retain: true,
+                identifiers: Identifiers::new(),
+                share_name: "g",
+                filter: "#",
+            }),
+            Event::Dropped { session: 1, lane: LaneName::Bulk, through: 9 },
             Event::GroupProgress { share_name: "g", filter: "#", next: 9, open: vec![] },
             Event::WillPublished { session: 1 },
         ]

@@ -7,7 +7,10 @@ mod format;
 use bytes::BytesMut;
 
 pub use format::RecordError;
-pub(crate) use format::{Event, PublishRecord, Record, WillRecord};
+pub(crate) use format::{
+    DirectedRecord, Event, HandedRecord, PublishRecord, Reader, Record, WillRecord, put_identifiers, put_principal,
+    put_text, put_time,
+};
 
 /// A position in the shard's log. Zero stands before the first record and is always durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

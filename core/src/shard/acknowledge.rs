@@ -7,7 +7,8 @@ use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode};
 
 use super::{AckKind, Shard};
 use crate::effect::EventLevel;
-use crate::session::{Delivery, Inflight, Number, Phase, SessionKey};
+use crate::queue::Delivery;
+use crate::session::{Inflight, Number, Phase, SessionKey};
 use crate::{ConnectionId, Lsn, Millis};
 
 impl Shard {
@@ -37,7 +38,7 @@ impl Shard {
         };
         let is_qos2 = match &session.inflight[at].phase {
             Phase::Publish(delivery) => delivery.qos == QoS::ExactlyOnce,
-            Phase::Release => true,
+            Phase::Release(_) => true,
         };
         if !is_qos2 {
             self.stray(id, "PUBREC", ack.packet_id);
@@ -50,14 +51,16 @@ impl Shard {
             return;
         }
         //= [MQTT-4.3.3-5] the PUBLISH is never sent again; PUBREL takes its place and keeps its identifier
-        let (group, number) = session.release(at);
-        // Before the client may forget the message, the log knows that the client has it.
-        let durable_at = match number {
-            Some(Number::Own(sequence)) => self.record_received(now, key, sequence),
-            Some(Number::Loose(_)) | None => Lsn(0),
+        // Before the client may forget the message, the log knows that the client has it. Nor does a repeated PUBREC have
+        // an answer before that.
+        let durable_at = match (&session.inflight[at].phase, session.inflight[at].number) {
+            (Phase::Publish(_), Number::Own(lane, sequence)) => self.record_received(now, key, lane, sequence),
+            (Phase::Publish(_), Number::Loose(_)) => Lsn(0),
+            (Phase::Release(durable_at), _) => *durable_at,
         };
-        if let Some((group, sequence)) = group {
-            self.finish_in_group(now, group, sequence);
+        let released = self.sessions.get_mut(key as usize).and_then(|session| session.release(at, durable_at));
+        if let Some(delivery) = released {
+            self.over(now, &delivery);
         }
         self.acknowledge(id, ack.packet_id, AckKind::PubRel, ReasonCode::Success, durable_at);
     }
@@ -68,7 +71,7 @@ impl Shard {
         };
         let at = session.inflight_at(ack.packet_id);
         match at.map(|at| &session.inflight[at].phase) {
-            Some(Phase::Release) => self.finish(now, id, key, ack.packet_id),
+            Some(Phase::Release(_)) => self.finish(now, id, key, ack.packet_id),
             Some(Phase::Publish(_)) | None => self.stray(id, "PUBCOMP", ack.packet_id),
         }
     }
@@ -84,7 +87,8 @@ impl Shard {
         }
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         // Before the client may use the identifier for another message, the log knows that it is free.
-        let durable_at = if known { self.record_released(now, key, ack.packet_id) } else { Lsn(0) };
+        // What is not known may have been freed by a record that is on its way to the disk.
+        let durable_at = if known { self.record_released(now, key, ack.packet_id) } else { self.recorder.last() };
         self.acknowledge(id, ack.packet_id, AckKind::PubComp, reason, durable_at);
     }
 
@@ -94,8 +98,8 @@ impl Shard {
             return;
         };
         let landed = session.inflight_at(packet_id).and_then(|at| session.land(at));
-        if let Some(Inflight { phase: Phase::Publish(Delivery { group: Some((group, sequence)), .. }), .. }) = &landed {
-            self.finish_in_group(now, *group, *sequence);
+        if let Some(Inflight { phase: Phase::Publish(delivery), .. }) = &landed {
+            self.over(now, delivery);
         }
         self.note_progress(now, key);
         if let Some(connection) = self.connection_mut(id)
@@ -105,6 +109,14 @@ impl Shard {
             connection.unacknowledged = connection.unacknowledged.saturating_sub(1);
         }
         self.pump(now, key);
+    }
+
+    /// A delivery is with its client: its message is owed once less.
+    fn over(&mut self, now: Millis, delivery: &Delivery) {
+        self.settle(delivery);
+        if let Some(group) = delivery.group {
+            self.finish_in_group(now, group, delivery.lsn);
+        }
     }
 
     fn count_refusal(&mut self, id: ConnectionId, ack: &Ack<'_>) {

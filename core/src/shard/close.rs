@@ -11,7 +11,7 @@ use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::effect::{Effect, EventLevel};
 use crate::message::Publication;
-use crate::session::{DelayedWill, SessionKey};
+use crate::session::{DelayedWill, LaneName, Phase, SessionKey};
 use crate::{ConnectionId, Millis};
 
 impl Shard {
@@ -123,6 +123,11 @@ impl Shard {
         }
         self.record_detached(now, key);
         self.reroute_groups_of(now, key);
+        if self.queues.bodies.are_in_log()
+            && let Some(session) = self.sessions.get_mut(key as usize)
+        {
+            session.unload();
+        }
     }
 
     /// Publishes the will, now or when its delay or its session ends, whichever is first.
@@ -174,11 +179,22 @@ impl Shard {
             self.give_back(key, group, true);
             self.pump_group(now, group);
         }
-        let Some(session) = self.sessions.try_remove(key as usize) else {
+        let Some(mut session) = self.sessions.try_remove(key as usize) else {
             return;
         };
         self.session_by_client.remove(&session.client_id);
         self.backlog_messages -= session.backlog.len();
-        self.counters.dropped_session_ended += (session.queue.len() + session.inflight.len()) as u64;
+        for name in LaneName::ALL {
+            self.counters.dropped_session_ended += self.queues.clear(&mut session.lane_mut(name).queue);
+        }
+        for inflight in session.inflight {
+            self.counters.dropped_session_ended += 1;
+            let Phase::Publish(delivery) = inflight.phase else { continue };
+            self.settle(&delivery);
+            // A QoS 2 message of a shared subscription ends with the member that had it.
+            if let Some(group) = delivery.group {
+                self.finish_in_group(now, group, delivery.lsn);
+            }
+        }
     }
 }

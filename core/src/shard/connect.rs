@@ -7,7 +7,7 @@ use std::sync::Arc;
 use causeway_fleet::acl::{Action, Decision, decide};
 use causeway_protocol::{ConnAck, ConnAckProperties, Packet, PropertyHolder, ProtocolVersion, QoS, ReasonCode};
 
-use super::Shard;
+use super::{Release, Shard};
 use crate::connection::{Connection, ConnectionTerms};
 use crate::effect::{Effect, EventLevel};
 use crate::handshake::ConnectRequest;
@@ -39,6 +39,9 @@ impl Shard {
         self.event(EventLevel::Debug, id, "connected", None, "");
         self.on_keep_alive(now, id);
         if present {
+            // What came last may not be durable yet.
+            let epoch = self.sessions[key as usize].epoch;
+            self.when_durable(now, self.recorder.last(), Release::Session { session: key, epoch });
             self.pump(now, key);
         }
         id
@@ -72,6 +75,10 @@ impl Shard {
         {
             self.counters.reached(Bound::Connections);
             return Err((ReasonCode::QuotaExceeded, "connections_max is reached".to_owned()));
+        }
+        if existing.is_none() && self.storage_low && request.session_expiry_seconds.unwrap_or(0) > 0 {
+            self.counters.reached(Bound::FreeSpace);
+            return Err((ReasonCode::QuotaExceeded, "the disk is nearly full".to_owned()));
         }
         if existing.is_none() && self.sessions.len() >= self.limits.sessions_max {
             self.counters.reached(Bound::Sessions);
@@ -124,6 +131,7 @@ impl Shard {
         self.disarm_session(key);
         let session = &mut self.sessions[key as usize];
         session.expiry_seconds = granted_expiry(&self.limits, request.session_expiry_seconds.unwrap_or(0));
+        session.overflow = request.overflow;
         session.attach(id);
         let will = self.connections[id.index()].will.take();
         self.record_attached(now, key, will.as_ref());

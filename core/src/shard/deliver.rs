@@ -3,17 +3,26 @@
 //! Owns routing (match, check room, record, hand out), and the pump that moves a session's queue into its connection
 //! within the client's window. Shared subscriptions continue in `share`.
 
-use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode};
+use std::sync::Arc;
+
+use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode, filter_matches};
 
 use super::{Release, Shard, mark_dirty};
 use crate::connection::{Connection, Outgoing, Payload, TooLarge};
 use crate::effect::{Effect, Event, EventLevel};
 use crate::index::{Subscription, Target};
-use crate::message::Publication;
+use crate::limits::Overflow;
+use crate::message::{Message, Publication};
 use crate::outbox::SHARE_BYTES_MIN;
-use crate::session::{Delivery, Identifiers, Phase, SessionKey};
+use crate::queue::Delivery;
+use crate::session::{Identifiers, LaneName, Number, Phase, Session, SessionKey, body_of};
 use crate::shared::GroupKey;
-use crate::{Bound, Counters, Lsn, Millis};
+use crate::{Bound, Counters, Limits, Lsn, Millis};
+
+/// Retained messages are put into a queue that is shorter than this.
+const DIRECTED_MAX: usize = 64;
+/// Matches that fit into the memory kept from one message to the next.
+const MATCHES_KEPT: usize = 4096;
 
 /// One session's share of a routed message, overlapping subscriptions merged.
 #[derive(Debug)]
@@ -68,22 +77,49 @@ impl Shard {
             Origin::Will { .. } | Origin::Broker => self.skip_without_room(now, publication),
         };
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
+        let lane = self.lane_of(publication);
         let recorded = origin != Origin::Broker && self.is_owed(publication);
-        let durable_at = if recorded { self.record_publish(now, publication, origin, skipped) } else { Lsn(0) };
+        let durable_at = if recorded { self.record_publish(now, publication, lane, origin, skipped) } else { Lsn(0) };
+        self.owe_to_all(publication, durable_at);
         if publication.retain {
-            self.retain(publication);
+            self.retain(publication, durable_at);
         }
         let mut matches = std::mem::take(&mut self.matches);
         for matched in matches.drain(..) {
-            self.deliver(now, publication, matched, durable_at);
+            self.deliver(now, publication, matched, (durable_at, lane));
         }
+        // A broadcast to very many leaves no trace in memory.
+        matches.shrink_to(MATCHES_KEPT);
         self.matches = matches;
         let mut groups = std::mem::take(&mut self.matched_groups);
         for group in groups.drain(..) {
             self.deliver_to_group(now, publication, group, durable_at);
         }
         self.matched_groups = groups;
+        for (name, text) in std::mem::take(&mut self.overflows) {
+            self.tell_sys(&name, &text, now);
+        }
         Ok(Routed { durable_at, matched })
+    }
+
+    /// Whether the message goes before others.
+    fn lane_of(&self, publication: &Publication<'_>) -> LaneName {
+        let is_urgent = |filter: &String| filter_matches(filter, publication.topic);
+        LaneName::of(publication.qos > QoS::AtMostOnce && self.limits.urgent_topics.iter().any(is_urgent))
+    }
+
+    /// Counts to how many a recorded message is owed, and keeps its body at hand for those who are here.
+    fn owe_to_all(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
+        if lsn == Lsn(0) || publication.qos == QoS::AtMostOnce {
+            return;
+        }
+        let sessions = self.matches.iter().filter(|matched| matched.qos > QoS::AtMostOnce).count();
+        let owed_by = |key: &&GroupKey| self.groups.get(**key).is_some_and(|group| group.qos_max() > QoS::AtMostOnce);
+        let deliveries = (sessions + self.matched_groups.iter().filter(owed_by).count()) as u32;
+        if deliveries > 0 {
+            self.queues.bodies.owe(lsn, publication.bytes() as u32, deliveries);
+            self.queues.bodies.put(lsn, publication.keep());
+        }
     }
 
     /// Fills `matches` (each session once) and `matched_groups`.
@@ -127,19 +163,21 @@ impl Shard {
 
     /// Takes expired messages out of full queues: they must not keep live ones out.
     fn make_room(&mut self, now: Millis, bytes: usize) {
-        let Shard { sessions, groups, limits, counters, matches, matched_groups, .. } = self;
+        let Shard { sessions, groups, queues, limits, counters, changed, matches, matched_groups, .. } = self;
         for matched in matches.iter().filter(|matched| matched.qos > QoS::AtMostOnce) {
             if let Some(session) = sessions.get_mut(matched.session as usize)
                 && session.room(limits, bytes).is_err()
             {
-                counters.dropped_expired += session.drop_expired(now);
+                counters.dropped_expired += session.drop_expired(queues, now);
+                changed.session(matched.session);
             }
         }
         for key in matched_groups.iter() {
             if let Some(group) = groups.get_mut(*key)
                 && group.room(limits, bytes).is_err()
             {
-                counters.dropped_expired += group.drop_expired(now);
+                counters.dropped_expired += group.drop_expired(queues, now);
+                changed.group(*key);
             }
         }
     }
@@ -147,6 +185,10 @@ impl Shard {
     fn find_no_room(&mut self, now: Millis, publication: &Publication<'_>) -> Result<(), (Bound, String)> {
         let bytes = publication.bytes();
         self.make_room(now, bytes);
+        if self.storage_low && self.is_owed(publication) {
+            self.counters.publish_refused_disk_full += 1;
+            return Err((Bound::FreeSpace, "the disk is nearly full".to_owned()));
+        }
         if publication.retain
             && !publication.payload.is_empty()
             && let Err(bound) = self.retained.room(&self.limits, publication.topic, bytes)
@@ -159,6 +201,9 @@ impl Shard {
         }
         let no_room = self.matches.iter().filter(|matched| matched.qos > QoS::AtMostOnce).find_map(|matched| {
             let session = self.sessions.get(matched.session as usize)?;
+            if gives_way(session, &self.limits, bytes) {
+                return None;
+            }
             session.room(&self.limits, bytes).err().map(|bound| (matched.session, bound))
         });
         if let Some((session, bound)) = no_room {
@@ -201,7 +246,7 @@ impl Shard {
         matches.retain(|matched| {
             let Some(session) = sessions.get(matched.session as usize) else { return false };
             match session.room(limits, bytes) {
-                Err(bound) if matched.qos > QoS::AtMostOnce => {
+                Err(bound) if matched.qos > QoS::AtMostOnce && !gives_way(session, limits, bytes) => {
                     drop_one(bound);
                     skipped.sessions.push(session.epoch);
                     false
@@ -223,17 +268,26 @@ impl Shard {
         skipped
     }
 
-    pub(super) fn retain(&mut self, publication: &mut Publication<'_>) {
+    pub(super) fn retain(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
+        if lsn > Lsn(0) {
+            self.changed.retained(publication.topic);
+        }
         //= [MQTT-3.3.1-6] [MQTT-3.3.1-7] an empty retained message removes what is there and is not kept
         if publication.payload.is_empty() {
             self.set_retained(publication.topic, None);
             return;
         }
         //= [MQTT-3.3.1-5] the message replaces any retained one of its topic
-        self.set_retained(publication.topic, Some(publication.keep()));
+        self.set_retained(publication.topic, Some((publication.keep(), lsn)));
     }
 
-    fn deliver(&mut self, now: Millis, publication: &mut Publication<'_>, matched: Match, durable_at: Lsn) {
+    fn deliver(
+        &mut self,
+        now: Millis,
+        publication: &mut Publication<'_>,
+        matched: Match,
+        (durable_at, lane): (Lsn, LaneName),
+    ) {
         //= [MQTT-3.3.4-2] [MQTT-3.8.4-8] QoS of the message, bounded by the highest of the matching subscriptions
         let qos = matched.qos.min(publication.qos);
         //= [MQTT-3.3.1-12] [MQTT-3.3.1-13] the retain flag only where the subscription asked for it as published
@@ -242,17 +296,39 @@ impl Shard {
             self.deliver_now(now, publication, matched.session, retain, &matched.identifiers);
             return;
         }
+        if self.sessions.get(matched.session as usize).is_some_and(|session| session.overflow == Overflow::DropOldest) {
+            self.drop_oldest(now, matched.session, lane, publication.bytes());
+        }
         let Some(session) = self.sessions.get_mut(matched.session as usize) else {
             return;
         };
-        let waits = durable_at > self.durable;
-        let identifiers = matched.identifiers;
-        session.enqueue(Delivery { message: publication.keep(), qos, retain, identifiers, group: None }, durable_at);
-        if waits {
+        let delivery = Delivery::of(publication, durable_at, qos, retain);
+        session.enqueue(&mut self.queues, lane, Delivery { identifiers: matched.identifiers, ..delivery });
+        self.changed.session(matched.session);
+        if session.connection.is_none() {
+            return;
+        }
+        if durable_at > self.durable {
             let release = Release::Session { session: matched.session, epoch: session.epoch };
             self.releases.push_back((durable_at, release));
         } else {
             self.pump(now, matched.session);
+        }
+    }
+
+    /// Makes room in a queue that gives up its oldest messages for newer ones, and tells.
+    fn drop_oldest(&mut self, now: Millis, key: SessionKey, lane: LaneName, bytes: usize) {
+        let Some(session) = self.sessions.get_mut(key as usize) else { return };
+        let Err(bound) = session.room(&self.limits, bytes) else { return };
+        for lane in [lane, LaneName::Bulk] {
+            let Some(session) = self.sessions.get_mut(key as usize) else { return };
+            let (dropped, through) = session.drop_oldest(&mut self.queues, &self.limits, lane, bytes);
+            if dropped > 0 {
+                self.counters.reached(bound);
+                self.counters.dropped_oldest += dropped;
+                self.record_dropped(now, key, lane, through);
+                self.report_overflow(key, dropped);
+            }
         }
     }
 
@@ -300,6 +376,10 @@ impl Shard {
     /// due, then the queue, then its turns in shared subscriptions.
     pub(super) fn pump(&mut self, now: Millis, key: SessionKey) {
         self.resend(now, key);
+        if self.sessions.get(key as usize).is_none_or(|session| session.unsent > 0) {
+            // Nothing overtakes what was in flight: its bodies are on their way, or its client's window is full.
+            return;
+        }
         self.pump_retained(now, key);
         self.pump_queue(now, key);
         self.pump_groups_of(now, key);
@@ -314,20 +394,32 @@ impl Shard {
             return;
         };
         let mut lost = Vec::new();
+        let mut wanted = false;
         //= [MQTT-4.4.0-1] unacknowledged PUBLISH and PUBREL are sent again, with their identifiers
         //= [MQTT-4.6.0-1] in the order in which they were first sent
         for (at, inflight) in session.inflight.iter_mut().enumerate() {
             if inflight.sent {
                 continue;
             }
-            match &inflight.phase {
-                Phase::Release => {
+            match &mut inflight.phase {
+                // The client may forget the message once it is told, so the log must know first that the client has it.
+                Phase::Release(durable_at) if *durable_at > self.durable => break,
+                Phase::Release(_) => {
                     connection.write(Packet::PubRel(Ack::new(inflight.packet_id, ReasonCode::Success)));
                 }
                 Phase::Publish(_) if !connection.has_window() => break,
                 Phase::Publish(delivery) => {
+                    let Some(message) = body_of(&self.queues, delivery) else {
+                        wanted = !self.fetches.is_lost(delivery.lsn);
+                        if wanted {
+                            break;
+                        }
+                        lost.push(at);
+                        continue;
+                    };
+                    let message = Arc::clone(message);
                     //= [MQTT-3.3.1-1] DUP marks a repeated delivery
-                    let outgoing = outgoing(delivery, true, Some(inflight.packet_id));
+                    let outgoing = outgoing(&message, delivery, true, Some(inflight.packet_id));
                     let sent = connection.write_publish(now, &outgoing);
                     match sent {
                         Ok(()) => {
@@ -336,7 +428,8 @@ impl Shard {
                         }
                         Err(TooLarge) => lost.push(at),
                     }
-                    count_sent(&mut self.counters, delivery.qos, delivery.message.payload.len(), sent);
+                    count_sent(&mut self.counters, delivery.qos, message.payload.len(), sent);
+                    delivery.message = Some(message);
                 }
             }
             inflight.sent = true;
@@ -344,13 +437,26 @@ impl Shard {
             mark_dirty(&mut self.dirty, connection);
         }
         for at in lost.into_iter().rev() {
-            session.land(at);
+            let landed = self.sessions.get_mut(key as usize).and_then(|session| session.land(at));
+            if let Some(Phase::Publish(delivery)) = landed.map(|landed| landed.phase) {
+                self.settle(&delivery);
+            }
+            self.note_progress(now, key);
         }
+        if wanted {
+            self.fetch_in_flight(key);
+        }
+    }
+
+    /// A delivery is over, one way or another.
+    pub(super) fn settle(&mut self, delivery: &Delivery) {
+        self.queues.bodies.settle(delivery.lsn);
     }
 
     fn pump_retained(&mut self, now: Millis, key: SessionKey) {
         while let Some(session) = self.sessions.get_mut(key as usize)
             && let Some(next) = session.backlog.front()
+            && session.backlog_at <= self.durable
         {
             let Some(id) = session.connection else { return };
             let Some(connection) = self.connections.get_mut(id.index()) else {
@@ -358,6 +464,7 @@ impl Shard {
             };
             let blocked = match next.qos {
                 QoS::AtMostOnce => connection.outbox.bytes() >= crate::Outbox::HIGH_BYTES,
+                QoS::AtLeastOnce | QoS::ExactlyOnce if session.recorded => session.queued() >= DIRECTED_MAX,
                 QoS::AtLeastOnce | QoS::ExactlyOnce => {
                     !connection.has_window() || !session.may_launch_loose(&self.limits)
                 }
@@ -368,63 +475,99 @@ impl Shard {
             let Some(delivery) = session.backlog.pop_front() else {
                 return;
             };
+            let recorded = session.recorded;
             self.backlog_messages -= 1;
             // Replaced in the meantime: the newer one was delivered as it came.
-            let current = self.retained.get(&delivery.message.topic);
-            let is_current = current.is_some_and(|current| std::sync::Arc::ptr_eq(current, &delivery.message));
-            if is_current && !delivery.message.is_expired(now) {
-                self.send(now, key, delivery, None);
+            let Some(message) = delivery.message.clone() else { continue };
+            let is_current = self.retained.get(&message.topic).is_some_and(|current| Arc::ptr_eq(current, &message));
+            if !is_current || message.is_expired(now) {
+                self.note_progress(now, key);
+            } else if recorded && delivery.qos > QoS::AtMostOnce {
+                self.direct(now, key, &message, delivery);
+            } else {
+                self.send(now, key, message, delivery, None);
             }
         }
+    }
+
+    /// Gives a retained message a place in the queue of a session that outlives its connection.
+    fn direct(&mut self, now: Millis, key: SessionKey, message: &Arc<Message>, due: Delivery) {
+        let lsn = self.record_directed(now, key, message, &due);
+        self.queues.bodies.owe(lsn, due.bytes, 1);
+        self.queues.bodies.put(lsn, Arc::clone(message));
+        let Some(session) = self.sessions.get_mut(key as usize) else { return };
+        let delivery = Delivery { lsn, message: None, retained_at: Lsn(0), ..due };
+        session.enqueue(&mut self.queues, LaneName::Bulk, delivery);
+        let release = Release::Session { session: key, epoch: session.epoch };
+        self.releases.push_back((lsn, release));
     }
 
     fn pump_queue(&mut self, now: Millis, key: SessionKey) {
         while let Some(session) = self.sessions.get_mut(key as usize)
-            && let Some(next) = session.queue.front()
-            && next.durable_at <= self.durable
+            && let Some((lane, next)) = session.front(&self.queues, self.durable)
         {
             let Some(connection) = session.connection.and_then(|id| self.connections.get(id.index())) else {
                 return;
             };
-            let is_expired = next.delivery.message.is_expired(now);
-            if !is_expired && !connection.has_window() {
-                return;
-            }
-            if !is_expired && !session.can_launch(next.sequence) {
-                // Its identifier is still with a message of long ago.
-                return;
-            }
-            let Some(queued) = session.dequeue() else {
-                return;
-            };
-            if is_expired {
+            let body = self.queues.body(&next).cloned();
+            let is_expired = next.is_expired(now) || body.as_ref().is_some_and(|message| message.is_expired(now));
+            let is_lost = body.is_none() && self.fetches.is_lost(next.lsn);
+            if is_expired || is_lost {
                 //= [MQTT-3.3.2-5] an expired message is not delivered
-                self.counters.dropped_expired += 1;
+                if let Some(queued) = session.dequeue(&mut self.queues, lane) {
+                    self.settle(&queued.delivery);
+                }
+                self.counters.dropped_expired += u64::from(is_expired);
                 self.note_progress(now, key);
                 continue;
             }
-            self.send(now, key, queued.delivery, Some(queued.sequence));
+            // Without a free identifier it waits: that is still with a message of long ago.
+            if !connection.has_window() || !session.can_launch(Number::Own(lane, next.sequence)) {
+                return;
+            }
+            if !session.is_safe(lane, next.sequence, self.durable) {
+                let epoch = session.epoch;
+                self.record_progress_of(now, key);
+                let last = self.recorder.last();
+                self.releases.push_back((last, Release::Session { session: key, epoch }));
+                return;
+            }
+            let Some(message) = body else {
+                self.fetch_queued(key, lane);
+                return;
+            };
+            let Some(queued) = session.dequeue(&mut self.queues, lane) else {
+                return;
+            };
+            self.send(now, key, message, queued.delivery, Some((lane, queued.sequence)));
         }
     }
 
     /// Sends one delivery to a connected session whose connection can take it.
-    pub(super) fn send(&mut self, now: Millis, key: SessionKey, delivery: Delivery, sequence: Option<u64>) {
+    pub(super) fn send(
+        &mut self,
+        now: Millis,
+        key: SessionKey,
+        message: Arc<Message>,
+        delivery: Delivery,
+        own: Option<(LaneName, u64)>,
+    ) {
         let Some(session) = self.sessions.get_mut(key as usize) else {
             return;
         };
         let Some(connection) = session.connection.and_then(|id| self.connections.get_mut(id.index())) else {
             return;
         };
-        let (qos, bytes) = (delivery.qos, delivery.message.payload.len());
-        let sent = if qos == QoS::AtMostOnce {
-            connection.write_publish(now, &outgoing(&delivery, false, None))
+        let (qos, bytes) = (delivery.qos, message.payload.len());
+        let (sent, over) = if qos == QoS::AtMostOnce {
+            (connection.write_publish(now, &outgoing(&message, &delivery, false, None)), Some(delivery))
         } else {
-            send_in_flight(now, session, connection, delivery, sequence)
+            send_in_flight(now, session, connection, message, delivery, own)
         };
-        let too_large = sent.is_err();
         count_sent(&mut self.counters, qos, bytes, sent);
         mark_dirty(&mut self.dirty, connection);
-        if too_large || qos == QoS::AtMostOnce {
+        if let Some(over) = over {
+            self.settle(&over);
             self.note_progress(now, key);
         }
     }
@@ -435,9 +578,21 @@ impl Shard {
             return;
         };
         if !std::mem::replace(&mut session.full_reported, true) {
-            let detail = format!("{} messages, {} bytes", session.queue.len(), session.held_bytes);
+            let detail = format!("{} messages, {} bytes", session.queued(), session.held_bytes);
             self.session_event(EventLevel::Warn, key, "queue is full", &detail);
         }
+    }
+
+    /// Tells on `$SYS` and in the log, once until the queue has drained, that a queue gives up its oldest messages.
+    fn report_overflow(&mut self, key: SessionKey, dropped: u64) {
+        let Some(session) = self.sessions.get_mut(key as usize) else { return };
+        if std::mem::replace(&mut session.full_reported, true) {
+            return;
+        }
+        let topic = format!("overflow/{}", session.client_id.replace(['/', '+', '#'], "_"));
+        let detail = format!("{dropped} dropped so far; {} messages, {} bytes", session.queued(), session.held_bytes);
+        self.session_event(EventLevel::Warn, key, "queue drops its oldest messages", &detail);
+        self.overflows.push((topic, detail));
     }
 
     pub(super) fn session_event(&mut self, level: EventLevel, key: SessionKey, what: &'static str, detail: &str) {
@@ -457,35 +612,42 @@ impl Shard {
     }
 }
 
-/// Gives the delivery a packet identifier and writes it; a message that is too large gives the identifier back.
+/// Gives the delivery a packet identifier and writes it; one that is too large gives the identifier back, and is over.
 fn send_in_flight(
     now: Millis,
-    session: &mut crate::session::Session,
+    session: &mut Session,
     connection: &mut Connection,
+    message: Arc<Message>,
     delivery: Delivery,
-    sequence: Option<u64>,
-) -> Result<(), TooLarge> {
+    own: Option<(LaneName, u64)>,
+) -> (Result<(), TooLarge>, Option<Delivery>) {
     //= [MQTT-3.3.1-1] DUP where an earlier run of the broker may have sent it
-    let dup = sequence.is_some_and(|sequence| sequence < session.sent_through);
+    let dup = own.is_some_and(|(lane, sequence)| sequence < session.lane(lane).sent_through);
     // `has_window` holds, and a window is never larger than the identifiers there are.
-    let Some(packet_id) = session.launch(delivery, sequence) else {
-        return Ok(());
-    };
-    let Some(at) = session.launched_at(packet_id) else {
-        return Ok(());
+    let number = session.launch(Delivery { message: Some(message), ..delivery }, own);
+    let Some((packet_id, at)) = number.and_then(|id| Some((id, session.launched_at(id)?))) else {
+        return (Ok(()), None);
     };
     let Phase::Publish(delivery) = &session.inflight[at].phase else {
-        return Ok(());
+        return (Ok(()), None);
     };
+    let Some(message) = &delivery.message else { return (Ok(()), None) };
     //= [MQTT-4.3.2-2] [MQTT-4.3.3-2] a first delivery has an unused identifier, and DUP 0
-    let sent = connection.write_publish(now, &outgoing(delivery, dup, Some(packet_id)));
-    match sent {
-        Ok(()) => connection.unacknowledged += 1,
-        Err(TooLarge) => {
-            session.land(at);
+    match connection.write_publish(now, &outgoing(message, delivery, dup, Some(packet_id))) {
+        Ok(()) => {
+            connection.unacknowledged += 1;
+            (Ok(()), None)
         }
+        Err(TooLarge) => match session.land(at).map(|landed| landed.phase) {
+            Some(Phase::Publish(delivery)) => (Err(TooLarge), Some(delivery)),
+            Some(Phase::Release(_)) | None => (Err(TooLarge), None),
+        },
     }
-    sent
+}
+
+/// Whether a full queue gives up its oldest messages for one of so many bytes.
+fn gives_way(session: &Session, limits: &Limits, bytes: usize) -> bool {
+    session.overflow == Overflow::DropOldest && session.gives_room(limits, bytes)
 }
 
 fn first_match(session: SessionKey, subscription: Subscription) -> Match {
@@ -506,8 +668,12 @@ fn merge(matched: &mut Match, subscription: Subscription) {
     }
 }
 
-pub(super) fn outgoing(delivery: &Delivery, dup: bool, packet_id: Option<PacketId>) -> Outgoing<'_> {
-    let message = &*delivery.message;
+pub(super) fn outgoing<'a>(
+    message: &'a Message,
+    delivery: &'a Delivery,
+    dup: bool,
+    packet_id: Option<PacketId>,
+) -> Outgoing<'a> {
     Outgoing {
         dup,
         qos: delivery.qos,

@@ -4,13 +4,17 @@
 //! waits: records gather in a group, deliveries in outboxes, rare things in effects, and the edge takes all three.
 
 mod acknowledge;
+mod changed;
+mod checkpoint;
 mod close;
 mod connect;
 mod deliver;
+mod fetch;
 mod publish;
 mod reauthenticate;
 mod record;
 mod replay;
+mod restore;
 mod share;
 mod subscribe;
 mod sys;
@@ -29,13 +33,19 @@ use slab::Slab;
 use crate::connection::Connection;
 use crate::effect::{Effect, Event, EventLevel};
 use crate::index::SubscriptionIndex;
+use crate::queue::Queues;
 use crate::record::{PendingGroup, Recorder};
 use crate::retained::Retained;
 use crate::session::{Session, SessionKey};
 use crate::shared::{GroupKey, Groups};
 use crate::{Bound, ConnectionId, Counters, Gauges, Limits, Lsn, Millis, Outbox};
+use changed::Changed;
+use checkpoint::Checkpoint;
 use deliver::Match;
+use fetch::Fetches;
 use timers::Timers;
+
+pub use checkpoint::{Change, CheckpointEnd};
 
 /// What waits for records to become durable, in the order of the log.
 #[derive(Debug)]
@@ -80,6 +90,19 @@ pub struct Shard {
     groups: Groups,
     group_by_name: HashMap<(Box<str>, Box<str>), GroupKey, FixedState>,
     retained: Retained,
+    queues: Queues,
+    fetches: Fetches,
+    /// What differs from the folded state.
+    changed: Changed,
+    checkpoint: Option<Checkpoint>,
+    /// Overflows to be told on `$SYS` once the message at hand is routed.
+    overflows: Vec<(String, String)>,
+    /// The record through which the state was folded, what the fold under way would make of it, and whether the last failed.
+    folded: Lsn,
+    folding: Option<Lsn>,
+    fold_failed: bool,
+    /// Whether the disk has hardly any room left.
+    storage_low: bool,
     /// Retained messages noted for sessions and not yet sent, over all sessions.
     backlog_messages: usize,
     recorder: Recorder,
@@ -121,6 +144,15 @@ impl Shard {
             groups: Groups::default(),
             group_by_name: HashMap::with_hasher(hasher),
             retained: Retained::new(hash_seed),
+            queues: Queues::new(hash_seed),
+            fetches: Fetches::default(),
+            changed: Changed::default(),
+            checkpoint: None,
+            overflows: Vec::new(),
+            folded: Lsn(0),
+            folding: None,
+            fold_failed: false,
+            storage_low: false,
             backlog_messages: 0,
             recorder: Recorder::default(),
             progress: Vec::new(),
@@ -238,6 +270,29 @@ impl Shard {
         }
     }
 
+    /// Does it once the record at `lsn`, which is the newest or durable, is durable.
+    fn when_durable(&mut self, now: Millis, lsn: Lsn, release: Release) {
+        if lsn > self.durable {
+            self.releases.push_back((lsn, release));
+        } else {
+            self.release(now, release);
+        }
+    }
+
+    /// The disk has hardly any room left, or has room again. While it has not, nothing new is accepted that would need it;
+    /// what is there goes on to be delivered and acknowledged.
+    pub fn storage_low(&mut self, low: bool) {
+        self.storage_low = low;
+    }
+
+    /// From now on message bodies are read from the log when they are needed ([`Shard::poll_fetch`]), and only
+    /// [`Limits::body_cache_bytes`] of them stay in memory; and what changes is noted for [`Shard::begin_checkpoint`]. Call
+    /// before anything else.
+    pub fn read_bodies_from_log(&mut self) {
+        self.changed.is_noted = true;
+        self.queues.bodies.read_from_log(self.limits.body_cache_bytes);
+    }
+
     fn release(&mut self, now: Millis, release: Release) {
         match release {
             Release::Ack { connection, packet_id, kind, reason } => {
@@ -278,17 +333,16 @@ impl Shard {
             subscriptions: self.index.len() as u64,
             retained_messages: self.retained.messages() as u64,
             retained_bytes: self.retained.bytes() as u64,
+            queued_messages: self.queues.pool.len() as u64,
+            body_bytes: self.queues.bodies.here_bytes() as u64,
             ..Gauges::default()
         };
         for (_, session) in &self.sessions {
-            gauges.queued_messages += session.queue.len() as u64;
             gauges.queued_bytes += session.held_bytes as u64;
             gauges.inflight_messages += session.inflight.len() as u64;
         }
-        for group in self.groups.iter() {
-            let (messages, bytes) = group.queued();
-            gauges.queued_messages += messages as u64;
-            gauges.queued_bytes += bytes as u64;
+        for (_, group) in self.groups.iter() {
+            gauges.queued_bytes += group.queue.bytes() as u64;
         }
         gauges
     }

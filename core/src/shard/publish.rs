@@ -80,6 +80,8 @@ impl Shard {
                 //= [MQTT-4.3.3-9] a QoS 2 identifier is remembered until PUBREL
                 if let (AckKind::PubRec, Some((_, session))) = (kind, self.session_of(id)) {
                     session.received.insert(packet_id);
+                    let key = self.connection(id).and_then(|connection| connection.session);
+                    key.into_iter().for_each(|key| self.changed.session(key));
                     self.connection_mut(id).into_iter().for_each(|open| open.unreleased += 1);
                 }
                 let reason = if routed.matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers };

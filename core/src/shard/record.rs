@@ -10,14 +10,18 @@ use super::deliver::{Origin, Skipped};
 use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::index::Subscription;
-use crate::message::Publication;
-use crate::record::{Event, PublishRecord, Record, WillRecord};
-use crate::session::{Session, SessionKey};
+use crate::message::{Message, Publication};
+use crate::queue::Delivery;
+use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record};
+use crate::session::{LaneName, Session, SessionKey};
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
 
 /// Progress of subscribers is recorded this often.
 const PROGRESS_SECONDS: u32 = 1;
+/// And after so many messages of one session. Far fewer than there are packet identifiers: two messages that a crash leaves
+/// unfinished must not share one.
+const PROGRESS_MESSAGES: u32 = 1024;
 
 impl Shard {
     fn append(&mut self, now: Millis, event: Event<'_>) -> Lsn {
@@ -30,6 +34,7 @@ impl Shard {
         &mut self,
         now: Millis,
         publication: &Publication<'_>,
+        lane: LaneName,
         origin: Origin,
         skipped: Skipped,
     ) -> Lsn {
@@ -47,6 +52,7 @@ impl Shard {
         let event = Event::Publish(PublishRecord {
             qos: publication.qos,
             retain: publication.retain,
+            urgent: lane == LaneName::Urgent,
             expires_at: publication.expires_at,
             publisher,
             packet_id,
@@ -66,26 +72,20 @@ impl Shard {
             return;
         };
         let (epoch, expiry_seconds) = (session.epoch, session.expiry_seconds);
+        self.changed.session(key);
         let opens = !std::mem::replace(&mut session.recorded, true);
         let (client_id, principal) = (session.client_id.clone(), session.principal.clone());
         if opens {
             self.append(now, Event::SessionOpened { session: epoch, client_id: &client_id, principal });
         }
-        let will = will.map(|will| WillRecord {
-            qos: will.message.qos,
-            retain: will.message.retain,
-            delay_seconds: will.delay_seconds,
-            expiry_seconds: will.expiry_seconds,
-            topic: &will.message.topic,
-            forwarded: will.message.forwarded(),
-            payload: &will.message.payload,
-        });
+        let will = will.map(KeptWill::as_record);
         self.append(now, Event::SessionAttached { session: epoch, expiry_seconds, will });
     }
 
     pub(super) fn record_detached(&mut self, now: Millis, key: SessionKey) {
         let Some(session) = self.recorded_epoch(key) else { return };
         self.record_progress_of(now, key);
+        self.changed.session(key);
         let Some(detached) = self.sessions.get(key as usize) else { return };
         let expires_at = detached.expires_at;
         let will_due = detached.will.as_ref().map(|delayed| delayed.due);
@@ -94,12 +94,16 @@ impl Shard {
 
     pub(super) fn record_ended(&mut self, now: Millis, key: SessionKey) {
         if let Some(session) = self.recorded_epoch(key) {
+            if let Some(ended) = self.sessions.get(key as usize) {
+                self.changed.session_ended(ended);
+            }
             self.append(now, Event::SessionEnded { session });
         }
     }
 
     pub(super) fn record_will_published(&mut self, now: Millis, key: SessionKey) {
         if let Some(session) = self.recorded_epoch(key) {
+            self.changed.session(key);
             self.append(now, Event::WillPublished { session });
         }
     }
@@ -112,6 +116,7 @@ impl Shard {
         subscription: Subscription,
         sends_retained: bool,
     ) -> Lsn {
+        self.changed.session(key);
         match self.recorded_epoch(key) {
             Some(session) => self.append(now, Event::Subscribed { session, filter, subscription, sends_retained }),
             None => Lsn(0),
@@ -120,27 +125,73 @@ impl Shard {
 
     pub(super) fn record_unsubscribed(&mut self, now: Millis, key: SessionKey, filter: &str) {
         if let Some(session) = self.recorded_epoch(key) {
+            self.changed.session(key);
             self.append(now, Event::Unsubscribed { session, filter });
         }
     }
 
     pub(super) fn record_released(&mut self, now: Millis, key: SessionKey, packet_id: PacketId) -> Lsn {
+        self.changed.session(key);
         match self.recorded_epoch(key) {
             Some(session) => self.append(now, Event::Released { session, packet_id }),
             None => Lsn(0),
         }
     }
 
-    pub(super) fn record_received(&mut self, now: Millis, key: SessionKey, sequence: u64) -> Lsn {
+    pub(super) fn record_received(&mut self, now: Millis, key: SessionKey, lane: LaneName, sequence: u64) -> Lsn {
+        self.changed.session(key);
         match self.recorded_epoch(key) {
-            Some(session) => self.append(now, Event::Received { session, sequence }),
+            Some(session) => self.append(now, Event::Received { session, lane, sequence }),
             None => Lsn(0),
+        }
+    }
+
+    /// A retained message takes its place in a session's queue, where it is finished exactly like any other.
+    pub(super) fn record_directed(&mut self, now: Millis, key: SessionKey, message: &Message, due: &Delivery) -> Lsn {
+        self.changed.session(key);
+        let Some(session) = self.recorded_epoch(key) else { return Lsn(0) };
+        let identifiers = due.identifiers.clone();
+        let message = PublishRecord { retain: true, ..message.as_record() };
+        let (qos, retained_at) = (due.qos, due.retained_at);
+        self.append(now, Event::Directed(DirectedRecord { session, retained_at, qos, identifiers, message }))
+    }
+
+    /// A message of a shared subscription takes its place in a member's queue.
+    pub(super) fn record_handed(
+        &mut self,
+        now: Millis,
+        (key, lane): (SessionKey, LaneName),
+        group: GroupKey,
+        delivery: &Delivery,
+    ) -> Lsn {
+        self.changed.session(key);
+        self.changed.group(group);
+        let Some(session) = self.recorded_epoch(key) else { return Lsn(0) };
+        let Some(group) = self.groups.get(group) else { return Lsn(0) };
+        let (share_name, filter) = (group.share_name.clone(), group.filter.clone());
+        let Delivery { lsn, bytes, expires, qos, retain, .. } = *delivery;
+        let identifiers = delivery.identifiers.clone();
+        let (share_name, filter) = (&*share_name, &*filter);
+        let handed = HandedRecord { session, lane, lsn, bytes, expires, qos, retain, identifiers, share_name, filter };
+        self.append(now, Event::Handed(handed))
+    }
+
+    pub(super) fn record_dropped(&mut self, now: Millis, key: SessionKey, lane: LaneName, through: u64) {
+        self.changed.session(key);
+        if let Some(session) = self.recorded_epoch(key) {
+            self.append(now, Event::Dropped { session, lane, through });
         }
     }
 
     /// Notes that a session got further, to be recorded soon.
     pub(super) fn note_progress(&mut self, now: Millis, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.recorded) else { return };
+        self.changed.session(key);
+        session.finished_since += 1;
+        if session.finished_since >= PROGRESS_MESSAGES {
+            self.record_progress_of(now, key);
+            return;
+        }
         if !std::mem::replace(&mut session.progress_noted, true) {
             self.progress.push((key, session.epoch));
             self.set_progress_timer(now);
@@ -150,15 +201,16 @@ impl Shard {
     /// Likewise a shared subscription.
     pub(super) fn note_group_progress(&mut self, now: Millis, key: GroupKey) {
         let Some(group) = self.groups.get_mut(key) else { return };
+        self.changed.group(key);
         if !std::mem::replace(&mut group.progress_noted, true) {
             self.group_progress.push(key);
             self.set_progress_timer(now);
         }
     }
 
-    pub(super) fn finish_in_group(&mut self, now: Millis, key: GroupKey, sequence: u64) {
+    pub(super) fn finish_in_group(&mut self, now: Millis, key: GroupKey, lsn: Lsn) {
         if let Some(group) = self.groups.get_mut(key) {
-            group.finish(sequence);
+            group.finish(lsn);
             self.note_group_progress(now, key);
         }
     }
@@ -184,17 +236,24 @@ impl Shard {
             let (share_name, filter) = (group.share_name.clone(), group.filter.clone());
             let persistent = |member| self.sessions.get(member as usize).is_some_and(|session| session.recorded);
             if group.members().any(|(member, _)| persistent(member)) {
-                let (next, open) = group.progress(last);
+                let (next, open) = group.progress(&self.queues, last);
                 self.append(now, Event::GroupProgress { share_name: &share_name, filter: &filter, next, open });
             }
         }
     }
 
-    fn record_progress_of(&mut self, now: Millis, key: SessionKey) {
+    pub(super) fn record_progress_of(&mut self, now: Millis, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.recorded) else { return };
         session.progress_noted = false;
-        let (epoch, (next, open, backlog)) = (session.epoch, session.progress());
-        self.append(now, Event::Progress { session: epoch, next, backlog, open });
+        session.finished_since = 0;
+        let (epoch, (lanes, backlog)) = (session.epoch, session.progress(&self.queues));
+        let oldest = lanes.each_ref().map(|lane| lane.open.first().map_or(lane.next, |open| lane.next.min(*open)));
+        let at = self.append(now, Event::Progress { session: epoch, backlog, lanes });
+        if let Some(session) = self.sessions.get_mut(key as usize) {
+            for (name, oldest) in LaneName::ALL.into_iter().zip(oldest) {
+                session.lane_mut(name).progressed(oldest, at);
+            }
+        }
     }
 
     /// Whether the log knows the session.

@@ -2,7 +2,7 @@
 //!
 //! Owns replay, and what a restart means: every connection of the earlier run is gone, as if its network had failed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use causeway_fleet::Principal;
@@ -11,10 +11,13 @@ use causeway_protocol::QoS;
 use super::Shard;
 use super::deliver::{Match, Origin};
 use crate::connection::KeptWill;
+use crate::folded::FoldedLane;
 use crate::index::Subscription;
 use crate::message::{Message, Publication};
-use crate::record::{Event, PublishRecord, Record, RecordError, WillRecord};
-use crate::session::{DelayedWill, Delivery, Session, SessionKey};
+use crate::queue::{Delivery, Expiry};
+use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, RecordError};
+use crate::session::{DelayedWill, LaneName, Session, SessionKey};
+use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
 
 /// What is only known while the log is replayed.
@@ -22,7 +25,50 @@ use crate::{Lsn, Millis};
 pub(super) struct Replay {
     by_epoch: BTreeMap<u64, SessionKey>,
     /// Sessions that had a connection, with its will. Ordered, so that two replays do the same.
-    attached: BTreeMap<u64, Option<KeptWill>>,
+    pub(super) attached: BTreeMap<u64, Option<KeptWill>>,
+    /// The folded state may have what happened up to here.
+    pub(super) through: Lsn,
+    /// The last record each session was made of, by its key.
+    sessions_as_of: Vec<Lsn>,
+    pub(super) groups_as_of: HashMap<GroupKey, Lsn>,
+    pub(super) lanes: HashMap<SessionKey, [FoldedLane; 2]>,
+}
+
+impl Replay {
+    pub(super) fn key(&self, epoch: u64) -> Option<SessionKey> {
+        self.by_epoch.get(&epoch).copied()
+    }
+
+    /// Notes a session that is true as of a record.
+    pub(super) fn session(&mut self, epoch: u64, key: SessionKey, as_of: Lsn) {
+        self.by_epoch.insert(epoch, key);
+        if self.sessions_as_of.len() <= key as usize {
+            self.sessions_as_of.resize(key as usize + 1, Lsn(0));
+        }
+        self.sessions_as_of[key as usize] = as_of;
+    }
+
+    /// Whether the session already has what the record says.
+    fn has(&self, key: SessionKey, at: Lsn) -> bool {
+        self.sessions_as_of.get(key as usize).is_some_and(|as_of| at <= *as_of)
+    }
+
+    fn group_has(&self, key: GroupKey, at: Lsn) -> bool {
+        self.groups_as_of.get(&key).is_some_and(|as_of| at <= *as_of)
+    }
+
+    /// The session a record speaks of, unless that has it already.
+    ///
+    /// # Errors
+    /// Where there is none, though the log behind the folded state should have made it.
+    fn session_at(&self, epoch: u64, at: Lsn) -> Result<Option<SessionKey>, RecordError> {
+        match self.key(epoch) {
+            Some(key) => Ok(Some(key).filter(|key| !self.has(*key, at))),
+            // It ended before the fold came to it.
+            None if at <= self.through => Ok(None),
+            None => Err(RecordError::OutOfPlace),
+        }
+    }
 }
 
 impl Shard {
@@ -33,6 +79,8 @@ impl Shard {
     /// Where the bytes are no record, or do not follow from those before; the shard is then of no use.
     pub fn replay(&mut self, at: Lsn, bytes: &[u8]) -> Result<(), RecordError> {
         let mut replay = self.replaying.take().unwrap_or_default();
+        // The folded state's lanes were for the folded state's queues.
+        replay.lanes = HashMap::new();
         let record = Record::decode(bytes)?;
         let applied = self.apply(&mut replay, at, record);
         self.replaying = Some(replay);
@@ -44,74 +92,161 @@ impl Shard {
     /// Ends the replay: sessions that had a connection lost it.
     pub fn recovered(&mut self, now: Millis) {
         let Some(replay) = self.replaying.take() else { return };
+        self.settle_backlogs();
         for (epoch, will) in replay.attached {
             let Some(&key) = replay.by_epoch.get(&epoch) else { continue };
             let Some(session) = self.sessions.get_mut(key as usize) else { continue };
-            // Whatever was in its window may have been sent.
-            let window = usize::from(self.limits.inflight_max);
-            session.sent_through =
-                session.queue.iter().take(window).next_back().map_or(0, |queued| queued.sequence + 1);
+            // Whatever waited may have been sent since its progress was last recorded.
+            for name in LaneName::ALL {
+                let lane = session.lane_mut(name);
+                lane.sent_through = lane.next_sequence;
+            }
             self.lose_connection(now, key, will);
         }
     }
 
     fn apply(&mut self, replay: &mut Replay, at: Lsn, record: Record<'_>) -> Result<(), RecordError> {
-        let now = record.now;
-        let session = |epoch: u64| replay.by_epoch.get(&epoch).copied().ok_or(RecordError::OutOfPlace);
         match record.event {
-            Event::Publish(publish) => self.replay_publish(replay, at, &publish),
-            Event::SessionOpened { session, client_id, principal } => {
-                self.replay_opened(replay, session, client_id, principal);
+            Event::Publish(publish) => {
+                self.replay_publish(replay, at, &publish);
+                Ok(())
             }
-            Event::SessionAttached { session: epoch, expiry_seconds, will } => {
-                let key = session(epoch)?;
+            Event::SessionOpened { session, client_id, principal } => {
+                // The folded state may have it already, or even what came after its end.
+                if replay.key(session).is_none() && !self.is_later_known(replay, at, client_id) {
+                    self.replay_opened(replay, session, client_id, principal);
+                }
+                Ok(())
+            }
+            Event::GroupProgress { share_name, filter, next, open } => {
+                let group = self.group_by_name.get(&(share_name.into(), filter.into())).copied();
+                if let Some(key) = group.filter(|key| !replay.group_has(*key, at)) {
+                    self.changed.group(key);
+                    self.groups.get_mut(key).into_iter().for_each(|group| group.advance(&mut self.queues, next, &open));
+                }
+                Ok(())
+            }
+            Event::Handed(handed) => self.replay_handed(replay, at, &handed),
+            event => self.apply_to_session(replay, at, record.now, event),
+        }
+    }
+
+    /// Whether the client's session is one that began after this record.
+    fn is_later_known(&self, replay: &Replay, at: Lsn, client_id: &str) -> bool {
+        self.session_by_client.get(client_id).is_some_and(|key| replay.has(*key, at))
+    }
+
+    fn apply_to_session(
+        &mut self,
+        replay: &mut Replay,
+        at: Lsn,
+        now: Millis,
+        event: Event<'_>,
+    ) -> Result<(), RecordError> {
+        let Some(epoch) = event.session() else { return Err(RecordError::OutOfPlace) };
+        let Some(key) = replay.session_at(epoch, at)? else { return Ok(()) };
+        self.changed.session(key);
+        match event {
+            Event::SessionAttached { expiry_seconds, will, .. } => {
                 self.disarm_session(key);
                 self.sessions[key as usize].expiry_seconds = expiry_seconds;
-                replay.attached.insert(epoch, will.as_ref().map(kept_will));
+                replay.attached.insert(epoch, will.as_ref().map(KeptWill::of_record));
             }
-            Event::SessionDetached { session: epoch, expires_at, will_due } => {
-                let key = session(epoch)?;
+            Event::SessionDetached { expires_at, will_due, .. } => {
                 let will = replay.attached.remove(&epoch).flatten();
                 self.replay_detached(key, expires_at, will.zip(will_due));
             }
-            Event::SessionEnded { session: epoch } => {
-                let key = session(epoch)?;
+            Event::SessionEnded { .. } => {
                 replay.by_epoch.remove(&epoch);
                 replay.attached.remove(&epoch);
                 // Its will, if it had one, has a record of its own.
                 self.disarm_session(key);
+                self.changed.session_ended(&self.sessions[key as usize]);
                 self.forget_session(now, key);
             }
-            Event::Subscribed { session: epoch, filter, subscription, sends_retained } => {
-                let key = session(epoch)?;
-                self.replay_subscribed(now, key, filter, subscription, sends_retained)?;
+            Event::Subscribed { filter, subscription, sends_retained, .. } => {
+                self.replay_subscribed(at, now, key, filter, (subscription, sends_retained))?;
             }
-            Event::Unsubscribed { session: epoch, filter } => {
-                let key = session(epoch)?;
+            Event::Unsubscribed { filter, .. } => {
                 if self.sessions[key as usize].subscriptions.remove(filter).is_some() {
                     self.drop_subscription(now, key, filter, false);
                 }
             }
-            Event::Released { session: epoch, packet_id } => {
-                self.sessions[session(epoch)? as usize].received.remove(&packet_id);
+            Event::Released { packet_id, .. } => {
+                self.sessions[key as usize].received.remove(&packet_id);
             }
-            Event::Received { session: epoch, sequence } => {
-                self.sessions[session(epoch)? as usize].replay_received(sequence);
+            Event::Received { lane, sequence, .. } => {
+                self.sessions[key as usize].replay_received(&mut self.queues, lane, sequence);
             }
-            Event::Progress { session: epoch, next, backlog, open } => {
-                let session = &mut self.sessions[session(epoch)? as usize];
+            Event::Progress { backlog, lanes, .. } => {
+                let session = &mut self.sessions[key as usize];
                 let before = session.backlog.len();
-                session.advance(next, &open, backlog);
+                session.advance(&mut self.queues, &lanes, backlog);
                 self.backlog_messages -= before - session.backlog.len();
             }
-            Event::GroupProgress { share_name, filter, next, open } => {
-                if let Some(&key) = self.group_by_name.get(&(share_name.into(), filter.into())) {
-                    self.groups.get_mut(key).into_iter().for_each(|group| group.advance(next, &open));
-                }
+            Event::Dropped { lane, through, .. } => {
+                self.sessions[key as usize].replay_dropped(&mut self.queues, lane, through);
             }
-            Event::WillPublished { session: epoch } => {
-                self.disarm_will(session(epoch)?);
+            Event::Directed(directed) => self.replay_directed(key, at, &directed),
+            Event::WillPublished { .. } => {
+                self.disarm_will(key);
             }
+            Event::Publish(_) | Event::SessionOpened { .. } | Event::GroupProgress { .. } | Event::Handed(_) => {}
+        }
+        Ok(())
+    }
+
+    fn replay_directed(&mut self, key: SessionKey, at: Lsn, directed: &DirectedRecord<'_>) {
+        let session = &mut self.sessions[key as usize];
+        if let Some(place) = session.backlog.iter().position(|due| due.retained_at == directed.retained_at) {
+            session.backlog.drain(..=place);
+            self.backlog_messages -= place + 1;
+        }
+        let message = Message::of_record(&directed.message);
+        let bytes = message.bytes() as u32;
+        self.queues.bodies.owe(at, bytes, 1);
+        if !self.queues.bodies.are_in_log() {
+            self.queues.bodies.put(at, Arc::new(message));
+        }
+        let delivery = Delivery {
+            lsn: at,
+            message: None,
+            bytes,
+            expires: Expiry::new(directed.message.expires_at),
+            qos: directed.qos,
+            retain: true,
+            identifiers: directed.identifiers.clone(),
+            group: None,
+            retained_at: Lsn(0),
+        };
+        session.enqueue(&mut self.queues, LaneName::Bulk, delivery);
+    }
+
+    fn replay_handed(&mut self, replay: &Replay, at: Lsn, handed: &HandedRecord<'_>) -> Result<(), RecordError> {
+        let HandedRecord { lsn, bytes, expires, qos, retain, .. } = *handed;
+        if let Some(key) = replay.session_at(handed.session, at)? {
+            self.changed.session(key);
+            self.queues.bodies.owe(lsn, bytes, 1);
+            let identifiers = handed.identifiers.clone();
+            let delivery = Delivery {
+                lsn,
+                message: None,
+                bytes,
+                expires,
+                qos,
+                retain,
+                identifiers,
+                group: None,
+                retained_at: Lsn(0),
+            };
+            self.sessions[key as usize].enqueue(&mut self.queues, handed.lane, delivery);
+        }
+        let group = self.group_by_name.get(&(handed.share_name.into(), handed.filter.into())).copied();
+        if let Some(key) = group.filter(|key| !replay.group_has(*key, at))
+            && let Some(group) = self.groups.get_mut(key)
+        {
+            self.changed.group(key);
+            self.queues.drop_where(&mut group.queue, |peek| peek.lsn == lsn);
         }
         Ok(())
     }
@@ -123,7 +258,8 @@ impl Shard {
         let key = self.sessions.insert(session) as SessionKey;
         self.session_by_client.insert(client_id, key);
         self.epoch = self.epoch.max(epoch);
-        replay.by_epoch.insert(epoch, key);
+        self.changed.session(key);
+        replay.session(epoch, key, Lsn(0));
     }
 
     fn replay_detached(&mut self, key: SessionKey, expires_at: Option<Millis>, will: Option<(KeptWill, Millis)>) {
@@ -137,15 +273,17 @@ impl Shard {
 
     fn replay_subscribed(
         &mut self,
+        at: Lsn,
         now: Millis,
         key: SessionKey,
         filter: &str,
-        subscription: Subscription,
-        sends_retained: bool,
+        (subscription, sends_retained): (Subscription, bool),
     ) -> Result<(), RecordError> {
         self.insert_subscription(key, filter, subscription).map_err(|_| RecordError::Damaged)?;
         if sends_retained {
-            let due = self.retained.matching(now, filter, usize::MAX).unwrap_or_default();
+            let mut due = self.retained.matching(now, filter, usize::MAX).unwrap_or_default();
+            // What the folded state has from later comes to the session by its queue.
+            due.retain(|(_, lsn)| *lsn <= at && *lsn > Lsn(0));
             self.queue_retained(key, due, subscription);
         }
         Ok(())
@@ -154,23 +292,36 @@ impl Shard {
     fn replay_publish(&mut self, replay: &Replay, at: Lsn, record: &PublishRecord<'_>) {
         let message = Message::of_record(record);
         let mut publication = Publication::of_message(&message);
-        let publisher = record.publisher.and_then(|epoch| replay.by_epoch.get(&epoch).copied());
-        if let (Some(key), Some(packet_id)) = (publisher, record.packet_id) {
+        let publisher = record.publisher.and_then(|epoch| replay.key(epoch));
+        if let (Some(key), Some(packet_id)) = (publisher, record.packet_id)
+            && !replay.has(key, at)
+        {
+            self.changed.session(key);
             self.sessions[key as usize].received.insert(packet_id);
         }
         self.collect_matches(record.topic, Origin::Client { session: publisher, packet_id: None });
         if record.retain {
-            self.retain(&mut publication);
+            self.retain(&mut publication, at);
         }
+        let before = self.queues.pool.len();
         for matched in std::mem::take(&mut self.matches) {
-            self.replay_delivery(&mut publication, record, matched, at);
+            if !replay.has(matched.session, at) {
+                self.replay_delivery(&mut publication, record, matched, at);
+            }
         }
         for key in std::mem::take(&mut self.matched_groups) {
             let Some(group) = self.groups.get_mut(key) else { continue };
             let skipped = record.skipped_groups.contains(&(&*group.share_name, &*group.filter));
-            if record.qos > QoS::AtMostOnce && !skipped {
-                group.enqueue(publication.keep(), at);
+            let qos = record.qos.min(group.qos_max());
+            if qos > QoS::AtMostOnce && !skipped && !replay.group_has(key, at) {
+                self.changed.group(key);
+                group.enqueue(&mut self.queues, Delivery::of(&mut publication, at, record.qos, record.retain));
             }
+        }
+        let deliveries = (self.queues.pool.len() - before) as u32;
+        self.queues.bodies.owe(at, publication.bytes() as u32, deliveries);
+        if deliveries > 0 && !self.queues.bodies.are_in_log() {
+            self.queues.bodies.put(at, publication.keep());
         }
     }
 
@@ -187,16 +338,9 @@ impl Shard {
             return;
         }
         let retain = record.retain && matched.retain_as_published;
-        let delivery =
-            Delivery { message: publication.keep(), qos, retain, identifiers: matched.identifiers, group: None };
-        session.enqueue(delivery, at);
-    }
-}
-
-fn kept_will(will: &WillRecord<'_>) -> KeptWill {
-    KeptWill {
-        message: Message::of_will_record(will),
-        delay_seconds: will.delay_seconds,
-        expiry_seconds: will.expiry_seconds,
+        self.changed.session(matched.session);
+        let delivery = Delivery::of(publication, at, qos, retain);
+        let lane = LaneName::of(record.urgent);
+        session.enqueue(&mut self.queues, lane, Delivery { identifiers: matched.identifiers, ..delivery });
     }
 }

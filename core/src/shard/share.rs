@@ -2,15 +2,14 @@
 //!
 //! A message waits in the group until a member can be sent it at once, so order holds and nothing is stranded.
 
-use std::sync::Arc;
-
 use causeway_protocol::{PacketId, QoS};
 
 use super::deliver::{Origin, outgoing};
 use super::{Release, Shard};
 use crate::index::Subscription;
 use crate::message::{Message, Publication};
-use crate::session::{Delivery, Identifiers, SessionKey};
+use crate::queue::{Delivery, Expiry};
+use crate::session::{Identifiers, LaneName, SessionKey};
 use crate::shared::{Group, GroupKey};
 use crate::{Lsn, Millis};
 
@@ -40,7 +39,9 @@ impl Shard {
             self.deliver_now(now, publication, member, retain, &identifiers(subscription));
             return;
         }
-        group.enqueue(publication.keep(), durable_at);
+        let delivery = Delivery::of(publication, durable_at, publication.qos, publication.retain);
+        group.enqueue(&mut self.queues, delivery);
+        self.changed.group(key);
         if durable_at > self.durable {
             self.releases.push_back((durable_at, Release::Group(key)));
         } else {
@@ -51,36 +52,45 @@ impl Shard {
     /// Hands out what waits in a group, for as long as a member can take it.
     pub(super) fn pump_group(&mut self, now: Millis, key: GroupKey) {
         while let Some(group) = self.groups.get_mut(key)
-            && let Some(front) = group.front()
-            && front.durable_at <= self.durable
+            && let Some(front) = group.front(&self.queues)
+            && front.lsn <= self.durable
         {
-            if front.message.is_expired(now) {
-                group.dequeue(false);
-                self.counters.dropped_expired += 1;
-                self.note_group_progress(now, key);
+            let body = self.queues.body(&front).cloned();
+            let is_expired = front.is_expired(now) || body.as_ref().is_some_and(|message| message.is_expired(now));
+            if is_expired || (body.is_none() && self.fetches.is_lost(front.lsn)) {
+                self.counters.dropped_expired += u64::from(is_expired);
+                self.drop_from_group(now, key);
                 continue;
             }
-            let message = Arc::clone(&front.message);
+            let Some(message) = body else {
+                let sessions = &self.sessions;
+                let is_here =
+                    |member| sessions.get(member as usize).is_some_and(|session| session.connection.is_some());
+                if group.members().any(|(member, _)| is_here(member)) {
+                    self.fetch_for_group(key);
+                }
+                return;
+            };
             //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
             let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
             let ready = |member: SessionKey| {
                 let session = sessions.get(member as usize)?;
                 let connection = session.connection.and_then(|id| connections.get(id.index()))?;
-                let is_ready = session.queue.is_empty() && connection.has_window() && session.may_launch_loose(limits);
+                let is_ready = session.queued() == 0 && connection.has_window() && session.may_launch_loose(limits);
                 is_ready.then_some(connection)
             };
             // Whoever can't take so large a packet leaves it to others.
             let next = group.next(|member, subscription| {
-                let delivery = delivery(Arc::clone(&message), subscription, (key, 0));
+                let delivery = sample(&message, subscription);
                 let packet_id = (delivery.qos > QoS::AtMostOnce).then_some(PacketId::MIN);
-                ready(member).is_some_and(|open| open.accepts(now, &outgoing(&delivery, false, packet_id)))
+                ready(member).is_some_and(|open| open.accepts(now, &outgoing(&message, &delivery, false, packet_id)))
             });
             let Some((member, subscription)) = next else {
                 let fits = |(member, subscription): (SessionKey, Subscription)| {
-                    let delivery = delivery(Arc::clone(&message), subscription, (key, 0));
+                    let delivery = sample(&message, subscription);
                     let id = sessions.get(member as usize).and_then(|session| session.connection);
                     let open = id.and_then(|id| connections.get(id.index()));
-                    open.map(|open| open.accepts(now, &outgoing(&delivery, false, Some(PacketId::MIN))))
+                    open.map(|open| open.accepts(now, &outgoing(&message, &delivery, false, Some(PacketId::MIN))))
                 };
                 // It waits for whoever is only busy, and with everybody away.
                 let mut here = group.members().filter_map(fits).peekable();
@@ -89,18 +99,43 @@ impl Shard {
                 }
                 // Nobody who is here will ever take it.
                 drop(here);
-                group.dequeue(false);
                 self.counters.dropped_packet_too_large += 1;
-                self.note_group_progress(now, key);
+                self.drop_from_group(now, key);
                 continue;
             };
-            let stays_open = message.qos.min(subscription.qos) > QoS::AtMostOnce;
-            let Some((message, sequence)) = group.dequeue(stays_open) else {
+            let qos = message.qos.min(subscription.qos);
+            let hands = qos == QoS::ExactlyOnce && front.lsn > Lsn(0) && self.is_recorded(member);
+            let Some(group) = self.groups.get_mut(key) else { return };
+            let Some(delivery) = group.dequeue(&mut self.queues, qos > QoS::AtMostOnce && !hands) else {
                 return;
             };
             self.note_group_progress(now, key);
-            self.send(now, member, delivery(message, subscription, (key, sequence)), None);
+            if hands {
+                //= [MQTT-4.8.2-5] a QoS 2 message is finished with its member, also after a crash
+                let delivery = Delivery { group: None, ..with_terms(delivery, &message, subscription) };
+                self.hand_over(now, key, member, delivery);
+                continue;
+            }
+            let delivery = Delivery { group: Some(key), ..with_terms(delivery, &message, subscription) };
+            self.send(now, member, message, delivery, None);
         }
+    }
+
+    /// Gives a message a place in a member's own queue: from here on it is the member's.
+    fn hand_over(&mut self, now: Millis, group: GroupKey, member: SessionKey, delivery: Delivery) {
+        let at = self.record_handed(now, (member, LaneName::Bulk), group, &delivery);
+        let Some(session) = self.sessions.get_mut(member as usize) else { return };
+        session.take_over(&mut self.queues, LaneName::Bulk, delivery, (at, self.durable));
+        self.releases.push_back((at, Release::Session { session: member, epoch: session.epoch }));
+    }
+
+    /// Takes the first message out for good.
+    fn drop_from_group(&mut self, now: Millis, key: GroupKey) {
+        let dropped = self.groups.get_mut(key).and_then(|group| group.dequeue(&mut self.queues, false));
+        if let Some(delivery) = dropped {
+            self.settle(&delivery);
+        }
+        self.note_group_progress(now, key);
     }
 
     /// A session can take more: its groups may have something for it.
@@ -108,7 +143,7 @@ impl Shard {
         let Some(session) = self.sessions.get(key as usize) else {
             return;
         };
-        if session.groups.is_empty() || !session.queue.is_empty() {
+        if session.groups.is_empty() || session.queued() > 0 {
             return;
         }
         for at in 0..session.groups.len() {
@@ -131,6 +166,7 @@ impl Shard {
             Some(&group) => group,
             None => {
                 let group = self.groups.insert(Group::new(share_name, filter));
+                self.changed.group(group);
                 self.group_by_name.insert(name, group);
                 self.index.insert_group(filter, group);
                 group
@@ -156,10 +192,11 @@ impl Shard {
             self.pump_group(now, group_key);
             return;
         }
-        let Some(group) = self.groups.remove(group_key) else {
+        let Some(mut group) = self.groups.remove(group_key) else {
             return;
         };
-        self.counters.dropped_session_ended += group.queued().0 as u64;
+        self.changed.group_ended(&group.share_name, &group.filter);
+        self.counters.dropped_session_ended += self.queues.clear(&mut group.queue);
         self.index.remove_group(&group.filter, group_key);
         self.group_by_name.remove(&(group.share_name, group.filter));
     }
@@ -196,7 +233,8 @@ impl Shard {
         }
         // The session has no connection here, so what is left counts as unsent when it comes back.
         let back = session.surrender(group_key);
-        group.take_back(back);
+        group.take_back(&mut self.queues, back);
+        self.changed.group(group_key);
     }
 
     /// A will or statistic to whoever wants it.
@@ -206,13 +244,24 @@ impl Shard {
     }
 }
 
-fn delivery(message: Arc<Message>, subscription: Subscription, group: (GroupKey, u64)) -> Delivery {
+/// The message as the member gets it.
+fn with_terms(delivery: Delivery, message: &Message, subscription: Subscription) -> Delivery {
+    let Delivery { lsn, bytes, expires, .. } = delivery;
+    Delivery { lsn, bytes, expires, ..sample(message, subscription) }
+}
+
+/// How a member would get the message, as far as that decides about it.
+fn sample(message: &Message, subscription: Subscription) -> Delivery {
     Delivery {
+        lsn: Lsn(0),
+        message: None,
+        bytes: message.bytes() as u32,
+        expires: Expiry::new(message.expires_at),
         qos: message.qos.min(subscription.qos),
         retain: message.retain && subscription.retain_as_published,
         identifiers: identifiers(subscription),
-        group: Some(group),
-        message,
+        group: None,
+        retained_at: Lsn(0),
     }
 }
 

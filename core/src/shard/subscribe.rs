@@ -13,8 +13,9 @@ use causeway_protocol::{
 
 use super::{Release, Shard};
 use crate::index::{Subscription, sends_retained};
-use crate::message::Message;
-use crate::session::{Delivery, Identifiers, SessionKey};
+use crate::queue::{Delivery, Expiry};
+use crate::retained::Due;
+use crate::session::{Identifiers, SessionKey};
 use crate::{Bound, ConnectionId, Lsn, Millis};
 
 /// The waiting retained messages of all sessions together are bounded by those of this many with a full share.
@@ -76,11 +77,7 @@ impl Shard {
         let answers = [Release::Answer { connection: id, bytes }, Release::Session { session: key, epoch }];
         for answer in answers {
             // A subscription that was acknowledged survives, so its record comes first.
-            if durable_at > self.durable {
-                self.releases.push_back((durable_at, answer));
-            } else {
-                self.release(now, answer);
-            }
+            self.when_durable(now, durable_at, answer);
         }
     }
 
@@ -114,17 +111,13 @@ impl Shard {
         self.insert_subscription(key, filter, subscription)
             .map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))?;
         let at = self.record_subscribed(now, key, filter, subscription, sends_retained);
+        let at = if due.is_empty() { at } else { self.recorder.last() };
         self.queue_retained(key, due, subscription);
         Ok(at)
     }
 
     /// The retained messages that the filter matches, unless they are more than may wait for one session.
-    fn retained_due(
-        &mut self,
-        now: Millis,
-        key: SessionKey,
-        filter: &str,
-    ) -> Result<Vec<Arc<Message>>, (ReasonCode, String)> {
+    fn retained_due(&mut self, now: Millis, key: SessionKey, filter: &str) -> Result<Vec<Due>, (ReasonCode, String)> {
         let waiting = self.sessions[key as usize].backlog.len();
         let max = self.limits.retained_backlog_max;
         let room_of_all = max.saturating_mul(BACKLOG_SESSIONS_FULL).saturating_sub(self.backlog_messages);
@@ -158,6 +151,10 @@ impl Shard {
 
     fn check_filter(&mut self, id: ConnectionId, key: SessionKey, filter: &str) -> Result<(), (ReasonCode, String)> {
         let refuse = |reason, why: &str| Err((reason, why.to_owned()));
+        if self.storage_low && self.is_recorded(key) {
+            self.counters.reached(Bound::FreeSpace);
+            return refuse(ReasonCode::QuotaExceeded, "the disk is nearly full");
+        }
         let limits = Arc::clone(&self.limits);
         if let Err(error) = check_topic_filter(filter, limits.topic_levels_max) {
             if matches!(error, FilterError::TooManyLevels { .. }) {
@@ -217,20 +214,28 @@ impl Shard {
     }
 
     /// Notes the retained messages a new subscription is due. The pump sends them as the client keeps up.
-    pub(super) fn queue_retained(&mut self, key: SessionKey, due: Vec<Arc<Message>>, subscription: Subscription) {
+    pub(super) fn queue_retained(&mut self, key: SessionKey, due: Vec<Due>, subscription: Subscription) {
         //= [MQTT-3.3.1-9] [MQTT-3.8.4-4] the newest retained message of each matching topic
-        let due = due.into_iter().map(|message| Delivery {
+        let due = due.into_iter().map(|(message, retained_at)| Delivery {
+            lsn: Lsn(0),
+            bytes: message.bytes() as u32,
+            expires: Expiry::new(message.expires_at),
             qos: message.qos.min(subscription.qos),
             //= [MQTT-3.3.1-8] sent because of a subscription: retain is 1
             retain: true,
             identifiers: Some(subscription.identifier).filter(|id| *id != 0).into_iter().collect::<Identifiers>(),
             group: None,
-            message,
+            retained_at,
+            message: Some(message),
         });
-        let backlog = &mut self.sessions[key as usize].backlog;
-        let before = backlog.len();
-        backlog.extend(due);
-        self.backlog_messages += backlog.len() - before;
+        let session = &mut self.sessions[key as usize];
+        let before = session.backlog.len();
+        session.backlog.extend(due);
+        self.backlog_messages += session.backlog.len() - before;
+        if session.backlog.len() > before {
+            // Neither the subscription nor what it brings is told before it is durable.
+            session.backlog_at = self.recorder.last();
+        }
     }
 }
 

@@ -42,6 +42,13 @@ impl Shard {
         self.timers.set(now.plus_seconds(self.limits.sys_interval_seconds), Timer::Sys);
     }
 
+    /// Tells what happened, to whoever listens now.
+    pub(super) fn tell_sys(&mut self, name: &str, text: &str, now: Millis) {
+        let topic = format!("$SYS/broker/{name}");
+        let mut publication = Publication::plain(&topic, text.as_bytes(), QoS::AtMostOnce);
+        self.route_own(now, &mut publication, Origin::Broker);
+    }
+
     fn publish_sys(&mut self, name: &str, text: &str, now: Millis) {
         let topic = format!("$SYS/broker/{name}");
         let mut publication = Publication::plain(&topic, text.as_bytes(), QoS::AtMostOnce);

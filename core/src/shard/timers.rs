@@ -12,7 +12,7 @@ use super::Shard;
 use crate::effect::EventLevel;
 use crate::message::Message;
 use crate::session::{DelayedWill, SessionKey};
-use crate::{ConnectionId, Millis};
+use crate::{ConnectionId, Lsn, Millis};
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
@@ -123,6 +123,7 @@ impl Shard {
 
     fn on_retained_expiry(&mut self, now: Millis, topic: &str) {
         if self.retained.get(topic).is_some_and(|message| message.is_expired(now)) {
+            self.changed.retained(topic);
             self.retained.remove(topic);
         }
     }
@@ -164,17 +165,17 @@ impl Shard {
     }
 
     /// Keeps a retained message, or forgets it with `None`, together with the timer of its expiry.
-    pub(super) fn set_retained(&mut self, topic: &str, message: Option<Arc<Message>>) {
+    pub(super) fn set_retained(&mut self, topic: &str, message: Option<(Arc<Message>, Lsn)>) {
         if let Some(at) = self.retained.get(topic).and_then(|old| old.expires_at) {
             self.timers.cancel(at, Timer::RetainedExpiry(topic.into()));
         }
-        let Some(message) = message else {
+        let Some((message, lsn)) = message else {
             self.retained.remove(topic);
             return;
         };
         if let Some(at) = message.expires_at {
             self.timers.set(at, Timer::RetainedExpiry(topic.into()));
         }
-        self.retained.set(message);
+        self.retained.set(message, lsn);
     }
 }

@@ -1,10 +1,12 @@
 //! Any packets in any order: the shard never panics, stays within its bounds, and leaves nothing behind.
 
+use std::collections::BTreeMap;
+
 use causeway_protocol::{Packet, decode, encode, frame};
 use proptest::prelude::*;
 
 use super::world::*;
-use crate::session::{Number, Phase};
+use crate::session::{LaneName, Number, Phase};
 
 /// One step of a client gone wild.
 #[derive(Debug, Clone)]
@@ -17,6 +19,8 @@ enum Move {
     Ack { client: usize, kind: u8, id: u16 },
     Wait(u64),
     Sync,
+    Fold { work: usize, commits: bool },
+    Crash,
     Read(usize),
 }
 
@@ -36,6 +40,8 @@ fn moves() -> impl Strategy<Value = Move> {
         (client(), 0..4u8, 1..5u16).prop_map(|(client, kind, id)| Move::Ack { client, kind, id }),
         (0..5_000_000u64).prop_map(Move::Wait),
         Just(Move::Sync),
+        (1..6usize, prop::bool::weighted(0.8)).prop_map(|(work, commits)| Move::Fold { work, commits }),
+        prop::bool::weighted(0.1).prop_map(|crash| if crash { Move::Crash } else { Move::Sync }),
         client().prop_map(Move::Read),
     ]
 }
@@ -43,11 +49,20 @@ fn moves() -> impl Strategy<Value = Move> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
     #[test]
-    fn any_moves_keep_the_invariants(moves in prop::collection::vec(moves(), 0..120)) {
+    fn any_moves_keep_the_invariants(
+        moves in prop::collection::vec(moves(), 0..120),
+        on_disk in any::<bool>(),
+        drops in any::<bool>(),
+        cache in 0..60usize,
+    ) {
         let mut world = World::with(|limits| {
             limits.session_queue_messages_max = 5;
             limits.receive_maximum = 3;
+            limits.body_cache_bytes = cache;
+            limits.urgent_topics = vec!["u".to_owned()];
         });
+        world = if on_disk { world.on_disk() } else { world };
+        world.overflow = if drops { crate::Overflow::DropOldest } else { crate::Overflow::RefuseNew };
         world.durable_at_once = false;
         let mut clients: [Option<Client>; 4] = [None; 4];
         for step in moves {
@@ -124,6 +139,11 @@ fn play(world: &mut World, clients: &mut [Option<Client>; 4], step: Move) {
         }
         Move::Wait(milliseconds) => world.wait(milliseconds),
         Move::Sync => world.sync(),
+        Move::Fold { work, commits } => world.fold(work, commits),
+        Move::Crash => {
+            world.restart();
+            *clients = [None; 4];
+        }
         Move::Read(client) => {
             if let Some(client) = clients[client] {
                 world.heard(client);
@@ -155,7 +175,7 @@ fn check(world: &World) {
     let backlog: usize = shard.sessions.iter().map(|(_, session)| session.backlog.len()).sum();
     assert_eq!(backlog, shard.backlog_messages);
     for (_, session) in &shard.sessions {
-        assert!(session.queue.len() <= 5, "queue over its limit");
+        assert!(session.queued() <= 5 + 64, "queue over its limit");
         assert_eq!(session.counted_bytes(), session.held_bytes);
         let mut identifiers: Vec<_> = session.inflight.iter().map(|inflight| inflight.packet_id).collect();
         identifiers.sort_unstable();
@@ -163,10 +183,35 @@ fn check(world: &World) {
         assert_eq!(identifiers.len(), session.inflight.len(), "a packet identifier twice in flight");
         assert!(session.connection.is_some() || session.is_persistent());
     }
+    assert_eq!(shard.queues.bodies.owed(), owed_by_all(shard), "counts of what is owed");
+}
+
+/// How often each recorded message stands in a queue or in flight.
+fn owed_by_all(shard: &crate::Shard) -> BTreeMap<u64, u32> {
+    let mut owed = BTreeMap::new();
+    let mut count = |lsn: crate::Lsn| {
+        if lsn.0 > 0 {
+            *owed.entry(lsn.0).or_insert(0) += 1;
+        }
+    };
+    for (_, session) in &shard.sessions {
+        for name in LaneName::ALL {
+            shard.queues.pool.iter(&session.lane(name).queue).for_each(|peek| count(peek.lsn));
+        }
+        for inflight in &session.inflight {
+            if let Phase::Publish(delivery) = &inflight.phase {
+                count(delivery.lsn);
+            }
+        }
+    }
+    for (_, group) in shard.groups.iter() {
+        shard.queues.pool.iter(&group.queue).for_each(|peek| count(peek.lsn));
+    }
+    owed
 }
 
 /// A session: its client, its subscriptions, and what it is still owed: the sequence, and whether only PUBREL is left.
-type Owed = (String, Vec<String>, Vec<(u64, bool)>);
+type Owed = (String, Vec<String>, Vec<(LaneName, u64, bool)>);
 
 fn owed(world: &World) -> Vec<Owed> {
     let mut all = Vec::new();
@@ -176,10 +221,15 @@ fn owed(world: &World) -> Vec<Owed> {
         }
         let mut filters: Vec<String> = session.subscriptions.iter().map(|entry| format!("{entry:?}")).collect();
         filters.sort();
-        let mut open: Vec<(u64, bool)> = session.queue.iter().map(|queued| (queued.sequence, false)).collect();
+        let mut open: Vec<(LaneName, u64, bool)> = Vec::new();
+        for name in LaneName::ALL {
+            open.extend(
+                world.shard.queues.pool.iter(&session.lane(name).queue).map(|peek| (name, peek.sequence, false)),
+            );
+        }
         for inflight in &session.inflight {
-            if let Number::Own(sequence) = inflight.number {
-                open.push((sequence, matches!(inflight.phase, Phase::Release)));
+            if let Number::Own(lane, sequence) = inflight.number {
+                open.push((lane, sequence, matches!(inflight.phase, Phase::Release(_))));
             }
         }
         open.sort_unstable();

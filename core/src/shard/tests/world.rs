@@ -3,6 +3,7 @@
 //! Packets in both directions go through the codec, so what is asserted is what a client would see. Outgoing packets
 //! become short words: `pub q1 p3 dup a/b=hello`, `puback p3`, `disconnect 0x8E`.
 
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -12,7 +13,10 @@ use causeway_protocol::{
     Subscribe, SubscriptionOptions, Unsubscribe, Will, decode, encode, frame,
 };
 
-use crate::{ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Lsn, Millis, Principal, Shard, Step, Verdict};
+use crate::{
+    Change, ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Lsn, Millis, Overflow, Principal, Shard, Step,
+    Verdict,
+};
 
 pub(super) struct World {
     pub(super) shard: Shard,
@@ -22,6 +26,15 @@ pub(super) struct World {
     limits: Arc<Limits>,
     /// All records that are durable.
     records: Vec<(Lsn, Vec<u8>)>,
+    /// Whether bodies are read from the log and the state is folded.
+    on_disk: bool,
+    /// The folded state, and the records it is made of: from which a replay goes on, and through which it may know.
+    folded: BTreeMap<Vec<u8>, Vec<u8>>,
+    mark: (Lsn, Lsn),
+    /// A fold under way.
+    changes: Vec<Change>,
+    /// What the listener does with full queues.
+    pub(super) overflow: Overflow,
 }
 
 /// A client and what it speaks.
@@ -92,7 +105,58 @@ impl World {
         let limits = Arc::new(limits);
         let now = Millis(1_000_000);
         let shard = Shard::new(now, Arc::clone(&limits), "test", 42);
-        World { shard, now, durable_at_once: true, limits, records: Vec::new() }
+        World {
+            shard,
+            now,
+            durable_at_once: true,
+            limits,
+            records: Vec::new(),
+            on_disk: false,
+            folded: BTreeMap::new(),
+            mark: (Lsn(0), Lsn(0)),
+            changes: Vec::new(),
+            overflow: Overflow::RefuseNew,
+        }
+    }
+
+    /// Bodies are read from the log from now on, and the state can be folded.
+    pub(super) fn on_disk(mut self) -> World {
+        self.on_disk = true;
+        self.shard.read_bodies_from_log();
+        self
+    }
+
+    /// Goes on with a fold, or begins one; commits it at its end if `commits`.
+    pub(super) fn fold(&mut self, work: usize, commits: bool) {
+        if !self.on_disk {
+            return;
+        }
+        self.shard.begin_checkpoint();
+        let Some(end) = self.shard.poll_checkpoint(work, &mut self.changes) else { return };
+        self.sync();
+        let changes = std::mem::take(&mut self.changes);
+        self.shard.checkpoint_ended(commits);
+        if !commits {
+            return;
+        }
+        for change in changes {
+            match change {
+                Change::Clear => self.folded.clear(),
+                Change::Put { key, value } => drop(self.folded.insert(key, value)),
+                Change::Remove { key } => drop(self.folded.remove(&key)),
+                Change::RemoveBody(_) => {}
+            }
+        }
+        self.mark = (end.applied, end.through);
+    }
+
+    /// Answers what the shard asked of its log.
+    fn fetch(&mut self) {
+        while let Some(lsn) = self.shard.poll_fetch() {
+            let record = self.records.iter().find(|(at, _)| *at == lsn).map(|(_, record)| record.clone());
+            assert!(record.is_some(), "asked for {lsn:?}, which is not durable");
+            self.shard.fetched(self.now, lsn, record.as_deref());
+        }
     }
 
     /// Connects and swallows the CONNACK.
@@ -110,7 +174,12 @@ impl World {
 
     pub(super) fn dial_as(&mut self, connect: Connect<'_>, principal: Principal) -> (Client, Vec<String>) {
         let version = connect.version;
-        let policy = HandshakePolicy { anonymous_allowed: true, password_allowed: true, methods: Vec::new() };
+        let policy = HandshakePolicy {
+            anonymous_allowed: true,
+            password_allowed: true,
+            methods: Vec::new(),
+            overflow: self.overflow,
+        };
         let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned());
         let step = match handshake.handle(&Packet::Connect(Box::new(connect))) {
             Step::Verify(_) => handshake.verdict(Verdict::Allow { principal, data: Vec::new() }),
@@ -206,12 +275,21 @@ impl World {
             self.shard.persisted(self.now, group.last());
         }
         self.shard.persisted(self.now, Lsn(0));
+        self.fetch();
     }
 
     /// The power fails: what is not durable is gone, and so are all connections.
     pub(super) fn restart(&mut self) {
-        self.shard = Shard::new(self.now, Arc::clone(&self.limits), "test", 42);
-        for (at, record) in &self.records {
+        self.shard = Shard::new(self.now, Arc::clone(&self.limits), "test", 43);
+        self.changes.clear();
+        if self.on_disk {
+            self.shard.read_bodies_from_log();
+            for (key, value) in &self.folded {
+                self.shard.restore(key, value).unwrap();
+            }
+            self.shard.restored(self.mark.0, self.mark.1);
+        }
+        for (at, record) in self.records.iter().filter(|(at, _)| *at > self.mark.0) {
             self.shard.replay(*at, record).unwrap();
         }
         self.shard.recovered(self.now);
@@ -223,6 +301,7 @@ impl World {
     pub(super) fn heard(&mut self, client: Client) -> Vec<String> {
         let mut said = Vec::new();
         loop {
+            self.fetch();
             let Some(outbox) = self.shard.outbox(client.id) else { return said };
             if outbox.is_empty() {
                 return said;

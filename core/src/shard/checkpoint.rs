@@ -1,0 +1,177 @@
+//! Folding the state, so that old records can go: what changed since the last time, in slices, while everything goes on.
+//!
+//! Owns the order of a fold. A slice holds each session as it is when its turn comes, later than the fold began; so each
+//! says up to which record it is true, and a replay skips what it already has. Nothing may be committed before the log is
+//! durable that far. The layout of keys and values is in [`crate::folded`].
+
+use super::Shard;
+use super::changed::{Changed, Keys};
+use crate::Lsn;
+use crate::folded;
+use crate::session::{LaneName, SessionKey};
+use crate::shared::GroupKey;
+
+/// One change of the folded state, to be made in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Everything there is goes, bodies excepted: the fold is a whole one.
+    Clear,
+    /// Puts or replaces.
+    Put {
+        /// Opaque.
+        key: Vec<u8>,
+        /// Opaque.
+        value: Vec<u8>,
+    },
+    /// Removes, if it is there.
+    Remove {
+        /// Opaque.
+        key: Vec<u8>,
+    },
+    /// The body of this record is owed to nobody any more.
+    RemoveBody(Lsn),
+}
+
+/// The end of a fold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointEnd {
+    /// A replay begins behind this record.
+    pub applied: Lsn,
+    /// The fold may be committed once the log is durable up to this record.
+    pub through: Lsn,
+}
+
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    applied: Lsn,
+    clears: bool,
+    sessions: Keys,
+    next_session: SessionKey,
+    groups: Vec<GroupKey>,
+    topics: Vec<Box<str>>,
+}
+
+impl Shard {
+    /// Begins a fold of all that changed since the last one. False where nothing did, or one is under way.
+    pub fn begin_checkpoint(&mut self) -> bool {
+        if self.checkpoint.is_some() || self.recorder.last() <= self.folded || !self.changed.is_noted {
+            return false;
+        }
+        let changed = std::mem::replace(&mut self.changed, Changed { is_noted: true, ..Changed::default() });
+        // They are told at the end, together with those who end meanwhile.
+        self.changed.ended_sessions = changed.ended_sessions;
+        self.changed.ended_groups = changed.ended_groups;
+        let mut topics: Vec<Box<str>> = changed.topics.into_iter().collect();
+        topics.sort_unstable_by(|one, other| other.cmp(one));
+        let mut checkpoint = Checkpoint {
+            applied: self.recorder.last(),
+            clears: self.fold_failed,
+            sessions: changed.sessions,
+            next_session: 0,
+            groups: changed.groups.into_iter().collect(),
+            topics,
+        };
+        if std::mem::take(&mut self.fold_failed) {
+            self.change_everything(&mut checkpoint);
+        }
+        self.checkpoint = Some(checkpoint);
+        true
+    }
+
+    /// The folded state may be anything now: all of it is written again.
+    fn change_everything(&mut self, checkpoint: &mut Checkpoint) {
+        for (key, session) in &mut self.sessions {
+            checkpoint.sessions.insert(key as SessionKey);
+            for name in LaneName::ALL {
+                session.lane_mut(name).forget_saved();
+            }
+        }
+        checkpoint.groups = self.groups.iter().map(|(key, _)| key).collect();
+        checkpoint.topics = self.retained.topics();
+        checkpoint.topics.sort_unstable_by(|one, other| other.cmp(one));
+    }
+
+    /// The next changes of the fold, about `work` steps of them. The end comes once, with the last changes.
+    pub fn poll_checkpoint(&mut self, work: usize, changes: &mut Vec<Change>) -> Option<CheckpointEnd> {
+        let mut checkpoint = self.checkpoint.take()?;
+        if std::mem::take(&mut checkpoint.clears) {
+            changes.push(Change::Clear);
+        }
+        let mut done = 0;
+        while done < work {
+            if let Some(key) = checkpoint.sessions.next(checkpoint.next_session) {
+                checkpoint.next_session = key + 1;
+                done += 1 + self.fold_session(key, changes);
+            } else if let Some(key) = checkpoint.groups.pop() {
+                done += 1 + self.fold_group(key, changes);
+            } else if let Some(topic) = checkpoint.topics.pop() {
+                done += 1;
+                changes.push(match self.retained.get_recorded(&topic) {
+                    Some((message, lsn)) => folded::put_retained(message, *lsn),
+                    None => folded::remove_retained(&topic),
+                });
+            } else {
+                self.fold_ended(changes);
+                changes.push(folded::put_meta(self.epoch));
+                let end = CheckpointEnd { applied: checkpoint.applied, through: self.recorder.last() };
+                self.folding = Some(end.applied);
+                return Some(end);
+            }
+        }
+        self.checkpoint = Some(checkpoint);
+        None
+    }
+
+    /// The fold was committed, or failed and left what was before. After a failure the next one is a whole one.
+    pub fn checkpoint_ended(&mut self, committed: bool) {
+        self.checkpoint = None;
+        match self.folding.take() {
+            Some(applied) if committed => self.folded = applied,
+            Some(_) | None => self.fold_failed = true,
+        }
+    }
+
+    fn fold_session(&mut self, key: SessionKey, changes: &mut Vec<Change>) -> usize {
+        let as_of = self.recorder.last();
+        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.recorded) else { return 0 };
+        let open = session.connection.and_then(|id| self.connections.get(id.index()));
+        let will = open.and_then(|connection| connection.will.as_ref());
+        folded::put_session(session, &self.queues, open.is_some(), will, as_of, changes)
+    }
+
+    fn fold_group(&mut self, key: GroupKey, changes: &mut Vec<Change>) -> usize {
+        let Some(group) = self.groups.get(key) else { return 0 };
+        changes.push(folded::put_group(group, &self.queues, self.recorder.last()));
+        group.queue.len() / 16
+    }
+
+    fn fold_ended(&mut self, changes: &mut Vec<Change>) {
+        for ended in std::mem::take(&mut self.changed.ended_sessions) {
+            folded::remove_session(ended.epoch, ended.saved, changes);
+        }
+        for (share_name, filter) in std::mem::take(&mut self.changed.ended_groups) {
+            // It may have begun anew since.
+            let name = (share_name, filter);
+            match self.group_by_name.get(&name).and_then(|key| self.groups.get(*key)) {
+                Some(group) => changes.push(folded::put_group(group, &self.queues, self.recorder.last())),
+                None => changes.push(folded::remove_group(&name.0, &name.1)),
+            }
+        }
+        changes.extend(self.queues.bodies.take_freed().into_iter().map(Change::RemoveBody));
+    }
+
+    /// Bytes of the messages recorded from `from` to before `to` that anybody is still owed, about.
+    pub fn live_bytes(&self, from: Lsn, to: Lsn) -> u64 {
+        self.queues.bodies.live_bytes(from, to)
+    }
+
+    /// The messages recorded from `from` to before `to` that anybody is still owed.
+    pub fn live_in(&self, from: Lsn, to: Lsn) -> Vec<Lsn> {
+        self.queues.bodies.live(from, to).collect()
+    }
+
+    /// All bodies that are owed and recorded before this were moved out of the log.
+    pub fn bodies_moved(&mut self, before: Lsn) {
+        self.queues.bodies.moved_before(before);
+    }
+}
