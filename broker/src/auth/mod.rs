@@ -17,11 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use causeway_core::{HandshakePolicy, Principal, Verdict};
+use causeway_core::{HandshakePolicy, Overflow, Principal, Verdict};
 use causeway_fleet::scram;
 use causeway_protocol::ReasonCode;
 
-use crate::config::{Authentication, Listener};
+use crate::config::{Authentication, Listener, OverflowPolicy};
 use crate::shown::shown;
 use verifier::{Outcome, Verifier};
 
@@ -117,6 +117,10 @@ impl Authenticator {
             anonymous_allowed: listener.anonymous_allowed(&self.shared.settings),
             password_allowed: self.shared.settings.password_file.is_some(),
             methods,
+            overflow: match listener.overflow {
+                OverflowPolicy::RefuseNew => Overflow::RefuseNew,
+                OverflowPolicy::DropOldest => Overflow::DropOldest,
+            },
         }
     }
 

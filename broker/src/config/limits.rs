@@ -79,6 +79,14 @@ pub struct LimitSettings {
     /// dropped and counted, and those of QoS 1 and 2 wait in its session's queue.
     #[schemars(range(min = 4096, max = 1_073_741_824))]
     pub outbox_bytes_max: usize,
+    /// Bytes of message bodies kept in memory where they can also be read from the disk. Without a data directory, the bodies of all
+    /// queued messages are in memory.
+    #[schemars(range(min = 65_536, max = 1_099_511_627_776u64))]
+    pub body_cache_bytes: usize,
+    /// Topic filters of messages that go before all others that wait for the same session, such as "vehicles/+/cmd/#". Messages of one
+    /// topic keep their order.
+    #[schemars(length(max = 64), example = &["vehicles/+/cmd/#"])]
+    pub urgent_topics: Vec<String>,
     /// The highest quality of service, 0, 1 or 2, announced as Maximum QoS. A PUBLISH above it: DISCONNECT 0x9B (QoS
     /// not supported). Subscriptions are granted no more.
     #[schemars(range(min = 0, max = 2))]
@@ -123,6 +131,8 @@ impl Default for LimitSettings {
             retained_bytes_max: limits.retained_bytes_max,
             retained_backlog_max: limits.retained_backlog_max,
             outbox_bytes_max: limits.outbox_bytes_max,
+            body_cache_bytes: limits.body_cache_bytes,
+            urgent_topics: limits.urgent_topics,
             maximum_qos: limits.maximum_qos as u8,
             retain_available: limits.retain_available,
             shared_subscriptions: limits.shared_subscriptions,
@@ -158,6 +168,8 @@ impl LimitSettings {
             retained_bytes_max: self.retained_bytes_max,
             retained_backlog_max: self.retained_backlog_max,
             outbox_bytes_max: self.outbox_bytes_max,
+            body_cache_bytes: self.body_cache_bytes,
+            urgent_topics: self.urgent_topics.clone(),
             retain_available: self.retain_available,
             shared_subscriptions: self.shared_subscriptions,
             wildcard_subscriptions: self.wildcard_subscriptions,

@@ -45,6 +45,19 @@ pub struct Listener {
     /// Who may connect here without credentials, if different from authentication.anonymous.
     #[schemars(example = &"never")]
     pub anonymous: Option<Anonymous>,
+    /// What becomes of a message that the full queue of a session from here has no room for.
+    pub overflow: OverflowPolicy,
+}
+
+/// What becomes of a message that a full queue has no room for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OverflowPolicy {
+    /// It is refused, and its publisher is told: 0x97 (quota exceeded).
+    #[default]
+    RefuseNew,
+    /// The oldest messages of the queue are dropped, counted, and told on $SYS/broker/overflow/{client identifier}.
+    DropOldest,
 }
 
 impl Default for Listener {
@@ -61,6 +74,7 @@ impl Default for Listener {
             connect_timeout_seconds: 10,
             handshakes_pending_max: 4096,
             anonymous: None,
+            overflow: OverflowPolicy::RefuseNew,
         }
     }
 }
