@@ -1,0 +1,188 @@
+//! What waits on disk: bodies that are read when they are needed, lanes, full queues, a full disk, and folds.
+
+use super::world::*;
+use crate::Overflow;
+
+fn sleeping(world: &mut World, client_id: &str, filter: &str, qos: u8) {
+    let client = world.join(persistent(client_id));
+    world.subscribe(client, filter, options(qos));
+    world.hang_up(client);
+}
+
+#[test]
+fn bodies_leave_memory_and_come_back_in_order() {
+    let mut world = World::with(|limits| limits.body_cache_bytes = 0).on_disk();
+    sleeping(&mut world, "sub", "t", 1);
+    let publisher = world.join(connect("pub"));
+    for number in 0..50u16 {
+        world.publish(publisher, publish(1, number + 1, "t", &format!("message {number}")));
+    }
+    assert!(world.shard.gauges().body_bytes < 20, "only the newest is at hand");
+    let mut connect = persistent("sub");
+    connect.properties.receive_maximum = Some(3);
+    let (client, mut said) = world.dial(connect);
+    said.remove(0);
+    let mut received = Vec::new();
+    while !said.is_empty() {
+        for word in std::mem::take(&mut said) {
+            received.push(word);
+            world.puback(client, received.len() as u16);
+        }
+        said = world.heard(client);
+    }
+    assert_eq!(received.len(), 50);
+    assert!(received.iter().enumerate().all(|(at, word)| word.ends_with(&format!("=message {at}"))), "{received:?}");
+    assert_eq!(world.shard.gauges().body_bytes, 0);
+}
+
+#[test]
+fn what_was_in_flight_is_read_again_and_nothing_overtakes_it() {
+    let mut world = World::with(|limits| limits.body_cache_bytes = 0).on_disk();
+    let subscriber = world.join(persistent("sub"));
+    world.subscribe(subscriber, "t", options(2));
+    let publisher = world.join(connect("pub"));
+    for number in 1..=3 {
+        world.publish(publisher, publish(2, number, "t", &number.to_string()));
+    }
+    world.hang_up(subscriber);
+    world.publish(publisher, publish(2, 4, "t", "4"));
+    let (_, said) = world.dial(persistent("sub"));
+    let expected =
+        ["connack 0x00 present", "pub q2 p1 dup t=1", "pub q2 p2 dup t=2", "pub q2 p3 dup t=3", "pub q2 p4 t=4"];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn the_urgent_goes_first_also_after_a_crash() {
+    let mut world = World::with(|limits| limits.urgent_topics = vec!["cmd/#".to_owned()]).on_disk();
+    sleeping(&mut world, "vehicle", "#", 1);
+    let publisher = world.join(connect("pub"));
+    for (id, topic) in [(1, "bulk"), (2, "cmd/unlock"), (3, "bulk"), (4, "cmd/lock")] {
+        world.publish(publisher, publish(1, id, topic, "x"));
+    }
+    world.fold(usize::MAX, true);
+    world.restart();
+    let (_, said) = world.dial(persistent("vehicle"));
+    let topics: Vec<&str> = said[1..].iter().map(|word| word.rsplit(' ').next().unwrap()).collect();
+    assert_eq!(topics, ["cmd/unlock=x", "cmd/lock=x", "bulk=x", "bulk=x"]);
+}
+
+#[test]
+fn a_full_queue_may_give_up_its_oldest_and_says_so() {
+    let mut world = World::with(|limits| limits.session_queue_messages_max = 3).on_disk();
+    world.overflow = Overflow::DropOldest;
+    sleeping(&mut world, "sub", "t", 1);
+    let watcher = world.join(connect("watcher"));
+    world.subscribe(watcher, "$SYS/broker/overflow/+", options(0));
+    world.heard(watcher);
+    let publisher = world.join(connect("pub"));
+    for number in 1..=5 {
+        world.publish(publisher, publish(1, number, "t", &number.to_string()));
+        assert_eq!(world.heard(publisher), [format!("puback p{number}")]);
+    }
+    let told = world.heard(watcher);
+    assert!(told.len() == 1 && told[0].contains("$SYS/broker/overflow/sub="), "{told:?}");
+    assert_eq!(world.shard.counters().dropped_oldest, 2);
+    for crash in [false, true] {
+        if crash {
+            world.restart();
+        }
+        let (client, said) = world.dial(persistent("sub"));
+        let payloads: Vec<&str> = said[1..].iter().map(|word| word.rsplit('=').next().unwrap()).collect();
+        assert_eq!(payloads, ["3", "4", "5"]);
+        world.hang_up(client);
+    }
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_refuses_the_new_and_goes_on_with_the_old() {
+    let mut world = World::new().on_disk();
+    let subscriber = world.join(persistent("sub"));
+    world.subscribe(subscriber, "t", options(1));
+    let publisher = world.join(connect("pub"));
+    world.publish(publisher, publish(1, 1, "t", "before"));
+    world.shard.storage_low(true);
+    world.heard(publisher);
+    world.publish(publisher, publish(1, 2, "t", "refused"));
+    world.publish(publisher, publish(1, 3, "nobody", "needs no disk"));
+    world.publish(publisher, publish(0, 0, "t", "needs no disk"));
+    assert_eq!(world.heard(publisher), ["puback p2 0x97", "puback p3 0x10"]);
+    world.subscribe(subscriber, "u", options(1));
+    world.puback(subscriber, 1);
+    assert_eq!(world.heard(subscriber), ["suback 01", "pub q1 p1 t=before", "pub q0 t=needs no disk", "suback 97"]);
+    let (_, said) = world.dial(persistent("new"));
+    assert_eq!(said, ["connack 0x97"]);
+    assert_eq!(world.shard.counters().publish_refused_disk_full, 1);
+    world.shard.storage_low(false);
+    world.publish(publisher, publish(1, 4, "t", "after"));
+    assert_eq!(world.heard(publisher), ["puback p4"]);
+    assert_eq!(world.heard(subscriber), ["pub q1 p2 t=after"]);
+}
+
+#[test]
+fn a_retained_qos_2_message_in_flight_is_sent_again_after_a_crash() {
+    let mut world = World::new().on_disk();
+    let publisher = world.join(connect("pub"));
+    let retained = causeway_protocol::Publish { retain: true, ..publish(2, 1, "t", "state") };
+    world.publish(publisher, retained);
+    let subscriber = world.join(persistent("sub"));
+    world.subscribe(subscriber, "t", options(2));
+    assert_eq!(world.heard(subscriber), ["suback 02", "pub q2 p1 retain t=state"]);
+    world.fold(usize::MAX, true);
+    world.restart();
+    let (subscriber, said) = world.dial(persistent("sub"));
+    assert_eq!(said, ["connack 0x00 present", "pub q2 p1 dup retain t=state"]);
+    assert!(world.heard(subscriber).is_empty());
+}
+
+#[test]
+fn a_shared_qos_2_message_stays_with_its_member_after_a_crash() {
+    let mut world = World::new().on_disk();
+    let one = world.join(persistent("one"));
+    world.subscribe(one, "$share/g/t", options(2));
+    let publisher = world.join(connect("pub"));
+    world.publish(publisher, publish(2, 1, "t", "x"));
+    assert_eq!(world.heard(one), ["suback 02", "pub q2 p1 t=x"]);
+    world.fold(usize::MAX, true);
+    world.restart();
+    let other = world.join(persistent("other"));
+    world.subscribe(other, "$share/g/t", options(2));
+    assert_eq!(world.heard(other), ["suback 02"]);
+    let (_, said) = world.dial(persistent("one"));
+    assert_eq!(said, ["connack 0x00 present", "pub q2 p1 dup t=x"]);
+}
+
+#[test]
+fn a_fold_after_a_failed_one_is_whole() {
+    let mut world = World::new().on_disk();
+    sleeping(&mut world, "sub", "t", 1);
+    let publisher = world.join(connect("pub"));
+    for number in 1..=600 {
+        world.publish(publisher, publish(1, number, "t", &number.to_string()));
+        if number % 100 == 0 {
+            world.fold(usize::MAX, number != 300);
+        }
+    }
+    world.fold(usize::MAX, true);
+    world.restart();
+    assert_eq!(world.shard.gauges().queued_messages, 600);
+    let client = world.dial(persistent("sub")).0;
+    world.disconnect(client);
+    assert_eq!(world.shard.live_in(crate::Lsn(0), crate::Lsn(10_000)).len(), 600);
+}
+
+#[test]
+fn many_deliveries_between_two_records_never_share_an_identifier() {
+    let mut world = World::with(|limits| limits.receive_maximum = 65_535);
+    let subscriber = world.join(persistent("sub"));
+    world.subscribe(subscriber, "t", options(1));
+    let publisher = world.join(connect("pub"));
+    for number in 0..30_000u32 {
+        world.publish(publisher, publish(1, 1, "t", "x"));
+        world.heard(publisher);
+        world.heard(subscriber);
+        world.puback(subscriber, (number % 24_576 + 1) as u16);
+    }
+    world.restart();
+    assert!(world.shard.gauges().queued_messages < 1025, "progress is recorded in between");
+}
