@@ -95,7 +95,12 @@ impl World {
     }
 
     fn dial(&mut self, at: usize, bytes: &[u8]) {
-        let policy = HandshakePolicy { anonymous_allowed: true, password_allowed: true, methods: vec!["M".to_owned()] };
+        let policy = HandshakePolicy {
+            anonymous_allowed: true,
+            password_allowed: true,
+            methods: vec!["M".to_owned()],
+            ..HandshakePolicy::default()
+        };
         let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, format!("assigned-{at}"));
         let mut step = match frame(bytes, self.limits.packet_bytes_max) {
             Ok(Some(head)) => match bytes.get(head.header_bytes..head.total_bytes()) {

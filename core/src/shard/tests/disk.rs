@@ -186,3 +186,31 @@ fn many_deliveries_between_two_records_never_share_an_identifier() {
     world.restart();
     assert!(world.shard.gauges().queued_messages < 1025, "progress is recorded in between");
 }
+
+#[test]
+fn a_damaged_entry_is_an_error_or_harmless_and_never_a_panic() {
+    let mut world = World::new().on_disk();
+    let subscriber = world.join(with_will(persistent("sub"), "will", 60));
+    world.subscribe_with(subscriber, "t", options(2), Some(7));
+    world.subscribe(subscriber, "$share/g/s", options(2));
+    let publisher = world.join(connect("pub"));
+    for (id, topic) in [(1, "t"), (2, "s"), (3, "t")] {
+        let retained = causeway_protocol::Publish { retain: true, ..publish(2, id, topic, "x") };
+        world.publish(publisher, retained);
+    }
+    world.fold(usize::MAX, true);
+    let entries = world.entries();
+    assert!(entries.len() >= 5, "sessions, a queue, a group, retained messages, and what is the shard's");
+    for (key, value) in &entries {
+        for cut in 0..value.len() {
+            let mut fresh = World::new().on_disk();
+            let _ = fresh.shard.restore(key, &value[..cut]);
+            for bit in 0..8 {
+                let mut flipped = value.clone();
+                flipped[cut] ^= 1 << bit;
+                let mut fresh = World::new().on_disk();
+                let _ = fresh.shard.restore(key, &flipped);
+            }
+        }
+    }
+}

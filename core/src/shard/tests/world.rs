@@ -150,6 +150,11 @@ impl World {
         self.mark = (end.applied, end.through);
     }
 
+    /// The folded state.
+    pub(super) fn entries(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.folded.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
     /// Answers what the shard asked of its log.
     fn fetch(&mut self) {
         while let Some(lsn) = self.shard.poll_fetch() {
