@@ -1,6 +1,6 @@
 //! The layout of the folded state: keys and values of sessions, their queues, shared subscriptions and retained messages.
 //!
-//! Owns encoding and decoding. Keys are in an order in which what refers to something comes after it: sessions, their
+//! Owns encoding and decoding. Keys are in an order in which what refers to something comes after it: each session and then its
 //! queues, groups, retained messages. A queue is kept in parts of [`PART`] sequence numbers, so that one that grows is not written
 //! whole each time. Integers are big-endian.
 
@@ -28,9 +28,12 @@ pub(crate) const PART: u64 = 256;
 
 const META: u8 = 0;
 const SESSION: u8 = 1;
-const QUEUE: u8 = 2;
 const GROUP: u8 = 3;
 const RETAINED: u8 = 4;
+
+/// What of a session stands under a key.
+const HEAD: u8 = 0;
+const QUEUE: u8 = 1;
 
 const IS_ATTACHED: u8 = 1;
 const HAS_WILL: u8 = 2;
@@ -99,11 +102,11 @@ fn key(kind: u8, rest: &[&[u8]]) -> Vec<u8> {
 }
 
 fn session_key(epoch: u64) -> Vec<u8> {
-    key(SESSION, &[&epoch.to_be_bytes()])
+    key(SESSION, &[&epoch.to_be_bytes(), &[HEAD]])
 }
 
 fn queue_key(epoch: u64, lane: LaneName, part: u64) -> Vec<u8> {
-    key(QUEUE, &[&epoch.to_be_bytes(), &[lane as u8], &part.to_be_bytes()])
+    key(SESSION, &[&epoch.to_be_bytes(), &[QUEUE, lane as u8], &part.to_be_bytes()])
 }
 
 fn group_key(share_name: &str, filter: &str) -> Vec<u8> {
@@ -328,9 +331,9 @@ impl<'a> Folded<'a> {
     pub(crate) fn decode(key: &'a [u8], value: &'a [u8]) -> Result<Folded<'a>, RecordError> {
         let (mut key, mut value) = (Reader(key), Reader(value));
         let kind = key.u8()?;
-        if kind == QUEUE {
-            let (epoch, lane) = (key.u64()?, key.lane()?);
-            return Ok(Folded::Queue { epoch, lane, entries: queue_entries(&mut value)? });
+        let epoch = if kind == SESSION { key.u64()? } else { 0 };
+        if kind == SESSION && key.u8()? == QUEUE {
+            return Ok(Folded::Queue { epoch, lane: key.lane()?, entries: queue_entries(&mut value)? });
         }
         let version = value.u8()?;
         if version != VERSION {
@@ -338,7 +341,7 @@ impl<'a> Folded<'a> {
         }
         Ok(match kind {
             META => Folded::Meta { epoch: value.u64()? },
-            SESSION => Folded::Session(Box::new(FoldedSession::decode(key.u64()?, &mut value)?)),
+            SESSION => Folded::Session(Box::new(FoldedSession::decode(epoch, &mut value)?)),
             GROUP => {
                 let share_name = key.text()?;
                 let filter = std::str::from_utf8(key.0).map_err(|_| RecordError::Damaged)?;

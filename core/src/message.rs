@@ -118,6 +118,19 @@ impl<'a> Publication<'a> {
         }
     }
 
+    /// A message of a record that is replayed.
+    pub(crate) fn of_record(record: &PublishRecord<'a>) -> Self {
+        Publication {
+            topic: record.topic,
+            forwarded: record.forwarded,
+            payload: record.payload,
+            qos: record.qos,
+            retain: record.retain,
+            expires_at: record.expires_at,
+            kept: None,
+        }
+    }
+
     /// A message that was kept before, such as a will.
     pub(crate) fn of_message(message: &'a Message) -> Self {
         Publication {

@@ -31,7 +31,8 @@ pub(super) struct Replay {
     /// The last record each session was made of, by its key.
     sessions_as_of: Vec<Lsn>,
     pub(super) groups_as_of: HashMap<GroupKey, Lsn>,
-    pub(super) lanes: HashMap<SessionKey, [FoldedLane; 2]>,
+    /// The session restored last, whose queues come next.
+    pub(super) lanes: Option<(SessionKey, [FoldedLane; 2])>,
 }
 
 impl Replay {
@@ -79,8 +80,6 @@ impl Shard {
     /// Where the bytes are no record, or do not follow from those before; the shard is then of no use.
     pub fn replay(&mut self, at: Lsn, bytes: &[u8]) -> Result<(), RecordError> {
         let mut replay = self.replaying.take().unwrap_or_default();
-        // The folded state's lanes were for the folded state's queues.
-        replay.lanes = HashMap::new();
         let record = Record::decode(bytes)?;
         let applied = self.apply(&mut replay, at, record);
         self.replaying = Some(replay);
@@ -290,8 +289,7 @@ impl Shard {
     }
 
     fn replay_publish(&mut self, replay: &Replay, at: Lsn, record: &PublishRecord<'_>) {
-        let message = Message::of_record(record);
-        let mut publication = Publication::of_message(&message);
+        let mut publication = Publication::of_record(record);
         let publisher = record.publisher.and_then(|epoch| replay.key(epoch));
         if let (Some(key), Some(packet_id)) = (publisher, record.packet_id)
             && !replay.has(key, at)

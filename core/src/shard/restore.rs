@@ -43,7 +43,8 @@ impl Shard {
             Folded::Session(session) => self.restore_session(replay, *session)?,
             Folded::Queue { epoch, lane, entries } => {
                 let key = replay.key(epoch).ok_or(RecordError::OutOfPlace)?;
-                let terms = replay.lanes.get(&key).ok_or(RecordError::OutOfPlace)?[lane as usize].clone();
+                let (of, lanes) = replay.lanes.as_ref().ok_or(RecordError::OutOfPlace)?;
+                let terms = lanes.get(lane as usize).filter(|_| *of == key).ok_or(RecordError::OutOfPlace)?;
                 for queued in entries {
                     let is_done = queued.sequence < terms.next && terms.open.binary_search(&queued.sequence).is_err();
                     if !is_done && terms.released.binary_search(&queued.sequence).is_err() {
@@ -111,7 +112,7 @@ impl Shard {
         self.session_by_client.insert(client_id, key);
         self.epoch = self.epoch.max(folded.epoch);
         replay.session(folded.epoch, key, folded.as_of);
-        replay.lanes.insert(key, folded.lanes);
+        replay.lanes = Some((key, folded.lanes));
         for (filter, subscription) in folded.subscriptions {
             self.insert_subscription(key, filter, subscription).map_err(|_| RecordError::Damaged)?;
         }
