@@ -1,6 +1,6 @@
 //! The folder of everything that survives a restart.
 //!
-//! Owns who may use it, where each shard has its log in it, and what is said where it cannot be used. It never looks into a
+//! Owns who may use it, where each shard keeps what it has in it, and what is said where it cannot be used. It never looks into a
 //! record.
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use causeway_core::RecordError;
 use causeway_storage::disk::RealDisk;
-use causeway_storage::{Durability, LogOptions, RecoverError, SegmentedLog};
+use causeway_storage::{Durability, LogOptions, OpenError, RecoverError, ShardOptions, ShardStore, StateError};
 
 use crate::config;
 
 /// Held for as long as the process uses the folder.
-const LOCK_NAME: &str = "causeway.lock";
+pub(crate) const LOCK_NAME: &str = "causeway.lock";
 
 /// Why the folder cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +60,37 @@ pub enum StorageError {
         /// What is wrong with it.
         source: RecordError,
     },
+    /// The folded state cannot be read.
+    #[error("{source}{}", state_advice(source, folder))]
+    State {
+        /// The folder of the shard.
+        folder: PathBuf,
+        /// What is wrong, and where.
+        source: StateError,
+    },
+    /// The log and the folded state are not of one run.
+    #[error(
+        "{}: {source}. Restore the whole folder from one copy, or move it away to begin without sessions and messages",
+        folder.display()
+    )]
+    NotOneRun {
+        /// The folder of the shard.
+        folder: PathBuf,
+        /// What does not fit.
+        source: OpenError,
+    },
+    /// An entry of the folded state is intact, but makes no sense.
+    #[error(
+        "the folded state in {} cannot be taken up: {source}. It was probably written by another version of Causeway: \
+         start that one, or move the folder away to begin without sessions and messages",
+        folder.display()
+    )]
+    Entry {
+        /// The folder of the shard.
+        folder: PathBuf,
+        /// What is wrong with it.
+        source: RecordError,
+    },
     /// Whoever asked for the start does not want it any more.
     #[error("told to stop while the log was replayed")]
     Abandoned,
@@ -97,11 +128,30 @@ fn advice(error: &RecoverError, folder: &Path) -> String {
     }
 }
 
+/// What to do about a folded state that cannot be read.
+fn state_advice(error: &StateError, folder: &Path) -> String {
+    let shown = folder.display();
+    match error {
+        StateError::Io(error) => remedy(error, folder),
+        StateError::Version { .. } => {
+            format!(". Start the version that wrote it, or move {shown} away to begin without sessions and messages")
+        }
+        StateError::Corrupt { .. } | StateError::Shard { .. } | StateError::Busy | StateError::TooLarge { .. } => {
+            format!(
+                ". Messages that were acknowledged are there: the broker does not start rather than lose them silently. Check the \
+             disk, then restore {shown} from a copy, or move it away to begin without sessions and messages"
+            )
+        }
+    }
+}
+
 /// The folder, taken for this process until dropped.
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
     path: PathBuf,
     options: LogOptions,
+    free_space_floor_bytes: u64,
+    disk_factor: f64,
     /// The kernel gives the lock free with the file, however the process ends.
     _lock: File,
 }
@@ -132,7 +182,8 @@ impl DataDirectory {
             config::Durability::Os => Durability::Os,
         };
         let options = LogOptions { segment_bytes: settings.segment_bytes, durability, ..LogOptions::new(0) };
-        Ok(DataDirectory { path: path.to_owned(), options, _lock: lock })
+        let config::Storage { free_space_floor_bytes, disk_factor, .. } = *settings;
+        Ok(DataDirectory { path: path.to_owned(), options, free_space_floor_bytes, disk_factor, _lock: lock })
     }
 
     /// The folder of the shard.
@@ -140,14 +191,33 @@ impl DataDirectory {
         self.path.join(format!("shard-{}", self.options.shard))
     }
 
-    /// Opens the shard's log, or begins one.
+    /// Bytes of one segment of the log.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.options.segment_bytes
+    }
+
+    /// Bytes of the disk that are left to others.
+    pub(crate) fn free_space_floor_bytes(&self) -> u64 {
+        self.free_space_floor_bytes
+    }
+
+    /// How many times what is needed the log may take.
+    pub(crate) fn disk_factor(&self) -> f64 {
+        self.disk_factor
+    }
+
+    /// Opens the shard's log and folded state, or begins them.
     ///
     /// # Errors
-    /// [`StorageError::Log`].
-    pub(crate) fn open_log(&self) -> Result<SegmentedLog, StorageError> {
+    /// [`StorageError::Log`], [`StorageError::State`], [`StorageError::NotOneRun`].
+    pub(crate) fn open_store(&self) -> Result<ShardStore, StorageError> {
         let folder = self.shard();
-        let opened = SegmentedLog::open(folder.join("log"), self.options.clone());
-        opened.map_err(|source| StorageError::Log { folder, source })
+        let options = ShardOptions { log: self.options.clone(), ..ShardOptions::new(self.options.shard) };
+        ShardStore::open(&folder, options).map_err(|error| match error {
+            OpenError::Log(source) => StorageError::Log { folder, source },
+            OpenError::State(source) => StorageError::State { folder, source },
+            source => StorageError::NotOneRun { folder, source },
+        })
     }
 }
 
@@ -192,7 +262,7 @@ mod tests {
     fn damage_is_told_with_its_place_and_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
         let directory = taken(folder.path()).unwrap();
-        let mut log = directory.open_log().unwrap();
+        let mut log = directory.open_store().unwrap().log;
         let records = [b"record".as_slice(); 3];
         causeway_storage::Log::append(&mut log, 1, &mut records.iter().copied()).unwrap();
         causeway_storage::Log::close(&mut log).unwrap();
@@ -201,7 +271,7 @@ mod tests {
         let mut bytes = std::fs::read(&segment).unwrap();
         bytes[4096 + 50] ^= 1;
         std::fs::write(&segment, bytes).unwrap();
-        let refusal = directory.open_log().unwrap_err().to_string();
+        let refusal = directory.open_store().unwrap_err().to_string();
         assert!(refusal.contains("00000000000000000001.log is damaged at byte 4136"), "{refusal}");
         assert!(refusal.contains(&format!("restore {}/shard-0 from a copy", folder.path().display())), "{refusal}");
     }

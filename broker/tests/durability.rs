@@ -359,3 +359,201 @@ fn without_fsync_it_says_what_is_lost() {
     let broker = Causewayd::start(folder.path());
     assert!(broker.client("c").1, "the system had it");
 }
+
+const TINY_SEGMENTS: (&str, &str) = ("CAUSEWAY_STORAGE__SEGMENT_BYTES", "65536");
+
+/// Publishes numbered messages, many at a time, until all are acknowledged.
+fn publish_numbers(client: &mut Client<TcpStream>, topic: &str, numbers: std::ops::Range<u32>, bytes: usize) {
+    let numbers: Vec<u32> = numbers.collect();
+    for some in numbers.chunks(200) {
+        let one = |(packet_id, number): (u16, &u32)| publish(topic, packet_id, &numbered(*number, bytes));
+        client.send(&(1..).zip(some).flat_map(one).collect::<Vec<u8>>());
+        for packet_id in 1..=some.len() as u16 {
+            let (first, body) = client.read_packet();
+            assert_eq!((first, &body[..2]), (0x40, &packet_id.to_be_bytes()[..]));
+            assert!(body.get(2).is_none_or(|reason| *reason < 0x80), "{body:?}");
+        }
+    }
+}
+
+/// A payload of so many bytes that begins with the number.
+fn numbered(number: u32, bytes: usize) -> Vec<u8> {
+    let mut payload = number.to_be_bytes().to_vec();
+    payload.resize(bytes, number as u8);
+    payload
+}
+
+fn receive_numbers(client: &mut Client<TcpStream>, topic: &str, numbers: std::ops::Range<u32>, bytes: usize) {
+    for number in numbers {
+        assert_eq!(receive(client, topic), numbered(number, bytes), "in order and once");
+    }
+}
+
+/// Waits until all that was sent before has been heard.
+fn ping(client: &mut Client<TcpStream>) {
+    client.send(&[0xC0, 0]);
+    client.expect(0xD0, &[]);
+}
+
+#[test]
+fn what_was_folded_survives_a_kill() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start_with(folder.path(), &[TINY_SEGMENTS]);
+    let (mut vehicle, _) = broker.client("vehicle");
+    vehicle.subscribe("cmd/#", 1);
+    vehicle.subscribe("once", 2);
+    drop(vehicle);
+    let (mut backend, _) = broker.client("backend");
+    publish_kept_retained(&mut backend, 1);
+    let mut once = publish("once", 7, b"once");
+    once[0] = 0x34;
+    backend.send(&once);
+    assert_eq!(backend.read_packet().0, 0x50);
+    let mut published = 0;
+    support::eventually("three folds", || {
+        publish_numbers(&mut backend, "cmd/go", published..published + 400, 300);
+        published += 400;
+        broker.metric("causeway_folds_total") >= 3.0
+    });
+    publish_numbers(&mut backend, "cmd/go", published..published + 10, 300);
+    published += 10;
+    broker.kill();
+
+    let broker = Causewayd::start_with(folder.path(), &[TINY_SEGMENTS]);
+    let line = broker.logs("the log is replayed");
+    assert!(!line.contains("entries=0 "), "{line}");
+    let (mut backend, known) = broker.client("backend");
+    assert!(known);
+    once[0] |= 8;
+    backend.send(&once);
+    assert_eq!(backend.read_packet().0, 0x50);
+    backend.send(&packet(0x62, &[0, 7]));
+    assert_eq!(backend.read_packet().0, 0x70);
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(known);
+    // It was queued before all others.
+    let (first, body) = vehicle.read_packet();
+    assert_eq!((first & 0xF6, &body[2..6]), (0x34, &b"once"[..]));
+    receive_numbers(&mut vehicle, "cmd/go", 0..published, 300);
+    vehicle.send(&support::subscribe("r", 0));
+    let packets = [vehicle.read_packet(), vehicle.read_packet()];
+    assert!(packets.iter().any(|(_, body)| body.ends_with(b"retained")), "{packets:?}");
+}
+
+#[test]
+fn an_orderly_stop_leaves_nothing_to_replay() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let (mut vehicle, _) = broker.client("vehicle");
+    vehicle.subscribe("t", 1);
+    drop(vehicle);
+    let (mut backend, _) = broker.client("backend");
+    publish_numbers(&mut backend, "t", 0..100, 10);
+    assert_eq!(broker.terminate(), Some(0));
+
+    let broker = Causewayd::start(folder.path());
+    let line = broker.logs("the log is replayed");
+    assert!(line.contains("records=0 "), "{line}");
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(known);
+    receive_numbers(&mut vehicle, "t", 0..100, 10);
+}
+
+#[test]
+fn a_drained_queue_gives_its_room_back() {
+    const COUNT: u32 = 3000;
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start_with(folder.path(), &[TINY_SEGMENTS]);
+    let (mut vehicle, _) = broker.client("vehicle");
+    vehicle.subscribe("t", 1);
+    drop(vehicle);
+    let (mut backend, _) = broker.client("backend");
+    publish_numbers(&mut backend, "t", 0..COUNT, 1000);
+    support::eventually("the log is that long", || broker.metric("causeway_log_bytes") > 3e6);
+    let (mut vehicle, _) = broker.client("vehicle");
+    receive_numbers(&mut vehicle, "t", 0..COUNT, 1000);
+    ping(&mut vehicle);
+    support::eventually("the log is short", || {
+        // What comes next has the next fold begin.
+        publish_numbers(&mut backend, "nobody/listens", 0..10, 1000);
+        publish_kept_retained(&mut backend, 1);
+        broker.metric("causeway_log_bytes") < 1e6
+    });
+    assert!(folder_bytes(&folder.path().join("shard-0/log")) < 1_500_000);
+    broker.kill();
+    let broker = Causewayd::start_with(folder.path(), &[TINY_SEGMENTS]);
+    assert!(broker.client("vehicle").1);
+}
+
+fn folder_bytes(folder: &Path) -> u64 {
+    std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn a_long_queue_is_on_disk_and_not_in_memory() {
+    const COUNT: u32 = 7000;
+    const BYTES: usize = 8000;
+    let folder = tempfile::tempdir().unwrap();
+    let variables = [("CAUSEWAY_LIMITS__BODY_CACHE_BYTES", "65536"), ("CAUSEWAY_STORAGE__SEGMENT_BYTES", "4194304")];
+    let broker = Causewayd::start_with(folder.path(), &variables);
+    let (mut vehicle, _) = broker.client("vehicle");
+    vehicle.subscribe("t", 1);
+    drop(vehicle);
+    let (mut backend, _) = broker.client("backend");
+    publish_numbers(&mut backend, "t", 0..200, BYTES);
+    let before = broker.metric("process_resident_memory_bytes");
+    publish_numbers(&mut backend, "t", 200..COUNT, BYTES);
+    let grown = broker.metric("process_resident_memory_bytes") - before;
+    assert!(grown < 0.5 * f64::from(COUNT) * BYTES as f64, "{grown} bytes more");
+    support::eventually("bodies leave the memory", || broker.metric("causeway_body_cache_bytes") <= 65536.0);
+    broker.kill();
+
+    let broker = Causewayd::start_with(folder.path(), &variables);
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(known);
+    receive_numbers(&mut vehicle, "t", 0..COUNT, BYTES);
+    assert!(broker.metric("causeway_bodies_fetched_total") >= f64::from(COUNT));
+    assert_eq!(broker.metric("causeway_bodies_unreadable_total"), 0.0);
+}
+
+#[test]
+fn with_too_little_room_new_messages_are_refused_and_all_else_goes_on() {
+    const MARGIN_BYTES: u64 = 256 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let free = causeway_storage::free_bytes(folder.path()).unwrap();
+    let floor = free.saturating_sub(MARGIN_BYTES).min(1 << 40).to_string();
+    let broker =
+        Causewayd::start_with(&folder.path().join("data"), &[("CAUSEWAY_STORAGE__FREE_SPACE_FLOOR_BYTES", &floor)]);
+    let (mut vehicle, _) = broker.client("vehicle");
+    vehicle.subscribe("t", 1);
+    drop(vehicle);
+    let (mut backend, _) = broker.client("backend");
+    publish_numbers(&mut backend, "t", 0..50, 100);
+
+    let ballast = std::fs::File::create(folder.path().join("ballast")).unwrap();
+    rustix::fs::fallocate(&ballast, rustix::fs::FallocateFlags::empty(), 0, 2 * MARGIN_BYTES).unwrap();
+    broker.logs("the disk has too little room");
+    assert!(broker.get("ready").contains("ready, but degraded: the disk has too little room"));
+    backend.send(&publish("t", 1, b"refused"));
+    let (first, body) = backend.read_packet();
+    assert_eq!((first, body[2]), (0x40, 0x97));
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(known);
+    receive_numbers(&mut vehicle, "t", 0..50, 100);
+    ping(&mut vehicle);
+    backend.send(&publish("t", 0, b"of QoS 0"));
+    assert!(vehicle.read_packet().1.ends_with(b"of QoS 0"));
+    let refused = "causeway_publish_refused_total{reason=\"free_space_floor\"}";
+    support::eventually("the refusal is counted", || broker.metric(refused) >= 1.0);
+
+    drop(ballast);
+    std::fs::remove_file(folder.path().join("ballast")).unwrap();
+    broker.logs("the disk has room again");
+    drop(vehicle);
+    publish_numbers(&mut backend, "t", 50..100, 100);
+    broker.kill();
+    let broker = Causewayd::start(&folder.path().join("data"));
+    let (mut vehicle, known) = broker.client("vehicle");
+    assert!(known);
+    receive_numbers(&mut vehicle, "t", 50..100, 100);
+}

@@ -50,6 +50,7 @@ type Labelled<T> = [(&'static str, fn(&T) -> u64)];
 const PUBLISH_REFUSED: &Labelled<Counters> = &[
     ("session_queue_max", |c| c.publish_refused_queue_full),
     ("retained_max", |c| c.publish_refused_retained_full),
+    ("free_space_floor", |c| c.publish_refused_disk_full),
     ("not_authorized", |c| c.publish_refused_unauthorized),
 ];
 
@@ -60,6 +61,8 @@ const MESSAGES_DROPPED: &Labelled<Counters> = &[
     ("expired", |c| c.dropped_expired),
     ("session_ended", |c| c.dropped_session_ended),
     ("session_queue_max", |c| c.dropped_queue_full),
+    ("drop_oldest", |c| c.dropped_oldest),
+    ("body_lost", |c| c.bodies_lost),
 ];
 
 const QOS: &[&str] = &["0", "1", "2"];
@@ -72,6 +75,7 @@ const SHARD_GAUGES: &Table<Gauges> = &[
     ("causeway_retained_bytes", "Retained messages, in bytes.", |g| g.retained_bytes),
     ("causeway_queued_messages", "Messages waiting for sessions.", |g| g.queued_messages),
     ("causeway_queued_bytes", "Messages waiting for sessions, in bytes.", |g| g.queued_bytes),
+    ("causeway_body_cache_bytes", "Bodies of messages in memory, in bytes.", |g| g.body_bytes),
     ("causeway_inflight_messages", "Messages sent and not yet acknowledged.", |g| g.inflight_messages),
 ];
 
@@ -116,11 +120,23 @@ const LOG_GAUGES: &Table<LogReport> = &[
     ("causeway_log_segments", "Segments of the log.", |l| l.segments.get()),
     ("causeway_log_unsynced_bytes", "Bytes of records that are not durable yet.", |l| l.unsynced_bytes.get()),
     ("causeway_log_full", "Whether records wait because the disk has no room for them.", |l| l.is_full().into()),
+    (
+        "causeway_storage_low",
+        "Whether new messages of QoS 1 and 2 are refused because the disk has too little room.",
+        |l| l.refusing.get(),
+    ),
+    ("causeway_state_bytes", "Bytes of the file of the folded state.", |l| l.state_bytes.get()),
+    ("causeway_disk_free_bytes", "Bytes of the disk that are free.", |l| l.free_bytes.get()),
 ];
 
 const LOG_COUNTERS: &Table<LogReport> = &[
     ("causeway_log_synced_bytes_total", "Bytes of records that became durable.", |l| l.synced_bytes.get()),
     ("causeway_log_full_total", "How often the disk was found to have no room for records.", |l| l.full_events.get()),
+    ("causeway_folds_total", "Folds of the state that became durable.", |l| l.folds.get()),
+    ("causeway_folds_failed_total", "Folds of the state that failed, and are tried again.", |l| l.fold_failures.get()),
+    ("causeway_fold_bytes_total", "Bytes that folds of the state wrote.", |l| l.fold_bytes.get()),
+    ("causeway_bodies_fetched_total", "Messages that were read back from the disk.", |l| l.bodies_fetched.get()),
+    ("causeway_bodies_unreadable_total", "Messages that could not be read back from the disk.", |l| l.unreadable.get()),
 ];
 
 /// All metrics.

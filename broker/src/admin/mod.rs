@@ -117,6 +117,10 @@ async fn ready(State(told): State<Told>) -> Response {
         Ok(()) if told.source.log().is_full() => {
             "ready, but degraded: the disk is full, so nothing that needs the log is acknowledged\n".into_response()
         }
+        Ok(()) if told.source.log().refusing.get() > 0 => {
+            "ready, but degraded: the disk has too little room, so new messages of QoS 1 and 2 are refused\n"
+                .into_response()
+        }
         Ok(()) => "ready\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }

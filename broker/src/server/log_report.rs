@@ -17,6 +17,9 @@ const SYNC_SECONDS: [f64; 14] =
 /// Upper bounds of how many records one sync made durable.
 const COMMIT_RECORDS: [f64; 10] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0, 10_000.0];
 
+/// Upper bounds of the times of a fold, in seconds.
+const FOLD_SECONDS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0];
+
 /// A number that goes up and down.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicU64);
@@ -46,28 +49,43 @@ pub struct LogReport {
     pub synced_bytes: Counter,
     /// How often the disk was found to have no room.
     pub full_events: Counter,
+    /// Messages that were asked of the disk.
+    pub bodies_fetched: Counter,
     /// Messages that could not be read back.
     pub unreadable: Counter,
     /// Folds of the state that became durable.
     pub folds: Counter,
     /// Folds of the state that failed; nothing is lost by that, but the log grows.
     pub fold_failures: Counter,
+    /// Bytes that folds wrote, before what the store adds.
+    pub fold_bytes: Counter,
+    /// Whether new messages of QoS 1 and 2 are refused because the disk has too little room.
+    pub refusing: Gauge,
     /// Bytes of the folded state on the disk.
     pub state_bytes: Gauge,
     /// Bytes of the disk that are free.
     pub free_bytes: Gauge,
     full: AtomicBool,
-    histograms: OnceLock<[Histogram; 2]>,
+    histograms: OnceLock<[Histogram; 3]>,
 }
 
 impl LogReport {
     /// Notes that a sync took so long, and made so many records durable.
     pub(crate) fn synced(&self, took: Duration, records: u64, bytes: u64) {
-        if let Some([seconds, commits]) = self.histograms() {
+        if let Some([seconds, commits, _]) = self.histograms() {
             seconds.observe(took.as_secs_f64());
             commits.observe(records as f64);
         }
         self.synced_bytes.add(bytes);
+    }
+
+    /// Notes that a fold became durable, which took so long from its first change on, and wrote so many bytes.
+    pub(crate) fn folded(&self, took: Duration, bytes: u64) {
+        if let Some([_, _, folds]) = self.histograms() {
+            folds.observe(took.as_secs_f64());
+        }
+        self.folds.add(1);
+        self.fold_bytes.add(bytes);
     }
 
     pub(crate) fn holds(&self, stats: &LogStats) {
@@ -86,8 +104,8 @@ impl LogReport {
         self.full.load(Ordering::Relaxed)
     }
 
-    /// How long syncs took, and how many records each made durable. `None` only if they cannot be made, which would be a bug.
-    pub(crate) fn histograms(&self) -> Option<&[Histogram; 2]> {
+    /// How long syncs took, how many records each made durable, and how long folds took. `None` only if they cannot be made, which would be a bug.
+    pub(crate) fn histograms(&self) -> Option<&[Histogram; 3]> {
         if let Some(histograms) = self.histograms.get() {
             return Some(histograms);
         }
@@ -97,6 +115,8 @@ impl LogReport {
         let seconds = histogram("causeway_log_sync_seconds", help, &SYNC_SECONDS).ok()?;
         let help = "Records made durable by one sync.";
         let commits = histogram("causeway_log_commit_records", help, &COMMIT_RECORDS).ok()?;
-        Some(self.histograms.get_or_init(|| [seconds, commits]))
+        let help = "How long it took to fold what changed, from the first change to the commit.";
+        let folds = histogram("causeway_fold_seconds", help, &FOLD_SECONDS).ok()?;
+        Some(self.histograms.get_or_init(|| [seconds, commits, folds]))
     }
 }

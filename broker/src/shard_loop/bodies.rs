@@ -25,7 +25,7 @@ pub(super) type Fetched = (Lsn, Option<Bytes>);
 /// The shard's end of the thread.
 pub(super) struct Bodies {
     shared: Arc<Shared>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
     /// Asked for since the last [`Bodies::submit`].
     asked: Vec<Lsn>,
     under_way: usize,
@@ -61,7 +61,7 @@ impl Bodies {
         let reading = shared.clone();
         let thread =
             thread::Builder::new().name("bodies-0".into()).spawn(move || read_forever(&reader, &reading, &report))?;
-        Ok(Bodies { shared, thread, asked: Vec::new(), under_way: 0 })
+        Ok(Bodies { shared, thread: Some(thread), asked: Vec::new(), under_way: 0 })
     }
 
     /// Whom to wake from now on when there are answers.
@@ -79,7 +79,13 @@ impl Bodies {
     pub(super) fn submit(&mut self) {
         if !self.asked.is_empty() {
             self.shared.state().asked.append(&mut self.asked);
-            self.thread.thread().unpark();
+            self.unpark();
+        }
+    }
+
+    fn unpark(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
         }
     }
 
@@ -104,10 +110,15 @@ impl Bodies {
     }
 }
 
+/// Whoever opens the folder next must be alone with it: it waits for the thread.
 impl Drop for Bodies {
     fn drop(&mut self) {
         self.shared.state().ended = true;
-        self.thread.thread().unpark();
+        self.unpark();
+        if let Some(thread) = self.thread.take() {
+            // A panic has been told by then.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -126,6 +137,7 @@ fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
         }
         let mut answers: Vec<Fetched> =
             asked.into_iter().map(|lsn| (lsn, read(reader, lsn, report, &mut line_at))).collect();
+        report.bodies_fetched.add(answers.len() as u64);
         shared.state().answers.append(&mut answers);
         shared.has_answers.store(true, Ordering::Release);
         if let Some(waker) = shared.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {

@@ -6,16 +6,23 @@
 //! log grows meanwhile.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use causeway_core::{Lsn, Millis};
+use causeway_core::{Change, Lsn, Millis};
 use causeway_storage::{FoldMark, LogStats, plan_relocation};
 
-use super::folding::{Change, FoldError, Folding, Job};
+use super::folding::{FoldError, Folding, Job};
 
-/// From the end of a checkpoint to the next.
-const INTERVAL_MILLISECONDS: u64 = 5_000;
+/// From the end of a checkpoint to the next, at most.
+const INTERVAL_MILLISECONDS: u64 = 30_000;
+/// From the start to the first, at most: what was replayed need not be replayed again.
+const FIRST_MILLISECONDS: u64 = 2_000;
+/// The next one comes before that where the log grew by one segment, or by this.
+const GROWTH_BYTES_MAX: u64 = 64 << 20;
+/// From the end of a checkpoint to the next, at least.
+const GAP_MILLISECONDS: u64 = 100;
 /// After a checkpoint that failed.
-const RETRY_MILLISECONDS: u64 = 15_000;
+const RETRY_MILLISECONDS: u64 = 10_000;
 /// Entries of one slice, or messages to copy: what a turn of the shard's loop spends on it.
 const SLICE: usize = 256;
 /// Messages that are copied for one checkpoint, in bytes. At least one segment is given up all the same.
@@ -28,11 +35,15 @@ pub(super) trait Foldable {
     /// Notes what is to be folded. False where nothing changed since the last time.
     fn begin_checkpoint(&mut self) -> bool;
     /// The next changes. Says what the fold stands for, once it has all.
-    fn poll_checkpoint(&mut self, entries_max: usize, changes: &mut Vec<Change>) -> Option<FoldMark>;
+    fn poll_checkpoint(&mut self, work: usize, changes: &mut Vec<Change>) -> Option<FoldMark>;
     /// The fold is durable, or was dropped.
     fn checkpoint_ended(&mut self, committed: bool);
     /// Bytes of the messages that are needed, of records `from` to `to` (exclusive).
     fn live_bytes(&self, from: Lsn, to: Lsn) -> u64;
+    /// Whether a message is needed.
+    fn is_live(&self, lsn: Lsn) -> bool;
+    /// All messages that are needed and recorded before this are in the folded state.
+    fn bodies_moved(&mut self, before: Lsn);
     /// Their records.
     fn live_in(&self, from: Lsn, to: Lsn) -> Vec<Lsn>;
 }
@@ -41,8 +52,10 @@ pub(super) trait Foldable {
 pub(super) trait LogView {
     /// Everything up to here is durable.
     fn durable(&self) -> Lsn;
+    /// Bytes appended since the start.
+    fn appended_bytes(&self) -> u64;
     /// What it held a moment ago; it may have grown since.
-    fn stats(&self) -> LogStats;
+    fn stats(&self) -> Arc<LogStats>;
 }
 
 /// What is to be done next.
@@ -64,11 +77,26 @@ pub(super) struct Checkpoint {
     disk_factor: f64,
     segment_bytes: u64,
     failing: bool,
+    /// Messages in the folded state that nobody needs, to be removed by the next fold that is committed.
+    dead: Vec<Lsn>,
+    /// What the log had when the last fold began.
+    appended_bytes: u64,
+    last: Last,
+}
+
+/// Whether the next fold is the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Last {
+    No,
+    Wanted,
+    UnderWay,
+    Over,
 }
 
 enum Step {
     Idle {
-        next_at: Millis,
+        not_before: Millis,
+        at_latest: Millis,
     },
     /// Handing changes over.
     Slicing,
@@ -81,26 +109,54 @@ enum Step {
     },
     /// Copying messages out of what is below `keep_from`.
     Moving {
-        messages: VecDeque<Lsn>,
+        messages: Vec<Lsn>,
+        /// So many of them are handed over.
+        done: usize,
         keep_from: Lsn,
         mark: FoldMark,
     },
     CommittingMoved {
+        messages: Vec<Lsn>,
         keep_from: Lsn,
     },
 }
 
 impl Checkpoint {
-    /// The first one is due a while after `now`.
-    pub(super) fn new(now: Millis, disk_factor: f64, segment_bytes: u64) -> Checkpoint {
-        let step = Step::Idle { next_at: Millis(now.0 + INTERVAL_MILLISECONDS) };
-        Checkpoint { step, jobs: VecDeque::new(), disk_factor, segment_bytes, failing: false }
+    /// The first one is due a while after `now`. `dead` are messages in the folded state that nobody needs.
+    pub(super) fn new(now: Millis, disk_factor: f64, segment_bytes: u64, dead: Vec<Lsn>) -> Checkpoint {
+        Checkpoint {
+            step: Step::Idle { not_before: now, at_latest: Millis(now.0 + FIRST_MILLISECONDS) },
+            jobs: VecDeque::new(),
+            disk_factor,
+            segment_bytes,
+            failing: false,
+            dead,
+            appended_bytes: 0,
+            last: Last::No,
+        }
+    }
+
+    /// Does not wait with the next one.
+    pub(super) fn hasten(&mut self, now: Millis) {
+        if let Step::Idle { not_before, at_latest } = &mut self.step {
+            *at_latest = (*not_before).max(now);
+        }
+    }
+
+    /// Folds once more, and then never again.
+    pub(super) fn fold_last(&mut self) {
+        self.last = Last::Wanted;
+    }
+
+    /// Whether the last fold is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.last == Last::Over
     }
 
     /// When something is to be done without news.
     pub(super) fn due(&self) -> Option<Millis> {
         match self.step {
-            Step::Idle { next_at } => Some(next_at),
+            Step::Idle { at_latest, .. } if self.last == Last::No => Some(at_latest),
             _ => None,
         }
     }
@@ -120,14 +176,17 @@ impl Checkpoint {
             }
         }
         match &mut self.step {
-            Step::Idle { next_at } if now < *next_at => Next::Wait,
-            Step::Idle { .. } => match shard.begin_checkpoint() {
-                true => self.go_on(Step::Slicing),
-                false => self.rest(now, INTERVAL_MILLISECONDS),
-            },
+            Step::Idle { not_before, at_latest } => {
+                let (not_before, at_latest) = (*not_before, *at_latest);
+                self.begin(now, not_before, at_latest, shard, log.appended_bytes())
+            }
             Step::Slicing => {
                 let mut changes = Vec::new();
                 let end = shard.poll_checkpoint(SLICE, &mut changes);
+                self.dead.extend(changes.iter().filter_map(|change| match change {
+                    Change::RemoveBody(lsn) => Some(*lsn),
+                    _ => None,
+                }));
                 self.jobs.push_back(Job::Change(changes));
                 match end {
                     Some(mark) => self.go_on(Step::AwaitingLog { mark }),
@@ -145,33 +204,75 @@ impl Checkpoint {
                 let Some(outcome) = folding.take_answer() else { return Next::Wait };
                 shard.checkpoint_ended(outcome.is_ok());
                 match outcome {
-                    Ok(()) => self.make_room(now, shard, mark, &log.stats()),
+                    Ok(()) => {
+                        self.dead.clear();
+                        self.make_room(now, shard, mark, &log.stats())
+                    }
                     Err(error) => self.fail(now, &error),
                 }
             }
-            Step::Moving { messages, .. } if !messages.is_empty() => {
-                let count = messages.len().min(SLICE);
-                self.jobs.push_back(Job::Keep(messages.drain(..count).collect()));
+            Step::Moving { messages, done, .. } if *done < messages.len() => {
+                let until = messages.len().min(*done + SLICE);
+                self.jobs.push_back(Job::Keep(messages[*done..until].to_vec()));
+                *done = until;
                 Next::Again
             }
-            Step::Moving { keep_from, mark, .. } => {
-                let keep_from = *keep_from;
+            Step::Moving { messages, keep_from, mark, .. } => {
+                let (messages, keep_from) = (std::mem::take(messages), *keep_from);
                 self.jobs.push_back(Job::Commit(*mark));
-                self.go_on(Step::CommittingMoved { keep_from })
+                self.go_on(Step::CommittingMoved { messages, keep_from })
             }
-            Step::CommittingMoved { keep_from } => {
+            Step::CommittingMoved { messages, keep_from } => {
                 let keep_from = *keep_from;
                 match folding.take_answer() {
                     None => Next::Wait,
-                    Some(Ok(())) => self.truncate(now, keep_from),
+                    Some(Ok(())) => {
+                        // Those that were needed when this began, and are not any more.
+                        self.dead.extend(messages.iter().filter(|lsn| !shard.is_live(**lsn)));
+                        self.truncate(now, shard, keep_from)
+                    }
                     Some(Err(error)) => self.fail(now, &error),
                 }
             }
         }
     }
 
+    fn begin(
+        &mut self,
+        now: Millis,
+        not_before: Millis,
+        at_latest: Millis,
+        shard: &mut impl Foldable,
+        appended_bytes: u64,
+    ) -> Next {
+        let has_grown = appended_bytes - self.appended_bytes >= self.segment_bytes.min(GROWTH_BYTES_MAX);
+        let is_due = match self.last {
+            Last::No => now >= at_latest || (has_grown && now >= not_before),
+            Last::Wanted => true,
+            Last::UnderWay | Last::Over => false,
+        };
+        if !is_due {
+            if has_grown && self.last == Last::No {
+                // Nothing may come any more that has it looked at again.
+                self.step = Step::Idle { not_before, at_latest: not_before };
+            }
+            return Next::Wait;
+        }
+        if self.last == Last::Wanted {
+            self.last = Last::UnderWay;
+        }
+        if !shard.begin_checkpoint() {
+            return self.rest(now, INTERVAL_MILLISECONDS);
+        }
+        self.appended_bytes = appended_bytes;
+        if !self.dead.is_empty() {
+            self.jobs.push_back(Job::Change(self.dead.iter().map(|lsn| Change::RemoveBody(*lsn)).collect()));
+        }
+        self.go_on(Step::Slicing)
+    }
+
     /// After a commit: looks for segments to give up.
-    fn make_room(&mut self, now: Millis, shard: &impl Foldable, mark: FoldMark, stats: &LogStats) -> Next {
+    fn make_room(&mut self, now: Millis, shard: &mut impl Foldable, mark: FoldMark, stats: &LogStats) -> Next {
         if std::mem::take(&mut self.failing) {
             tracing::info!(target: "causeway::log", "the state is folded again");
         }
@@ -179,10 +280,10 @@ impl Checkpoint {
             return self.rest(now, INTERVAL_MILLISECONDS);
         };
         let first = Lsn(stats.first.unwrap_or(0));
-        let messages: VecDeque<Lsn> = shard.live_in(first, keep_from).into();
+        let messages = shard.live_in(first, keep_from);
         match messages.is_empty() {
-            true => self.truncate(now, keep_from),
-            false => self.go_on(Step::Moving { messages, keep_from, mark }),
+            true => self.truncate(now, shard, keep_from),
+            false => self.go_on(Step::Moving { messages, done: 0, keep_from, mark }),
         }
     }
 
@@ -212,11 +313,20 @@ impl Checkpoint {
     }
 
     fn rest(&mut self, now: Millis, milliseconds: u64) -> Next {
-        self.step = Step::Idle { next_at: Millis(now.0 + milliseconds) };
-        Next::Wait
+        let gap = milliseconds.min(GAP_MILLISECONDS);
+        self.step = Step::Idle { not_before: Millis(now.0 + gap), at_latest: Millis(now.0 + milliseconds) };
+        match self.last {
+            Last::No | Last::Over => Next::Wait,
+            Last::Wanted => Next::Again,
+            Last::UnderWay => {
+                self.last = Last::Over;
+                Next::Wait
+            }
+        }
     }
 
-    fn truncate(&mut self, now: Millis, keep_from: Lsn) -> Next {
+    fn truncate(&mut self, now: Millis, shard: &mut impl Foldable, keep_from: Lsn) -> Next {
+        shard.bodies_moved(keep_from);
         self.rest(now, INTERVAL_MILLISECONDS);
         Next::Truncate(keep_from)
     }
@@ -226,14 +336,17 @@ impl Checkpoint {
             tracing::error!(target: "causeway::log", %error,
                 "the state cannot be folded: nothing is lost, but the log grows, and a start will take longer");
         }
-        self.rest(now, RETRY_MILLISECONDS)
+        let next = self.rest(now, RETRY_MILLISECONDS);
+        if let Step::Idle { not_before, at_latest } = &mut self.step {
+            *not_before = *at_latest;
+        }
+        next
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
     use causeway_storage::fault::{Failure, FaultyDisk};
@@ -254,6 +367,7 @@ mod tests {
         folded: u64,
         slices_left: usize,
         ended: Vec<bool>,
+        moved_before: u64,
     }
 
     impl Foldable for Fake {
@@ -264,8 +378,10 @@ mod tests {
 
         fn poll_checkpoint(&mut self, entries_max: usize, changes: &mut Vec<Change>) -> Option<FoldMark> {
             self.slices_left -= 1;
-            let entry =
-                |n: usize| Change::Put(format!("{}/{n}", self.slices_left).into(), self.last.to_le_bytes().into());
+            let entry = |n: usize| Change::Put {
+                key: format!("{}/{n}", self.slices_left).into(),
+                value: self.last.to_le_bytes().into(),
+            };
             changes.extend((0..entries_max).map(entry));
             (self.slices_left == 0).then_some(FoldMark { applied: self.last, through: self.last })
         }
@@ -281,6 +397,14 @@ mod tests {
             self.live.range(from.0..to.0).map(|(_, bytes)| bytes).sum()
         }
 
+        fn is_live(&self, lsn: Lsn) -> bool {
+            self.live.contains_key(&lsn.0)
+        }
+
+        fn bodies_moved(&mut self, before: Lsn) {
+            self.moved_before = before.0;
+        }
+
         fn live_in(&self, from: Lsn, to: Lsn) -> Vec<Lsn> {
             self.live.range(from.0..to.0).map(|(lsn, _)| Lsn(*lsn)).collect()
         }
@@ -291,8 +415,12 @@ mod tests {
             Lsn(SegmentedLog::stats(self).durable_before.saturating_sub(1))
         }
 
-        fn stats(&self) -> LogStats {
-            SegmentedLog::stats(self)
+        fn appended_bytes(&self) -> u64 {
+            0
+        }
+
+        fn stats(&self) -> Arc<LogStats> {
+            Arc::new(SegmentedLog::stats(self))
         }
     }
 
@@ -327,7 +455,7 @@ mod tests {
             folding: Folding::start(parts).unwrap(),
             report,
             shard: Fake::default(),
-            checkpoint: Checkpoint::new(Millis(0), 2.0, SEGMENT_BYTES),
+            checkpoint: Checkpoint::new(Millis(0), 2.0, SEGMENT_BYTES, Vec::new()),
             now: Millis(0),
         }
     }
@@ -380,6 +508,7 @@ mod tests {
         let budget = 2 * 400 * RECORD_BYTES as u64 + SLACK_SEGMENTS * SEGMENT_BYTES;
         assert!(stats.bytes_on_disk < budget, "{} of {budget}", stats.bytes_on_disk);
         assert!(stats.first > Some(1));
+        assert_eq!(Some(world.shard.moved_before), stats.first);
         assert_eq!(world.report.fold_failures.get(), 0);
         assert_eq!(world.shard.ended, vec![true; 20]);
 
@@ -415,6 +544,6 @@ mod tests {
         let mut world = world(&FaultyDisk::new(1), &FaultyDisk::new(2));
         world.checkpoint();
         assert!(world.shard.ended.is_empty());
-        assert_eq!(world.checkpoint.due(), Some(Millis(2 * INTERVAL_MILLISECONDS)));
+        assert_eq!(world.checkpoint.due(), Some(Millis(FIRST_MILLISECONDS + INTERVAL_MILLISECONDS)));
     }
 }

@@ -64,6 +64,14 @@ impl Commit {
         }
     }
 
+    /// The thread of the log, where there is one.
+    pub(super) fn writer(&self) -> Option<&Writer> {
+        match self {
+            Commit::InLine(_) => None,
+            Commit::Beside(writer) => Some(writer),
+        }
+    }
+
     /// Whether the disk is too far behind for more. `coming` are bytes that were read and not yet handed over.
     pub(super) fn is_behind(&self, coming: u64) -> bool {
         matches!(self, Commit::Beside(writer) if writer.unsynced_bytes() + coming > UNSYNCED_BYTES_MAX)

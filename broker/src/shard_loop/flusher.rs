@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::budget::after_next_io;
 use super::connection::End;
 use super::pause::CatchUp;
-use super::{ShardLoop, World, find, pause};
+use super::{ShardLoop, Upkeep, World, find, pause};
 use crate::server::Counter;
 use crate::shown::Line;
 
@@ -62,12 +62,12 @@ impl ShardLoop {
         if self.flusher.borrow().as_ref().is_none_or(|waker| !waker.will_wake(context.waker())) {
             *self.flusher.borrow_mut() = Some(context.waker().clone());
             world.commit.wakes(context.waker());
+            world.upkeep.iter().for_each(|upkeep| upkeep.wakes(context.waker()));
         }
         let due = timers.armed;
         if due.is_some() && timers.sleep.is_elapsed() {
             timers.armed = None;
-        } else if due.is_some() && !self.flush_wanted.get() && timers.catching_up.is_none() && !world.commit.has_news()
-        {
+        } else if due.is_some() && !self.flush_wanted.get() && timers.catching_up.is_none() && !world.has_news() {
             return Poll::Pending;
         }
         if !self.flush_wanted.replace(true) {
@@ -89,12 +89,12 @@ impl ShardLoop {
             close_stalled(world, &self.counters.write_stalls, timers, now);
         }
         match self.settle(world, now) {
-            Ok(true) => {
+            Ok(has_more) if self.keep_up(world, now) || has_more => {
                 // Others have their turn, then this one goes on, at its own time.
                 self.now.set(self.clock.now());
                 after_next_io(context);
             }
-            Ok(false) => self.flush_wanted.set(false),
+            Ok(_) => self.flush_wanted.set(false),
             Err(failure) => {
                 world.failure = Some(failure);
                 self.changed.notify_one();
@@ -126,11 +126,27 @@ impl ShardLoop {
         self.changed.notify_one();
     }
 
+    /// A little of what goes on beside; whether there is more at once.
+    fn keep_up(&self, world: &mut World, now: Millis) -> bool {
+        let World { shard, upkeep: Some(upkeep), commit, .. } = world else { return false };
+        let Some(writer) = commit.writer() else { return false };
+        let has_more = upkeep.step(now, shard, writer);
+        if upkeep.is_over() {
+            self.changed.notify_one();
+        }
+        has_more
+    }
+
     /// Commits, writes and carries out until nothing is left to do, or for long enough: `Ok(true)`.
     fn settle(&self, world: &mut World, now: Millis) -> Result<bool, LogError> {
         let mut writes = 0;
         while writes < WRITES_PER_TURN {
             let mut quiet = true;
+            if let Some(upkeep) = &mut world.upkeep
+                && upkeep.fetch(now, &mut world.shard)
+            {
+                quiet = false;
+            }
             if let Some(group) = world.shard.take_group()
                 && let Some(durable) = world.commit.submit(group)?
             {
@@ -219,7 +235,8 @@ impl ShardLoop {
             return;
         }
         let next_deadline = world.shard.next_deadline().filter(|_| world.holding_since.is_none());
-        let dues = [next_deadline, timers.stall_check_at, timers.report_at];
+        let upkeep_due = world.upkeep.as_ref().and_then(Upkeep::due);
+        let dues = [next_deadline, timers.stall_check_at, timers.report_at, upkeep_due];
         let Some(due) = dues.into_iter().flatten().min() else {
             return;
         };
@@ -231,6 +248,13 @@ impl ShardLoop {
         if timers.sleep.as_mut().poll(context).is_ready() {
             context.waker().wake_by_ref();
         }
+    }
+}
+
+impl World {
+    /// Whether other threads have something to tell.
+    fn has_news(&self) -> bool {
+        self.commit.has_news() || self.upkeep.as_ref().is_some_and(Upkeep::has_news)
     }
 }
 

@@ -5,15 +5,16 @@
 //! told; the state stays as it was.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use causeway_core::Lsn;
+use causeway_core::{Change, Lsn};
 use causeway_storage::{BodyReader, Fold, FoldMark, ReadError, StateError, StateStore, free_bytes};
 
 use crate::server::LogReport;
@@ -24,6 +25,8 @@ const JOBS_MAX: usize = 4;
 const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 /// Once it was too little, it is enough again with this part of the floor more.
 const FLOOR_MARGIN: u64 = 8;
+/// But no more than this.
+const FLOOR_MARGIN_BYTES_MAX: u64 = 64 << 20;
 
 /// One step of a fold. The first step after a [`Job::Commit`] begins the next one.
 #[derive(Debug)]
@@ -36,17 +39,6 @@ pub(super) enum Job {
     Commit(FoldMark),
 }
 
-/// One difference to the state folded before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Change {
-    /// Has this value from now on.
-    Put(Vec<u8>, Vec<u8>),
-    /// Is gone.
-    Remove(Vec<u8>),
-    /// Nobody needs this message any more.
-    RemoveBody(Lsn),
-}
-
 /// What is watched, and how.
 pub(super) struct FoldParts {
     pub(super) state: Arc<dyn StateStore>,
@@ -57,9 +49,12 @@ pub(super) struct FoldParts {
     pub(super) free_space_floor_bytes: u64,
 }
 
-/// The shard's end of the thread. Dropping it ends the thread, and drops a fold that is open.
+/// The shard's end of the thread. Dropping it ends the thread, drops a fold that is open, and waits for that: whoever opens the
+/// folder next must be alone with it.
 pub(super) struct Folding {
-    jobs: SyncSender<Job>,
+    /// There until dropped.
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
 
@@ -69,6 +64,7 @@ struct Shared {
     /// Whether the shard has something to look at: an answer, room for jobs, or other free space.
     news: AtomicBool,
     is_low: AtomicBool,
+    abandoned: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -112,13 +108,13 @@ impl Folding {
     pub(super) fn start(parts: FoldParts) -> io::Result<Folding> {
         let (jobs, inbox) = sync_channel(JOBS_MAX);
         let shared = Arc::new(Shared::default());
-        let folder = Folder { parts, shared: shared.clone(), fold: None, failed: None };
-        thread::Builder::new().name("fold-0".into()).spawn(move || {
+        let folder = Folder { parts, shared: shared.clone(), fold: None, failed: None, begun: None, bytes: 0 };
+        let thread = thread::Builder::new().name("fold-0".into()).spawn(move || {
             // Whatever ends the thread, the shard hears of it.
             let _farewell = Farewell(folder.shared.clone());
             folder.run(&inbox);
         })?;
-        Ok(Folding { jobs, shared })
+        Ok(Folding { jobs: Some(jobs), thread: Some(thread), shared })
     }
 
     /// Whom to wake from now on when there is news.
@@ -143,14 +139,15 @@ impl Folding {
 
     /// Hands a job over, or gives it back where too many wait; then there will be news.
     pub(super) fn submit(&self, job: Job) -> Result<(), Job> {
-        match self.jobs.try_send(job) {
+        let Some(jobs) = &self.jobs else { return Ok(()) };
+        match jobs.try_send(job) {
             Ok(()) => Ok(()),
             // Its end was announced.
             Err(TrySendError::Disconnected(_)) => Ok(()),
             Err(TrySendError::Full(job)) => {
                 self.shared.state().wants_room = true;
                 // There may be room since: nobody would tell.
-                match self.jobs.try_send(job) {
+                match jobs.try_send(job) {
                     Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
                     Err(TrySendError::Full(job)) => Err(job),
                 }
@@ -161,6 +158,17 @@ impl Folding {
     /// The outcome of the last commit, if there is one.
     pub(super) fn take_answer(&self) -> Option<Result<(), FoldError>> {
         self.shared.state().answer.take()
+    }
+}
+
+impl Drop for Folding {
+    fn drop(&mut self) {
+        self.shared.abandoned.store(true, Ordering::Relaxed);
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been told by then.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -180,6 +188,9 @@ struct Folder {
     fold: Option<Box<dyn Fold>>,
     /// Why the fold at hand cannot be committed any more.
     failed: Option<FoldError>,
+    /// Since when there is a fold, and the bytes that went into it.
+    begun: Option<Instant>,
+    bytes: u64,
 }
 
 impl Folder {
@@ -192,6 +203,7 @@ impl Folder {
                 self.look_for_space();
             }
             match inbox.recv_timeout(space_at.saturating_duration_since(now)) {
+                Ok(_) if self.shared.abandoned.load(Ordering::Relaxed) => return,
                 Ok(job) => self.take(job),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -207,8 +219,10 @@ impl Folder {
         match job {
             Job::Commit(mark) => {
                 let outcome = self.commit(mark);
+                let took = self.begun.take().map_or(Duration::ZERO, |begun| begun.elapsed());
+                let bytes = std::mem::take(&mut self.bytes);
                 match &outcome {
-                    Ok(()) => self.parts.report.folds.add(1),
+                    Ok(()) => self.parts.report.folded(took, bytes),
                     Err(_) => self.parts.report.fold_failures.add(1),
                 }
                 self.shared.state().answer = Some(outcome);
@@ -216,19 +230,25 @@ impl Folder {
             }
             // What follows a failure is of no use.
             _ if self.failed.is_some() => {}
-            Job::Change(changes) => self.attempt(|fold, _| changes.iter().try_for_each(|change| apply(fold, change))),
-            Job::Keep(messages) => self.attempt(|fold, bodies| keep(fold, bodies, &messages)),
+            Job::Change(changes) => self.attempt(|fold, parts| {
+                changes.iter().try_fold(0, |bytes, change| Ok(bytes + apply(fold, parts, change)?))
+            }),
+            Job::Keep(messages) => self.attempt(|fold, parts| keep(fold, parts, &messages)),
         }
     }
 
     /// Does a step of the fold at hand, or of a new one.
-    fn attempt(&mut self, step: impl FnOnce(&mut dyn Fold, &BodyReader) -> Result<(), FoldError>) {
+    fn attempt(&mut self, step: impl FnOnce(&mut dyn Fold, &FoldParts) -> Result<u64, FoldError>) {
+        self.begun.get_or_insert_with(Instant::now);
         let outcome = match self.fold.take().map_or_else(|| self.parts.state.fold(), Ok) {
-            Ok(mut fold) => step(fold.as_mut(), &self.parts.bodies).map(|()| fold),
+            Ok(mut fold) => step(fold.as_mut(), &self.parts).map(|bytes| (fold, bytes)),
             Err(error) => Err(error.into()),
         };
         match outcome {
-            Ok(fold) => self.fold = Some(fold),
+            Ok((fold, bytes)) => {
+                self.fold = Some(fold);
+                self.bytes += bytes;
+            }
             // The fold is dropped: the store is as it was.
             Err(error) => self.failed = Some(error),
         }
@@ -249,7 +269,7 @@ impl Folder {
 
     fn attempt_to_begin(&mut self) {
         if self.failed.is_none() {
-            self.attempt(|_, _| Ok(()));
+            self.attempt(|_, _| Ok(0));
         }
     }
 
@@ -259,7 +279,8 @@ impl Folder {
         self.parts.report.free_bytes.set(free);
         let floor = self.parts.free_space_floor_bytes;
         let was_low = self.shared.is_low.load(Ordering::Relaxed);
-        let is_low = free < if was_low { floor + floor / FLOOR_MARGIN } else { floor };
+        let margin = (floor / FLOOR_MARGIN).min(FLOOR_MARGIN_BYTES_MAX);
+        let is_low = free < if was_low { floor + margin } else { floor };
         if is_low != was_low {
             self.shared.is_low.store(is_low, Ordering::Relaxed);
             self.shared.announce();
@@ -267,20 +288,48 @@ impl Folder {
     }
 }
 
-fn apply(fold: &mut dyn Fold, change: &Change) -> Result<(), FoldError> {
+/// Returns the bytes that this writes.
+fn apply(fold: &mut dyn Fold, parts: &FoldParts, change: &Change) -> Result<u64, FoldError> {
     match change {
-        Change::Put(key, value) => fold.put(key, value)?,
-        Change::Remove(key) => fold.remove(key)?,
+        Change::Clear => clear(fold, parts.state.as_ref())?,
+        Change::Put { key, value } => {
+            fold.put(key, value)?;
+            return Ok((key.len() + value.len()) as u64);
+        }
+        Change::Remove { key } => fold.remove(key)?,
         Change::RemoveBody(lsn) => fold.remove_body(lsn.0)?,
     }
+    Ok(0)
+}
+
+/// Removes all entries. It is the first change of its fold: what there is, is what was committed.
+fn clear(fold: &mut dyn Fold, state: &dyn StateStore) -> Result<(), FoldError> {
+    let mut keys = Vec::new();
+    state.entries(&mut |key, _| {
+        keys.push(key.to_vec());
+        ControlFlow::Continue(())
+    })?;
+    keys.iter().try_for_each(|key| fold.remove(key))?;
     Ok(())
 }
 
-fn keep(fold: &mut dyn Fold, bodies: &BodyReader, messages: &[Lsn]) -> Result<(), FoldError> {
+/// Returns the bytes that this writes.
+fn keep(fold: &mut dyn Fold, parts: &FoldParts, messages: &[Lsn]) -> Result<u64, FoldError> {
+    let mut bytes = 0;
     for lsn in messages {
-        if let Some(body) = bodies.read(lsn.0)? {
-            fold.put_body(lsn.0, &body)?;
+        match parts.bodies.read(lsn.0) {
+            Ok(Some(body)) => {
+                fold.put_body(lsn.0, &body)?;
+                bytes += body.len() as u64;
+            }
+            Ok(None) => {}
+            // What is damaged stays so: it must not keep the log from ever becoming shorter.
+            Err(error @ ReadError::Corrupt { .. }) => {
+                parts.report.unreadable.add(1);
+                tracing::error!(target: "causeway::log", record = lsn.0, "a message is lost: {error}");
+            }
+            Err(error) => return Err(error.into()),
         }
     }
-    Ok(())
+    Ok(bytes)
 }

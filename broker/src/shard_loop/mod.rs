@@ -5,24 +5,18 @@
 //! outbox once, and carries out what the shard asks for. Nothing here waits while it holds the world, and nothing per
 //! message allocates, wakes or queues.
 
-// Switched on with the folded state.
-#[cfg(test)]
-#[allow(dead_code)]
 mod bodies;
 mod budget;
-#[cfg(test)]
-#[allow(dead_code)]
 mod checkpoint;
 mod clock;
 mod closing;
 mod commit;
 mod connection;
 mod flusher;
-#[cfg(test)]
-#[allow(dead_code)]
 mod folding;
 mod pause;
 mod recovery;
+mod upkeep;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -45,7 +39,7 @@ use budget::{TurnBudget, after_next_io};
 use clock::Clock;
 use commit::Commit;
 use connection::{Connection, End, Reading, Scratch};
-use writer::Writer;
+use upkeep::Upkeep;
 
 /// Connections that wait between the front door and the shard.
 const ARRIVALS_MAX: usize = 1024;
@@ -120,11 +114,12 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
     let clock = Clock::new();
     let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
     let mut shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
-    let commit = match parts.directory {
-        None => Commit::InLine(VolatileLog::new()),
+    let (upkeep, commit) = match parts.directory {
+        None => (None, Commit::InLine(VolatileLog::new())),
         Some(directory) => {
-            let log = recovery::recover(&directory, &mut shard, || !ready.is_closed())?;
-            Commit::Beside(Writer::start(log, Some(directory), parts.log_report)?)
+            let recovered = recovery::recover(&directory, &mut shard, || !ready.is_closed())?;
+            let (upkeep, writer) = Upkeep::start(clock.now(), recovered, directory, parts.log_report)?;
+            (Some(upkeep), Commit::Beside(writer))
         }
     };
     shard.recovered(clock.now());
@@ -134,6 +129,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         .build_local(LocalOptions::default())?;
     let world = World {
         shard,
+        upkeep,
         commit,
         connections: Vec::new(),
         scratch: Scratch::new(),
@@ -167,6 +163,8 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
 /// Everything that changes. Borrowed for the length of one poll, never across a wait.
 struct World {
     shard: Shard,
+    /// There where there is a log on disk, and dropped before it: with the log, others may have the folder.
+    upkeep: Option<Upkeep>,
     commit: Commit,
     /// By [`ConnectionId::index`].
     connections: Vec<Option<Box<Connection>>>,
@@ -189,6 +187,7 @@ impl World {
 
     /// Makes durable what is left once all clients are gone.
     fn close_log(&mut self) -> Result<(), LogError> {
+        self.upkeep = None;
         if let Some(group) = self.shard.take_group() {
             self.commit.submit(group)?;
         }
@@ -216,7 +215,7 @@ struct ShardLoop {
     sent: Cell<u64>,
     /// Tasks of connections that have not ended.
     alive: Cell<usize>,
-    /// Told when `alive` becomes 0, and when the log failed.
+    /// Told when `alive` becomes 0, when the last fold is over, and when the log failed.
     changed: Notify,
 }
 
@@ -240,8 +239,11 @@ impl ShardLoop {
         };
         drop(ears);
         self.world.borrow_mut().shard.shutdown(self.begin_turn());
+        let deadline = tokio::time::Instant::now() + timeout;
         // Whoever takes longer is cut off.
-        let _ = tokio::time::timeout(timeout, self.until_all_left()).await;
+        let _ = tokio::time::timeout_at(deadline, self.until_all_left()).await;
+        // What is folded is not replayed at the next start. If it takes too long, it is.
+        let _ = tokio::time::timeout_at(deadline, self.until_folded()).await;
         self.world.borrow_mut().failure.take().map_or(Ok(()), |failure| Err(failure.into()))
     }
 
@@ -249,6 +251,21 @@ impl ShardLoop {
         while self.alive.get() > 0 && self.world.borrow().failure.is_none() {
             self.changed.notified().await;
         }
+    }
+
+    async fn until_folded(&self) {
+        if let Some(upkeep) = &mut self.world.borrow_mut().upkeep {
+            upkeep.fold_last();
+        }
+        self.begin_turn();
+        while !self.is_folded() {
+            self.changed.notified().await;
+        }
+    }
+
+    fn is_folded(&self) -> bool {
+        let world = self.world.borrow();
+        world.failure.is_some() || world.upkeep.as_ref().is_none_or(Upkeep::is_over)
     }
 
     /// Notes that there is work for the flusher; returns the time of the turn. The first call of a turn reads the clock.

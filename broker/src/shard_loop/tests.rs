@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
-use causeway_core::{Handshake, HandshakePolicy, Step};
+use causeway_core::{Handshake, HandshakePolicy, Overflow, Step};
 use causeway_protocol::{decode, frame};
 use tokio::net::TcpListener;
 
@@ -18,7 +18,12 @@ const DISCONNECT: &[u8] = &[0xE0, 0];
 
 /// An open connection with a socket that nobody speaks to.
 async fn connected(shard: &mut Shard) -> Connection {
-    let policy = HandshakePolicy { anonymous_allowed: true, password_allowed: false, methods: Vec::new() };
+    let policy = HandshakePolicy {
+        anonymous_allowed: true,
+        password_allowed: false,
+        methods: Vec::new(),
+        overflow: Overflow::RefuseNew,
+    };
     let mut handshake = Handshake::new(Arc::default(), policy, "auto".to_owned());
     let frame = frame(CONNECT, 1000).unwrap().unwrap();
     let packet = decode(&frame, &CONNECT[frame.header_bytes..], handshake.version()).unwrap();

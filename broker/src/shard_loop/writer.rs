@@ -1,6 +1,6 @@
 //! The log's own thread: what makes records durable while the shard goes on.
 //!
-//! Owns the handover in both directions, and what happens when the disk has no room. It takes all groups that wait, appends them,
+//! Owns the handover in both directions, the removal of old segments, and what happens when the disk has no room. It takes all groups that wait, appends them,
 //! syncs once, and says how far the log is durable now; what came meanwhile is the next batch. Nobody polls, and no timer is
 //! involved, but for a full disk. After a failure it ends, and nothing more is called durable.
 
@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use causeway_core::{Lsn, PendingGroup};
-use causeway_storage::{Log, LogError, SegmentedLog};
+use causeway_storage::{Log, LogError, LogStats, SegmentedLog};
 
 use crate::data_directory::DataDirectory;
 use crate::server::LogReport;
@@ -31,6 +31,7 @@ pub(super) struct Writer {
     thread: Option<JoinHandle<()>>,
     submitted_bytes: u64,
     durable_bytes: u64,
+    durable: Lsn,
 }
 
 /// What both sides see.
@@ -38,18 +39,22 @@ struct Shared {
     state: Mutex<State>,
     /// Whether the shard has not yet looked at the newest state.
     news: AtomicBool,
+    /// Whether the disk has no room for the next segment.
+    short: AtomicBool,
     /// Wakes the shard's flusher.
     waker: Mutex<Option<Waker>>,
     report: Arc<LogReport>,
 }
 
-#[derive(Default)]
 struct State {
     waiting: Vec<Waiting>,
     told: Told,
     durable: Lsn,
     durable_bytes: u64,
     ended: Option<Result<(), LogError>>,
+    /// What is numbered below may go.
+    truncate_before: Lsn,
+    stats: Arc<LogStats>,
 }
 
 struct Waiting {
@@ -93,18 +98,30 @@ impl Writer {
         directory: Option<DataDirectory>,
         report: Arc<LogReport>,
     ) -> io::Result<Writer> {
-        report.holds(&log.stats());
+        let stats = Arc::new(log.stats());
+        report.holds(&stats);
         let durable = Lsn(log.next().unwrap_or(1).saturating_sub(1));
-        let state = Mutex::new(State { durable, ..State::default() });
-        let shared = Arc::new(Shared { state, news: AtomicBool::new(false), waker: Mutex::default(), report });
+        let (short, has_spare) = (AtomicBool::new(!stats.spare), stats.spare);
+        let state = Mutex::new(State {
+            waiting: Vec::new(),
+            told: Told::Write,
+            durable,
+            durable_bytes: 0,
+            ended: None,
+            truncate_before: Lsn(0),
+            stats,
+        });
+        let shared = Arc::new(Shared { state, news: AtomicBool::new(false), short, waker: Mutex::default(), report });
         let writing = Writing {
             log,
             shared: shared.clone(),
             groups: VecDeque::new(),
             taken: Vec::new(),
             full: false,
+            has_spare,
             stats_at: Instant::now(),
             stats_stale: false,
+            truncate_before: Lsn(0),
         };
         let thread = thread::Builder::new().name("log-0".into()).spawn(move || {
             let farewell = Farewell(writing.shared.clone());
@@ -112,7 +129,7 @@ impl Writer {
             drop(directory);
             farewell.0.state().ended = Some(outcome);
         })?;
-        Ok(Writer { shared, thread: Some(thread), submitted_bytes: 0, durable_bytes: 0 })
+        Ok(Writer { shared, thread: Some(thread), submitted_bytes: 0, durable_bytes: 0, durable })
     }
 
     /// Whom to wake from now on when there is news.
@@ -149,8 +166,35 @@ impl Writer {
         let durable = state.durable;
         self.durable_bytes = state.durable_bytes;
         drop(state);
+        self.durable = durable;
         self.report_unsynced();
         Ok(Some(durable))
+    }
+
+    /// How far the log is durable, as far as [`Writer::poll_durable`] told.
+    pub(super) fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// Bytes handed over since the start.
+    pub(super) fn submitted_bytes(&self) -> u64 {
+        self.submitted_bytes
+    }
+
+    /// What the log held some moment within the last second of its work.
+    pub(super) fn stats(&self) -> Arc<LogStats> {
+        self.shared.state().stats.clone()
+    }
+
+    /// Whether the disk has no room for the next segment. A change is news.
+    pub(super) fn is_short(&self) -> bool {
+        self.shared.short.load(Ordering::Relaxed)
+    }
+
+    /// Has the segments removed that hold nothing from `lsn` on.
+    pub(super) fn truncate(&self, lsn: Lsn) {
+        self.shared.state().truncate_before = lsn;
+        self.unpark();
     }
 
     /// Bytes handed over and not known to be durable.
@@ -214,18 +258,25 @@ struct Writing {
     /// Kept for its memory.
     taken: Vec<Waiting>,
     full: bool,
+    has_spare: bool,
     /// Not before this.
     stats_at: Instant,
     /// Whether there were commits since the size was looked up.
     stats_stale: bool,
+    /// What is numbered below may go.
+    truncate_before: Lsn,
 }
 
 impl Writing {
     fn run(mut self) -> Result<(), LogError> {
         loop {
-            match (self.take(), self.groups.is_empty()) {
+            let told = self.take();
+            // One at a time: groups do not wait for all of them.
+            let truncates = told != Told::Abandon && self.truncate_one()?;
+            match (told, self.groups.is_empty()) {
                 (Told::Abandon, _) => return Ok(()),
-                (Told::Write, true) => self.wait(),
+                (Told::Write, true) if truncates => {}
+                (Told::Write, true) => self.wait()?,
                 (Told::Write, false) => {
                     if !self.commit()? {
                         self.wait_for_room();
@@ -243,21 +294,62 @@ impl Writing {
         }
     }
 
-    /// Waits for groups. Once after the last of them, the log's size is looked up.
-    fn wait(&mut self) {
-        if !self.stats_stale {
-            return thread::park();
+    /// Waits for groups. Once after the last of them, the log's size is looked up; and again and again while there is no spare
+    /// segment.
+    fn wait(&mut self) -> Result<(), LogError> {
+        if !self.stats_stale && self.has_spare {
+            thread::park();
+            return Ok(());
         }
         match self.stats_at.checked_duration_since(Instant::now()) {
             Some(left) => thread::park_timeout(left),
-            None => self.tell_stats(Instant::now()),
+            None => self.tell_stats(Instant::now())?,
+        }
+        Ok(())
+    }
+
+    fn tell_stats(&mut self, now: Instant) -> Result<(), LogError> {
+        self.stats_at = now + STATS_INTERVAL;
+        self.stats_stale = false;
+        let mut stats = self.log.stats();
+        if !stats.spare {
+            // Nothing goes by this: the log tries again to set a spare segment aside.
+            self.log.truncate_before(0)?;
+            stats = self.log.stats();
+        }
+        self.shared.report.holds(&stats);
+        self.has_spare = stats.spare;
+        self.shared.state().stats = Arc::new(stats);
+        self.tell_short();
+        Ok(())
+    }
+
+    /// The shard hears of it only where that changed.
+    fn tell_short(&self) {
+        let short = self.full || !self.has_spare;
+        if self.shared.short.swap(short, Ordering::Relaxed) != short {
+            self.shared.announce();
         }
     }
 
-    fn tell_stats(&mut self, now: Instant) {
-        self.stats_at = now + STATS_INTERVAL;
-        self.stats_stale = false;
-        self.shared.report.holds(&self.log.stats());
+    /// Removes the oldest segment that may go. Whether there was one.
+    fn truncate_one(&mut self) -> Result<bool, LogError> {
+        if self.truncate_before == Lsn(0) {
+            return Ok(false);
+        }
+        let oldest = self.shared.state().stats.segments.first().map(|segment| segment.next);
+        let Some(next) = oldest.filter(|next| *next <= self.truncate_before.0) else {
+            self.truncate_before = Lsn(0);
+            return Ok(false);
+        };
+        let first = self.log.first();
+        self.log.truncate_before(next)?;
+        if self.log.first() == first {
+            // The last one stays.
+            self.truncate_before = Lsn(0);
+        }
+        self.tell_stats(Instant::now())?;
+        Ok(true)
     }
 
     /// Takes all groups that wait.
@@ -265,6 +357,7 @@ impl Writing {
         let mut state = self.shared.state();
         std::mem::swap(&mut state.waiting, &mut self.taken);
         let told = state.told;
+        self.truncate_before = self.truncate_before.max(std::mem::take(&mut state.truncate_before));
         drop(state);
         self.groups.extend(self.taken.drain(..));
         told
@@ -327,7 +420,7 @@ impl Writing {
         self.shared.report.synced(ended - started, records, bytes);
         self.stats_stale = true;
         if ended >= self.stats_at {
-            self.tell_stats(ended);
+            self.tell_stats(ended)?;
         }
         Ok(())
     }
@@ -335,6 +428,7 @@ impl Writing {
     fn note_full(&mut self, error: &LogError) {
         if !std::mem::replace(&mut self.full, true) {
             self.shared.report.set_full(true);
+            self.tell_short();
             tracing::error!(target: "causeway::log", "{error}. What needs the log is not acknowledged until there is room; \
                 all else goes on");
         }
@@ -343,6 +437,7 @@ impl Writing {
     fn note_room(&mut self) {
         if std::mem::replace(&mut self.full, false) {
             self.shared.report.set_full(false);
+            self.tell_short();
             tracing::warn!(target: "causeway::log", "the disk has room again: all that waited is in the log");
         }
     }
@@ -352,9 +447,11 @@ impl Writing {
         let ends = Instant::now() + FULL_RETRY;
         loop {
             let left = ends.saturating_duration_since(Instant::now());
-            if left.is_zero() || self.shared.state().told != Told::Write {
+            let state = self.shared.state();
+            if left.is_zero() || state.told != Told::Write || state.truncate_before > Lsn(0) {
                 return;
             }
+            drop(state);
             thread::park_timeout(left);
         }
     }
@@ -372,7 +469,7 @@ fn append<'a>(log: &mut SegmentedLog, groups: impl Iterator<Item = &'a Waiting> 
 
 #[cfg(test)]
 mod tests {
-    use causeway_core::{Handshake, HandshakePolicy, Millis, Shard, Step};
+    use causeway_core::{Handshake, HandshakePolicy, Millis, Overflow, Shard, Step};
     use causeway_protocol::{ProtocolVersion, decode, frame};
     use causeway_storage::LogOptions;
     use causeway_storage::fault::{Failure, FaultyDisk};
@@ -393,7 +490,12 @@ mod tests {
         fn new() -> Source {
             const CONNECT: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01a";
             let mut shard = Shard::new(Millis(0), Arc::default(), "test", 1);
-            let policy = HandshakePolicy { anonymous_allowed: true, password_allowed: false, methods: Vec::new() };
+            let policy = HandshakePolicy {
+                anonymous_allowed: true,
+                password_allowed: false,
+                methods: Vec::new(),
+                overflow: Overflow::RefuseNew,
+            };
             let mut handshake = Handshake::new(Arc::default(), policy, String::new());
             let framed = frame(CONNECT, 1000).unwrap().unwrap();
             let packet = decode(&framed, &CONNECT[framed.header_bytes..], ProtocolVersion::V5).unwrap();
