@@ -12,17 +12,22 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod broadcast;
 mod broker;
 mod client;
 mod connections;
 mod durable;
+mod harness;
 mod kill;
 mod latency;
 mod ledger;
 mod link;
+mod million;
+mod powercut;
 mod receiver;
 mod report;
 mod sender;
+mod soak;
 mod wire;
 mod wire5;
 
@@ -43,6 +48,16 @@ enum Scenario {
     Durable(durable::Options),
     /// Kill a broker under full load, again and again, and check that it keeps every promise
     Kill(kill::Options),
+    /// Cut the power of the core and its storage before every operation on a disk in memory, and look for what was acknowledged
+    Powercut(powercut::Options),
+    /// Send one message to very many sessions that are away, through the core and a log on the disk
+    Broadcast(broadcast::Options),
+    /// Make a data folder with very many sessions and messages that wait
+    MakeSessions(million::MakeOptions),
+    /// Connect some of those sessions to a daemon, and check what they get
+    CollectSessions(million::CollectOptions),
+    /// Work a broker for long at a bounded rate, and sample its memory and its disk
+    Soak(soak::Options),
 }
 
 fn main() -> ExitCode {
@@ -61,5 +76,10 @@ fn run(cli: Cli) -> Result<()> {
         Scenario::Connections(options) => runtime.block_on(connections::run(&options)),
         Scenario::Durable(options) => runtime.block_on(durable::run(&options)),
         Scenario::Kill(options) => runtime.block_on(kill::run(&options)),
+        Scenario::Powercut(options) => powercut::run(&options),
+        Scenario::Broadcast(options) => broadcast::run(&options),
+        Scenario::MakeSessions(options) => million::make(&options),
+        Scenario::CollectSessions(options) => runtime.block_on(million::collect(&options)),
+        Scenario::Soak(options) => runtime.block_on(soak::run(&options)),
     }
 }

@@ -11,6 +11,7 @@ mod effect;
 mod folded;
 mod handshake;
 mod index;
+pub mod inspect;
 mod limits;
 mod message;
 mod outbox;

@@ -3,11 +3,17 @@
 //! Owns the adapter to the real thing, [`DurableBroker`], and the trait behind which a test puts a broken one. Decides
 //! nothing about when things happen: that is the scheduler's.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use causeway_core::{Limits, Lsn, Millis, PendingGroup, Shard};
 use causeway_storage::disk::Disk;
-use causeway_storage::{Log, LogError, LogOptions, Position, RecoverError, SegmentedLog};
+use causeway_storage::{
+    Log, LogError, LogOptions, OpenError, Position, RecoverError, SegmentedLog, ShardOptions, ShardStore, StateError,
+};
+
+use crate::committed::CommittedState;
+use crate::folding::{Folded, Folding};
 
 /// A broker that can be started on a disk, used, and killed at any time.
 pub trait Broker {
@@ -40,6 +46,18 @@ pub trait Broker {
     /// Tells the shard what the last sync made durable.
     fn tell(&mut self, now: Millis);
 
+    /// Reads a body that the shard asks for, which one as `choice` has it, and hands it over. Whether there was any.
+    fn fetch(&mut self, now: Millis, choice: u64) -> bool;
+
+    /// Does the next step of folding the state.
+    ///
+    /// # Errors
+    /// The broker stops.
+    fn fold(&mut self, choice: u64) -> Result<(), LogError>;
+
+    /// What folding did so far.
+    fn folded(&self) -> Folded;
+
     /// Where records lie that were appended since the start, with their numbers.
     fn positions(&self) -> &[(u64, Position)];
 }
@@ -50,6 +68,12 @@ pub enum StartError {
     /// The log cannot be opened or read.
     #[error(transparent)]
     Log(#[from] RecoverError),
+    /// The log and the folded state cannot be opened, or are not of one run.
+    #[error(transparent)]
+    Open(OpenError),
+    /// The folded state cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// A record was read that the shard does not take.
     #[error("record {lsn}: {error}")]
     Record {
@@ -60,12 +84,43 @@ pub enum StartError {
     },
 }
 
+impl From<OpenError> for StartError {
+    fn from(error: OpenError) -> StartError {
+        match error {
+            OpenError::Log(error) => StartError::Log(error),
+            error => StartError::Open(error),
+        }
+    }
+}
+
+/// What a broker keeps besides its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// Nothing: bodies stay in memory, and the log stays whole.
+    Memory,
+    /// A folded state whose commits are whole by nature, which is fast.
+    Committed,
+    /// A folded state of redb, on the same disk as the log.
+    Redb,
+}
+
+/// What a broker is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Its bounds.
+    pub limits: Arc<Limits>,
+    /// Its log.
+    pub log: LogOptions,
+    /// And what else.
+    pub keeping: Keeping,
+}
+
 /// The shard of `causeway-core` on the log of `causeway-storage`.
-#[derive(Debug)]
 pub struct DurableBroker {
-    limits: Arc<Limits>,
-    options: LogOptions,
+    setup: Setup,
     run: Option<Run>,
+    committed: Option<CommittedState>,
+    folded: Folded,
     positions: Vec<(u64, Position)>,
     before_replay: BeforeReplay,
 }
@@ -84,10 +139,10 @@ pub enum Replayed {
 /// Decides about a record from its number, that of the last one, and its bytes.
 pub type BeforeReplay = fn(u64, u64, &[u8]) -> Replayed;
 
-#[derive(Debug)]
 struct Run {
     shard: Shard,
     log: SegmentedLog,
+    folding: Option<Folding>,
     /// Taken from the shard and not yet in the log, because the disk was full.
     taken: Option<PendingGroup>,
     durable: u64,
@@ -95,13 +150,50 @@ struct Run {
 
 impl DurableBroker {
     /// A broker that is not running.
-    pub fn new(limits: Arc<Limits>, options: LogOptions) -> DurableBroker {
-        DurableBroker::broken(limits, options, |_, _, _| Replayed::Once)
+    pub fn new(setup: Setup) -> DurableBroker {
+        DurableBroker::broken(setup, |_, _, _| Replayed::Once)
     }
 
     /// A broker whose replay goes wrong as `before_replay` has it, to prove that this is found.
-    pub fn broken(limits: Arc<Limits>, options: LogOptions, before_replay: BeforeReplay) -> DurableBroker {
-        DurableBroker { limits, options, run: None, positions: Vec::new(), before_replay }
+    pub fn broken(setup: Setup, before_replay: BeforeReplay) -> DurableBroker {
+        let (committed, folded) = (None, Folded::default());
+        DurableBroker { setup, run: None, committed, folded, positions: Vec::new(), before_replay }
+    }
+
+    fn open(
+        &mut self,
+        disk: Arc<dyn Disk>,
+    ) -> Result<(SegmentedLog, Option<(Folding, Option<(u64, u64)>)>), StartError> {
+        let options = self.setup.log.clone();
+        let store = match self.setup.keeping {
+            Keeping::Memory => return Ok((SegmentedLog::open_on(disk, options)?, None)),
+            Keeping::Committed => {
+                let log = SegmentedLog::open_on(Arc::clone(&disk), options)?;
+                let before = self.committed.take();
+                let state =
+                    before.map_or_else(|| CommittedState::new(Arc::clone(&disk)), |state| state.on(Arc::clone(&disk)));
+                self.committed = Some(state.clone());
+                ShardStore::join(log, Arc::new(state))?
+            }
+            Keeping::Redb => {
+                let options = ShardOptions { log: options, state_cache_bytes: 1 << 20 };
+                ShardStore::open_on(Arc::clone(&disk), disk, options)?
+            }
+        };
+        let mark = store.mark.map(|mark| (mark.applied, mark.through));
+        Ok((store.log, Some((Folding::new(store.state, store.bodies), mark))))
+    }
+
+    fn end_run(&mut self) {
+        if let Some(Run { folding: Some(folding), .. }) = &self.run {
+            let (all, one) = (&mut self.folded, folding.folded);
+            all.folds += one.folds;
+            all.abandoned += one.abandoned;
+            all.moved += one.moved;
+            all.cuts += one.cuts;
+            all.fetched += one.fetched;
+        }
+        self.run = None;
     }
 
     fn run(&mut self) -> &mut Run {
@@ -112,18 +204,41 @@ impl DurableBroker {
     }
 }
 
+/// Hands the shard all entries of the folded state.
+fn restore(shard: &mut Shard, folding: &Folding) -> Result<(), StartError> {
+    let mut outcome = Ok(());
+    folding.state.entries(&mut |key, value| match shard.restore(key, value) {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(error) => {
+            outcome = Err(StartError::Record { lsn: 0, error });
+            ControlFlow::Break(())
+        }
+    })?;
+    outcome
+}
+
 /// Hard to guess is not needed here, the same in every run is.
 const HASH_SEED: u64 = 42;
 
 impl Broker for DurableBroker {
     fn start(&mut self, disk: Arc<dyn Disk>, now: Millis) -> Result<u64, StartError> {
-        self.run = None;
+        self.end_run();
         self.positions.clear();
-        let log = SegmentedLog::open_on(disk, self.options.clone())?;
-        let mut shard = Shard::new(now, Arc::clone(&self.limits), "sim", HASH_SEED);
+        let (log, folding) = self.open(disk)?;
+        let mut shard = Shard::new(now, Arc::clone(&self.setup.limits), "sim", HASH_SEED);
         let last = log.next().map_or(0, |next| next - 1);
+        let mut from = log.first().unwrap_or(1);
+        if let Some((folding, mark)) = &folding {
+            shard.read_bodies_from_log();
+            restore(&mut shard, folding)?;
+            if let Some((applied, through)) = *mark {
+                shard.restored(Lsn(applied), Lsn(through));
+                from = applied + 1;
+            }
+            shard.bodies_moved(Lsn(log.first().unwrap_or(1)));
+        }
         let (positions, before_replay) = (&mut self.positions, self.before_replay);
-        log.recover(log.first().unwrap_or(1), |record| {
+        log.recover(from, |record| {
             positions.push((record.lsn, record.position));
             let times = match before_replay(record.lsn, last, record.bytes) {
                 Replayed::Once => 1,
@@ -137,12 +252,21 @@ impl Broker for DurableBroker {
             Ok::<(), StartError>(())
         })?;
         shard.recovered(now);
-        self.run = Some(Run { shard, log, taken: None, durable: last });
+        let mut folding = folding.map(|(folding, _)| folding);
+        if let Some(folding) = &mut folding {
+            let mut dead = Vec::new();
+            folding.state.bodies(&mut |lsn, _| {
+                dead.extend((!shard.is_live(Lsn(lsn))).then_some(lsn));
+                ControlFlow::Continue(())
+            })?;
+            folding.dead = dead;
+        }
+        self.run = Some(Run { shard, log, folding, taken: None, durable: last });
         Ok(last)
     }
 
     fn stop(&mut self) {
-        self.run = None;
+        self.end_run();
     }
 
     fn shard(&mut self) -> &mut Shard {
@@ -178,6 +302,26 @@ impl Broker for DurableBroker {
     fn tell(&mut self, now: Millis) {
         let run = self.run();
         run.shard.persisted(now, Lsn(run.durable));
+    }
+
+    fn fetch(&mut self, now: Millis, choice: u64) -> bool {
+        let run = self.run();
+        let Some(folding) = &mut run.folding else { return false };
+        let Some((lsn, record)) = folding.fetch(&mut run.shard, choice) else { return false };
+        run.shard.fetched(now, lsn, record.as_deref());
+        true
+    }
+
+    fn fold(&mut self, choice: u64) -> Result<(), LogError> {
+        let run = self.run();
+        match &mut run.folding {
+            Some(folding) => folding.go_on(&mut run.shard, &mut run.log, run.durable, choice),
+            None => Ok(()),
+        }
+    }
+
+    fn folded(&self) -> Folded {
+        self.folded
     }
 
     fn positions(&self) -> &[(u64, Position)] {

@@ -98,6 +98,11 @@ impl Registry {
         self.matches[filter][topic]
     }
 
+    /// How many shared subscriptions there are to a topic.
+    pub(crate) fn groups_of(&self, topic: usize) -> usize {
+        (0..FILTERS.len()).filter(|filter| is_shared(*filter) && self.matches(*filter, topic)).count()
+    }
+
     /// What the broker counts against its bounds, in bytes.
     pub(crate) fn bytes(&self, id: MessageId) -> usize {
         let message = self.get(id);

@@ -4,16 +4,18 @@
 
 use std::sync::Arc;
 
-use causeway_core::{Limits, Lsn, Millis, Shard};
-use causeway_sim::{Broker, DurableBroker, Failure, KNOWN, Options, Replayed, Rule, StartError, run_with};
+use causeway_core::{Lsn, Millis, Shard};
+use causeway_sim::{
+    Broker, DurableBroker, Failure, Folded, KNOWN, Options, Replayed, Rule, Setup, StartError, run_with,
+};
 use causeway_storage::disk::Disk;
-use causeway_storage::{LogError, LogOptions, Position};
+use causeway_storage::{LogError, Position};
 
 /// Seeds until a defect must have been found.
 const SEEDS_MAX: u64 = 40;
 
 /// The first failure, and that it breaks one of the promises.
-fn find<B: Broker>(rules: &[Rule], broker: impl Fn(Arc<Limits>, LogOptions) -> B) -> Box<Failure> {
+fn find<B: Broker>(rules: &[Rule], broker: impl Fn(Setup) -> B) -> Box<Failure> {
     for seed in 1..=SEEDS_MAX {
         let options = Options { seed, steps: 2000, damage: false, tolerated: KNOWN };
         if let Err(failure) = run_with(options, &broker) {
@@ -59,6 +61,18 @@ impl Broker for AcknowledgesBeforeSync {
         self.0.shard().persisted(now, Lsn(appended));
     }
 
+    fn fetch(&mut self, now: Millis, choice: u64) -> bool {
+        self.0.fetch(now, choice)
+    }
+
+    fn fold(&mut self, choice: u64) -> Result<(), LogError> {
+        self.0.fold(choice)
+    }
+
+    fn folded(&self) -> Folded {
+        self.0.folded()
+    }
+
     fn positions(&self) -> &[(u64, Position)] {
         self.0.positions()
     }
@@ -67,7 +81,7 @@ impl Broker for AcknowledgesBeforeSync {
 #[test]
 fn acknowledging_before_the_sync_is_found() {
     let early = [Rule::AckedBeforeDurable, Rule::DeliveredBeforeDurable];
-    find(&early, |limits, log| AcknowledgesBeforeSync(DurableBroker::new(limits, log), 0));
+    find(&early, |setup| AcknowledgesBeforeSync(DurableBroker::new(setup), 0));
 }
 
 /// Whether the record is that of a message a client published, at one of the levels.
@@ -79,8 +93,8 @@ fn is_publish(record: &[u8], levels: &[u8]) -> bool {
 #[test]
 fn losing_the_last_record_is_found() {
     let last = |lsn, last, _: &[u8]| if lsn == last { Replayed::Never } else { Replayed::Once };
-    find(&[Rule::Recovery, Rule::Lost, Rule::WrongDelivery, Rule::Connection], |limits, log| {
-        DurableBroker::broken(limits, log, last)
+    find(&[Rule::Recovery, Rule::Lost, Rule::WrongDelivery, Rule::Connection], |setup| {
+        DurableBroker::broken(setup, last)
     });
 }
 
@@ -93,7 +107,7 @@ fn dropping_a_message_on_replay_is_found() {
     };
     find(
         &[Rule::Lost, Rule::Order, Rule::WrongDelivery, Rule::WrongAcknowledgement, Rule::Connection, Rule::Bound],
-        |limits, log| DurableBroker::broken(limits, log, dropping),
+        |setup| DurableBroker::broken(setup, dropping),
     );
 }
 
@@ -101,8 +115,8 @@ fn dropping_a_message_on_replay_is_found() {
 fn delivering_qos_2_twice_after_a_restart_is_found() {
     let twice = |_, _, record: &[u8]| if is_publish(record, b"2") { Replayed::Twice } else { Replayed::Once };
     let failure =
-        find(&[Rule::Twice, Rule::WrongDelivery, Rule::Order, Rule::PacketIdentifier, Rule::Bound], |limits, log| {
-            DurableBroker::broken(limits, log, twice)
+        find(&[Rule::Twice, Rule::WrongDelivery, Rule::Order, Rule::PacketIdentifier, Rule::Bound], |setup| {
+            DurableBroker::broken(setup, twice)
         });
     assert!(failure.events.len() > 10);
 }

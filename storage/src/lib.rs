@@ -6,8 +6,10 @@
 //!
 //! All that touches a device goes through [`disk`], so that [`fault`] can play one that tears, fills up and fails.
 
+pub mod backup;
 pub mod disk;
 pub mod fault;
+pub mod inspect;
 mod log;
 mod relocation;
 pub mod segmented;

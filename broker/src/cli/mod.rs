@@ -3,8 +3,10 @@
 //! Owns commands, options and exit codes: 0 for success, 1 for failure, 2 for a wrong command line. Each command does its work in a
 //! module of its own.
 
+mod backup;
 mod check;
 mod dev;
+mod inspect;
 mod passwd;
 mod serve;
 
@@ -70,6 +72,12 @@ Example:
     },
     /// Add, remove, list and verify the users of a password file
     Passwd(passwd::Options),
+    /// Show what a data directory or a backup holds, and check it
+    Inspect(inspect::Options),
+    /// Copy a data directory, so that it can be restored
+    Backup(backup::Options),
+    /// Make a data directory of a backup
+    Restore(backup::RestoreOptions),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
 }
@@ -125,6 +133,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             check::run(&files, &environment()?, depth, &mut stdout(), &mut stderr())
         }
         Command::Passwd(options) => passwd::run(&options, &mut stdout()),
+        Command::Inspect(options) => inspect::run(&options, &mut stdout()),
+        Command::Backup(options) => backup::run(&options, &mut stdout()),
+        Command::Restore(options) => backup::restore(&options, &mut stdout()),
         Command::Schema => {
             writeln!(stdout(), "{:#}", json_schema())?;
             Ok(ExitCode::SUCCESS)
@@ -177,6 +188,11 @@ mod tests {
             "causewayd check --without-files a.toml",
             "causewayd passwd users add alice --password-stdin",
             "causewayd passwd users list",
+            "causewayd inspect data",
+            "causewayd inspect data --client c --limit 3 --verify --json",
+            "causewayd backup data to",
+            "causewayd backup data to --admin http://127.0.0.1:9883",
+            "causewayd restore from data",
             "causewayd schema",
         ] {
             Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string()).unwrap();
@@ -187,6 +203,8 @@ mod tests {
             "causewayd dev --tls-port 8883",
             "causewayd dev --port x",
             "causewayd passwd users add",
+            "causewayd inspect data --limit 3",
+            "causewayd backup data",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -10,7 +10,7 @@ use super::{Oracle, Rule, is_expired};
 
 impl Oracle {
     /// All that an input brought has been seen. `dropped` says whether messages of QoS 0 were dropped for a slow client.
-    pub(crate) fn end_input(&mut self, dropped: bool, counters: &Counters, gauges: Option<Gauges>) {
+    pub(crate) fn end_input(&mut self, now: u64, dropped: bool, counters: &Counters, gauges: Option<Gauges>) {
         for expected in std::mem::take(&mut self.expected) {
             let in_group = |group: &usize| {
                 let members = self.live.groups.get(group).map(|group| group.members.keys());
@@ -24,23 +24,52 @@ impl Oracle {
                 self.breach(Rule::Lost, format!("not delivered at QoS 0: {expected:?}"));
             }
         }
+        self.note_candidates();
         if counters.wills_published != self.wills_published {
             let detail = format!("{} were published, {} were due", counters.wills_published, self.wills_published);
             self.wills_published = counters.wills_published;
             self.breach(Rule::Will, detail);
         }
         if let Some(gauges) = gauges {
-            self.check_gauges(gauges);
+            self.check_gauges(now, gauges);
         }
     }
 
-    fn check_gauges(&mut self, gauges: Gauges) {
+    /// Notes who may have been given a shared message of QoS 2 by now.
+    fn note_candidates(&mut self) {
+        for (filter, group) in &mut self.live.groups {
+            for entry in group.entries.iter_mut().filter(|entry| entry.holder != Holder::Done) {
+                if entry.lsn == 0 || entry.lsn > self.durable || self.registry.get(entry.message).qos < QoS::ExactlyOnce
+                {
+                    continue;
+                }
+                for (client, sub) in &group.members {
+                    let Some(session) = &self.live.sessions[*client] else { continue };
+                    let may_have = session.link.is_some() && session.recorded && sub.qos == QoS::ExactlyOnce;
+                    if !may_have || entry.candidates.contains(&(*client, session.epoch)) {
+                        continue;
+                    }
+                    entry.candidates.push((*client, session.epoch));
+                    if let Some(entry) = self.base.group_entry(*filter, entry.id) {
+                        entry.candidates.push((*client, session.epoch));
+                    }
+                }
+            }
+        }
+    }
+
+    fn check_gauges(&mut self, now: u64, mut gauges: Gauges) {
+        if self.live.retained.values().any(|kept| is_expired(kept.expires_at, now)) {
+            // A folded state has not got what had expired before.
+            gauges.retained_messages = self.live.retained.len() as u64;
+        }
         let sessions = self.live.sessions.iter().flatten();
         let connections = sessions.clone().filter(|session| session.link.is_some()).count() as u64;
         let should_be = (connections, sessions.count() as u64, self.live.retained.len() as u64);
         let is = (gauges.connections, gauges.sessions, gauges.retained_messages);
         if is != should_be {
-            let detail = format!("connections, sessions, retained messages are {is:?}, not {should_be:?}");
+            let kept = &self.live.retained;
+            let detail = format!("connections, sessions, retained messages are {is:?}, not {should_be:?}: {kept:?}");
             self.breach(Rule::Connection, detail);
         }
     }

@@ -26,8 +26,6 @@ pub(crate) struct Wanted {
     pub(crate) filter: usize,
     pub(crate) sub: Sub,
     pub(crate) handling: RetainHandling,
-    /// Who acknowledges out of order may lose retained messages in a crash, and nothing else.
-    pub(crate) is_careful: bool,
 }
 
 impl Oracle {
@@ -58,7 +56,7 @@ impl Oracle {
             acks: Default::default(),
             answers: Default::default(),
             strays: 0,
-            last_entry: 0,
+            last_ids: [0; 2],
             will: asked.will,
             expiry_at_connect: asked.expiry_seconds,
             silence_max: u64::from(asked.keep_alive_seconds) * 1500,
@@ -86,7 +84,14 @@ impl Oracle {
 
     fn owe(&mut self, link: LinkId, kind: AckKind, packet_id: u16, reason: ReasonCode, lsn: u64) {
         if let Some(conn) = self.conns.get_mut(&link).filter(|conn| conn.open) {
-            conn.acks.push_back(AckDue { kind, packet_id, reason, lsn });
+            conn.acks.push_back(AckDue { kind, packet_id, reason, lsn, any_reason: false });
+        }
+    }
+
+    /// The acknowledgement owed last may have any reason.
+    fn owe_unclear(&mut self, link: LinkId) {
+        if let Some(due) = self.conns.get_mut(&link).and_then(|conn| conn.acks.back_mut()) {
+            due.any_reason = true;
         }
     }
 
@@ -104,8 +109,22 @@ impl Oracle {
             self.owe(link, kind, packet_id, ReasonCode::Success, last);
             return;
         }
-        self.tally.publishes += 1;
         let matches = self.collect(published.topic, Some(client));
+        let owed = self.is_owed(published.qos, published.retain, &matches);
+        if let Some((_, session)) = self.session_of(link)
+            && published.qos == QoS::ExactlyOnce
+            && session.maybe_received.remove(&packet_id)
+            && !refused
+            && (!owed || last == self.last_before)
+        {
+            // The broker knows it from before the crash, when nobody was owed it.
+            if let Some((_, session)) = self.session_of(link) {
+                session.received.insert(packet_id);
+            }
+            self.owe(link, kind, packet_id, ReasonCode::Success, 0);
+            return self.owe_unclear(link);
+        }
+        self.tally.publishes += 1;
         match (self.room_for(message, &matches, now), refused) {
             (Room::Yes, true) | (Room::No, false) => self.wrong_room(client, message, refused),
             _ => {}
@@ -203,7 +222,11 @@ impl Oracle {
         } else {
             // Whatever made it free must be durable before the client may rely on it.
             let lsn = session.freed.get(&packet_id).copied().unwrap_or(0);
+            let is_unclear = session.maybe_received.remove(&packet_id);
             self.owe(link, AckKind::PubComp, packet_id, ReasonCode::PacketIdentifierNotFound, lsn);
+            if is_unclear {
+                self.owe_unclear(link);
+            }
         }
     }
 
@@ -301,7 +324,7 @@ impl Oracle {
                 qos: registry.get(kept.message).qos.min(wanted.sub.qos),
                 identifier: wanted.sub.identifier,
                 flying: false,
-                optional: !wanted.is_careful,
+                optional: false,
             })
             .collect();
         for one in &mut due {

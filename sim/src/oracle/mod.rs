@@ -17,6 +17,7 @@ use std::fmt;
 use causeway_core::Limits;
 use causeway_protocol::{ProtocolVersion, ReasonCode};
 
+use crate::folding::Folded;
 use crate::message::Registry;
 use state::{ClientIndex, Identifiers, LinkId, Op, State, WillModel};
 
@@ -102,6 +103,8 @@ struct AckDue {
     packet_id: u16,
     reason: ReasonCode,
     lsn: u64,
+    /// Nobody can tell which reason.
+    any_reason: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -133,7 +136,8 @@ struct Conn {
     answers: VecDeque<AnswerDue>,
     /// PUBRECs nobody waited for: PUBREL 0x92 follows.
     strays: u32,
-    last_entry: u64,
+    /// Of each lane, the last packet identifier sent.
+    last_ids: [u16; 2],
     will: Option<WillModel>,
     expiry_at_connect: u32,
     silence_max: u64,
@@ -174,6 +178,11 @@ pub(crate) struct Oracle {
     pub(crate) wills_published: u64,
     pub(crate) violations: Vec<Violation>,
     tolerated: &'static [Rule],
+    /// Clients whose queues give up their oldest messages for newer ones.
+    pub(crate) drops_oldest: Vec<bool>,
+    /// How many were, as of the last input, and in this one.
+    pub(crate) dropped_before: u64,
+    pub(crate) dropped: u64,
     /// A promise was broken and tolerated on which others rest.
     pub(crate) is_tainted: bool,
     pub(crate) tally: Tally,
@@ -196,6 +205,14 @@ pub struct Tally {
     pub starts: u64,
     pub refused_starts: u64,
     pub tolerated: u64,
+    pub folds: u64,
+    pub folds_abandoned: u64,
+    pub bodies_moved: u64,
+    pub log_cuts: u64,
+    pub fetched: u64,
+    pub dropped_oldest: u64,
+    pub directed: u64,
+    pub handed: u64,
 }
 
 impl Tally {
@@ -214,6 +231,22 @@ impl Tally {
         self.starts += other.starts;
         self.refused_starts += other.refused_starts;
         self.tolerated += other.tolerated;
+        self.folds += other.folds;
+        self.folds_abandoned += other.folds_abandoned;
+        self.bodies_moved += other.bodies_moved;
+        self.log_cuts += other.log_cuts;
+        self.fetched += other.fetched;
+        self.dropped_oldest += other.dropped_oldest;
+        self.directed += other.directed;
+        self.handed += other.handed;
+    }
+
+    pub(crate) fn folded(&mut self, folded: Folded) {
+        self.folds += folded.folds;
+        self.folds_abandoned += folded.abandoned;
+        self.bodies_moved += folded.moved;
+        self.log_cuts += folded.cuts;
+        self.fetched += folded.fetched;
     }
 }
 
@@ -236,6 +269,9 @@ impl Oracle {
             wills_published: 0,
             violations: Vec::new(),
             tolerated,
+            drops_oldest: vec![false; clients],
+            dropped_before: 0,
+            dropped: 0,
             is_tainted: false,
             tally: Tally::default(),
         }
@@ -251,8 +287,11 @@ impl Oracle {
     }
 
     /// An input was handled, after which `last` is the newest record.
-    pub(crate) fn begin(&mut self, last: u64) {
+    pub(crate) fn begin(&mut self, last: u64, dropped: u64) {
         (self.last_before, self.last) = (self.last, last);
+        self.dropped = dropped - self.dropped_before;
+        self.dropped_before = dropped;
+        self.tally.dropped_oldest += self.dropped;
     }
 
     /// Records up to here have reached the medium.
@@ -273,6 +312,12 @@ impl Oracle {
 
     pub(crate) fn durable(&self) -> u64 {
         self.durable
+    }
+
+    /// Whether messages of the topic go before others.
+    pub(super) fn is_urgent(&self, topic: usize) -> bool {
+        let topic = crate::message::TOPICS[topic];
+        self.limits.urgent_topics.iter().any(|filter| causeway_protocol::filter_matches(filter, topic))
     }
 
     fn fresh_id(&mut self) -> u64 {

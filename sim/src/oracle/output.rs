@@ -8,8 +8,19 @@ use super::state::{Entry, Flight, FlightKind, Holder, LinkId, Phase};
 use super::{AckKind, Oracle, Rule, is_expired};
 use crate::message::{MessageId, TOPICS, is_shared};
 
+/// A PUBLISH from a session's queue.
+#[derive(Clone, Copy)]
+struct Came<'a> {
+    link: LinkId,
+    topic: &'a str,
+    seen: Option<MessageId>,
+    packet_id: u16,
+}
+
 /// Packet identifiers up to this one follow from the place in the session's queue (decision record 4).
 const OWN_IDS: u16 = 32_767;
+/// Those up to this one belong to messages that are not urgent.
+const BULK_IDS: u16 = 24_576;
 
 impl Oracle {
     /// A packet entered the outbox of a connection; `topic` is that of a PUBLISH with its alias resolved.
@@ -52,7 +63,7 @@ impl Oracle {
             return;
         };
         let is_same = due.kind == kind && due.packet_id == ack.packet_id.get();
-        let reason_fits = conn.version != ProtocolVersion::V5 || due.reason == ack.reason;
+        let reason_fits = due.any_reason || conn.version != ProtocolVersion::V5 || due.reason == ack.reason;
         if !is_same || !reason_fits {
             self.breach(Rule::WrongAcknowledgement, format!("link {link} got {kind:?} {ack:?}, and is owed {due:?}"));
         } else if due.lsn > durable {
@@ -140,7 +151,13 @@ impl Oracle {
                     return;
                 }
                 if packet_id <= OWN_IDS {
-                    self.emitted_own(now, link, publish, topic, message, packet_id);
+                    self.in_order(link, packet_id);
+                    let came = Came { link, topic, seen: message, packet_id };
+                    if self.is_in_queue(now, publish, came) {
+                        self.emitted_own(now, link, publish, topic, message, packet_id);
+                    } else if !self.emitted_directed(now, publish, came) && !self.emitted_handed(now, publish, came) {
+                        self.emitted_own(now, link, publish, topic, message, packet_id);
+                    }
                 } else if publish.retain {
                     self.emitted_retained(now, link, publish, topic, message);
                 } else {
@@ -213,8 +230,8 @@ impl Oracle {
         } else if !publish.dup {
             self.breach(Rule::Dup, what);
         }
-        if let FlightKind::Own(entry) = before.kind {
-            self.in_order(link, entry);
+        if packet_id <= OWN_IDS {
+            self.in_order(link, packet_id);
         }
         if let FlightKind::Group(group, entry) = before.kind
             && let Some(entry) = self.live.group_entry(group, entry)
@@ -226,12 +243,148 @@ impl Oracle {
         true
     }
 
-    fn in_order(&mut self, link: LinkId, entry: u64) {
+    /// What has its place in a queue is sent in the order of the queue, which identifiers show.
+    fn in_order(&mut self, link: LinkId, packet_id: u16) {
         let Some(conn) = self.conns.get_mut(&link) else { return };
-        let before = std::mem::replace(&mut conn.last_entry, entry);
-        if before >= entry {
-            self.breach(Rule::Order, format!("link {link}: entry {entry} after {before}"));
+        let before = std::mem::replace(&mut conn.last_ids[usize::from(packet_id > BULK_IDS)], packet_id);
+        if before >= packet_id {
+            self.breach(Rule::Order, format!("link {link}: packet identifier {packet_id} after {before}"));
         }
+    }
+
+    /// Whether a message of the queue is exactly what came.
+    fn is_in_queue(&self, now: u64, publish: &Publish<'_>, came: Came<'_>) -> bool {
+        let Some(session) = self.conns.get(&came.link).and_then(|conn| self.live.sessions[conn.client].as_ref()) else {
+            return false;
+        };
+        let mut identifiers = publish.properties.subscription_identifiers.clone();
+        identifiers.sort_unstable();
+        session.entries.iter().filter(|entry| entry.phase == Phase::Queued).any(|entry| {
+            self.is_it(entry.message, came.seen, came.topic)
+                && (entry.packet_id == 0 || entry.packet_id == came.packet_id)
+                && (entry.qos, entry.retain) == (publish.qos, publish.retain)
+                && !is_expired(entry.expires_at, now)
+                && identifiers == *entry.identifiers
+        })
+    }
+
+    /// A retained message that was given a place in the queue. Whether it is one.
+    fn emitted_directed(&mut self, now: u64, publish: &Publish<'_>, came: Came<'_>) -> bool {
+        let Some(client) = self.conns.get(&came.link).map(|conn| conn.client) else { return false };
+        let Some(session) = &self.live.sessions[client] else { return false };
+        let epoch = session.epoch;
+        let fitting = session.backlog.iter().filter(|due| {
+            let identifiers = &publish.properties.subscription_identifiers;
+            let identified =
+                if due.identifier == 0 { identifiers.is_empty() } else { *identifiers == [due.identifier] };
+            self.is_it(due.message, came.seen, came.topic) && due.qos == publish.qos && identified
+        });
+        let Some(due) = fitting.min_by_key(|due| (due.optional, due.id)).cloned().filter(|_| publish.retain) else {
+            return false;
+        };
+        (self.tally.retained_sent, self.tally.directed) = (self.tally.retained_sent + 1, self.tally.directed + 1);
+        let what = format!("client {client}: {} is {due:?}", self.describe(due.message));
+        let topic = self.registry.get(due.message).topic;
+        let kept = self.live.retained.get(&topic).copied();
+        let newest = session.newest.get(&topic).copied().unwrap_or(0);
+        if kept.is_some_and(|kept| kept.stored != due.stored && newest > kept.stored) {
+            self.breach(Rule::Retained, format!("sent after the one that replaced it: {what}"));
+        }
+        if is_expired(due.expires_at, now) {
+            self.breach(Rule::Expired, what.clone());
+        }
+        if due.lsn > self.durable {
+            self.breach(Rule::RetainedBeforeDurable, what);
+        }
+        self.finish_due(client, epoch, due.id);
+        if let Some(session) = self.base.session(client, epoch) {
+            session.backlog.retain(|one| one.id != due.id);
+        }
+        let entry = Entry {
+            id: due.id,
+            message: due.message,
+            expires_at: due.expires_at,
+            qos: due.qos,
+            retain: true,
+            identifiers: publish.properties.subscription_identifiers.iter().copied().collect(),
+            lsn: due.lsn,
+            packet_id: came.packet_id,
+            phase: Phase::Queued,
+            optional: false,
+        };
+        self.give_place(client, epoch, &entry, came.link);
+        true
+    }
+
+    /// A shared message of QoS 2 that was given a place in the member's queue. Whether it is one.
+    fn emitted_handed(&mut self, now: u64, publish: &Publish<'_>, came: Came<'_>) -> bool {
+        let Some(client) = self.conns.get(&came.link).map(|conn| conn.client) else { return false };
+        let Some(session) = &self.live.sessions[client] else { return false };
+        let epoch = session.epoch;
+        let mut fitting = Vec::new();
+        for (filter, group) in &self.live.groups {
+            let sub = group.members.get(&client);
+            for entry in &group.entries {
+                let is_member = sub.is_some_and(|sub| sub.qos == QoS::ExactlyOnce);
+                let may_have = is_member || entry.candidates.contains(&(client, epoch));
+                let is_free = matches!(entry.holder, Holder::Nobody | Holder::Member { free: true, .. });
+                if may_have && is_free && self.is_it(entry.message, came.seen, came.topic) {
+                    fitting.push((is_expired(entry.expires_at, now), entry.optional, *filter, entry.id));
+                }
+            }
+        }
+        let Some((expired, _, filter, id)) = fitting.into_iter().min() else { return false };
+        let Some(entry) = self.live.group_entry(filter, id).map(|entry| entry.clone()) else { return false };
+        (self.tally.shared, self.tally.handed) = (self.tally.shared + 1, self.tally.handed + 1);
+        let what = format!("client {client} through {}: {entry:?}", Self::filter_text(filter));
+        if publish.qos != QoS::ExactlyOnce || self.registry.get(entry.message).qos != QoS::ExactlyOnce {
+            self.breach(Rule::WrongDelivery, what.clone());
+        }
+        if entry.lsn > self.durable {
+            self.breach(Rule::DeliveredBeforeDurable, what.clone());
+        }
+        if expired {
+            self.breach(Rule::Expired, what);
+        }
+        self.finish_in_group(filter, id);
+        if let Some(entry) = self.base.group_entry(filter, id) {
+            entry.holder = Holder::Done;
+        }
+        if let Some(group) = self.base.groups.get_mut(&filter) {
+            group.entries.retain(|entry| entry.id != id);
+        }
+        let entry = Entry {
+            id,
+            message: entry.message,
+            expires_at: entry.expires_at,
+            qos: QoS::ExactlyOnce,
+            retain: false,
+            identifiers: Default::default(),
+            lsn: entry.lsn,
+            packet_id: came.packet_id,
+            phase: Phase::Queued,
+            optional: false,
+        };
+        self.give_place(client, epoch, &entry, came.link);
+        true
+    }
+
+    /// What was sent from a place in the queue stands there from now on, also after a crash.
+    fn give_place(&mut self, client: usize, epoch: u64, entry: &Entry, link: LinkId) {
+        if let Some(session) = self.base.session(client, epoch) {
+            session.insert_sent(entry.clone());
+        }
+        let Some(session) = self.live.session(client, epoch) else { return };
+        session.insert_sent(Entry { phase: Phase::Flying, ..entry.clone() });
+        session.flights.push(Flight {
+            packet_id: entry.packet_id,
+            kind: FlightKind::Own(entry.id),
+            message: entry.message,
+            qos: entry.qos,
+            released: false,
+            received_lsn: 0,
+            link,
+        });
     }
 
     fn emitted_own(
@@ -245,7 +398,13 @@ impl Oracle {
     ) {
         let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return };
         let Some(session) = &self.live.sessions[client] else { return };
-        let queued = session.entries.iter().enumerate().filter(|(_, entry)| entry.phase == Phase::Queued);
+        // What was retained or shared is never urgent, and known by its identifier.
+        let in_lane = |entry: &Entry| match entry.packet_id {
+            0 => entry.optional || self.is_urgent(self.registry.get(entry.message).topic) == (packet_id > BULK_IDS),
+            sent => (sent > BULK_IDS) == (packet_id > BULK_IDS),
+        };
+        let queued = session.entries.iter().enumerate();
+        let queued = queued.filter(|(_, entry)| entry.phase == Phase::Queued && in_lane(entry));
         let is_it = |entry: &Entry| {
             self.is_it(entry.message, seen, topic) && (entry.packet_id == 0 || entry.packet_id == packet_id)
         };
@@ -275,7 +434,11 @@ impl Oracle {
             }
         }
         self.check_own(now, client, publish, &entry, crashed);
-        self.in_order(link, entry.id);
+        let topic = self.registry.get(entry.message).topic;
+        if let Some(session) = self.live.session(client, epoch) {
+            let newest = session.newest.entry(topic).or_default();
+            *newest = entry.id.max(*newest);
+        }
         for state in [&mut self.live, &mut self.base] {
             if let Some(entry) = state.session(client, epoch).and_then(|session| session.entry(entry.id)) {
                 entry.packet_id = packet_id;

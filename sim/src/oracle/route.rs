@@ -98,8 +98,94 @@ impl Oracle {
                 certain.1 += bytes;
             }
         }
+        // What was retained, or is shared, may have its place in the queue by now.
+        let dues = session.backlog.iter().filter(|due| session.recorded && due.qos > QoS::AtMostOnce);
+        let given = self.live.groups.values().flat_map(|group| &group.entries);
+        let given =
+            given.filter(|entry| entry.holder != Holder::Done && entry.candidates.contains(&(client, session.epoch)));
+        for message in dues.map(|due| due.message).chain(given.map(|entry| entry.message)) {
+            (possible.0, possible.1) = (possible.0 + 1, possible.1 + self.registry.bytes(message));
+        }
         let bounds = (self.limits.session_queue_messages_max, self.limits.session_queue_bytes_max);
         Room::of(bounds, certain, possible, bytes)
+    }
+
+    /// Whether there is room, or older messages make some.
+    fn session_takes(&self, client: ClientIndex, bytes: usize, now: u64) -> Room {
+        let room = self.session_room(client, bytes, now);
+        if room == Room::Yes || !self.drops_oldest[client] {
+            return room;
+        }
+        let flights = self.live.sessions[client].iter().flat_map(|session| &session.flights);
+        let held: usize =
+            flights.filter(|flight| !flight.released).map(|flight| self.registry.bytes(flight.message)).sum();
+        if held + bytes <= self.limits.session_queue_bytes_max { Room::Yes } else { Room::Maybe }
+    }
+
+    /// Takes out of the queues what was given up for the message: the oldest, and as many as the broker counts.
+    fn drop_oldest(&mut self, now: u64, message: MessageId, matches: &Matches) {
+        if self.dropped == 0 && self.drops_oldest.iter().all(|drops| !drops) {
+            return;
+        }
+        let (bytes, urgent) = (self.registry.bytes(message), self.is_urgent(self.registry.get(message).topic));
+        let qos = self.registry.get(message).qos;
+        let mut full: Vec<(ClientIndex, Room)> = Vec::new();
+        for one in &matches.sessions {
+            if self.drops_oldest[one.client] && one.qos.min(qos) > QoS::AtMostOnce {
+                full.push((one.client, self.session_room(one.client, bytes, now)));
+            }
+        }
+        full.retain(|(_, room)| *room != Room::Yes);
+        let certain = full.iter().filter(|(_, room)| *room == Room::No).count() as u64;
+        if (full.is_empty() && self.dropped > 0) || (self.dropped < certain && !full.is_empty()) {
+            let detail = format!("{} were dropped, and {certain} of {full:?} had no room", self.dropped);
+            self.breach(Rule::Bound, detail);
+        }
+        let is_alone = full.len() == 1;
+        for (client, _) in full {
+            self.drop_from(now, client, urgent, is_alone);
+        }
+    }
+
+    fn drop_from(&mut self, now: u64, client: ClientIndex, urgent: bool, is_alone: bool) {
+        let Some(session) = &self.live.sessions[client] else { return };
+        let (epoch, recorded) = (session.epoch, session.recorded);
+        let queued = session.entries.iter().filter(|entry| entry.phase == Phase::Queued);
+        let lane = |entry: &&Entry| self.is_urgent(self.registry.get(entry.message).topic);
+        let mut order: Vec<&Entry> = queued.clone().filter(|entry| urgent && lane(entry)).collect();
+        order.extend(queued.clone().filter(|entry| !lane(entry)));
+        let is_clear = is_alone
+            && order.iter().all(|entry| !entry.optional && !is_expired(entry.expires_at, now))
+            && session.backlog.is_empty()
+            && session.subs.keys().all(|filter| !is_shared(*filter));
+        let mut left = self.dropped as usize;
+        let mut dropped = Vec::new();
+        for entry in order {
+            if left == 0 {
+                break;
+            }
+            dropped.push(entry.id);
+            // One that may be gone already may not be counted.
+            left -= usize::from(!entry.optional && !is_expired(entry.expires_at, now));
+        }
+        if is_clear {
+            return self.change(Op::Dropped { client, epoch, entries: dropped }, recorded);
+        }
+        for state in [&mut self.live, &mut self.base] {
+            let Some(session) = state.session(client, epoch) else { continue };
+            session
+                .entries
+                .iter_mut()
+                .filter(|entry| dropped.contains(&entry.id))
+                .for_each(|entry| entry.optional = true);
+        }
+        for (_, op) in &mut self.pending {
+            if let Op::Publish(publish) = op {
+                let entries =
+                    publish.entries.iter_mut().filter(|(of, _, entry)| *of == client && dropped.contains(&entry.id));
+                entries.for_each(|(_, _, entry)| entry.optional = true);
+            }
+        }
     }
 
     pub(super) fn group_room(&self, group: usize, bytes: usize, now: u64) -> Room {
@@ -108,7 +194,7 @@ impl Oracle {
         for entry in group.entries.iter().filter(|entry| !is_expired(entry.expires_at, now)) {
             let is_waiting = entry.holder == Holder::Nobody && !entry.optional;
             // Of a message that was published twice, nobody can tell which one waits.
-            let is_certain = is_waiting && self.registry.get(entry.message).copies < 2;
+            let is_certain = is_waiting && self.registry.get(entry.message).copies < 2 && entry.candidates.is_empty();
             let is_possible = is_waiting
                 || (entry.optional && entry.holder != Holder::Done)
                 || matches!(entry.holder, Holder::Member { free: true, .. });
@@ -152,7 +238,7 @@ impl Oracle {
         }
         let bytes = self.registry.bytes(message);
         let sessions = matches.sessions.iter().filter(|matched| matched.qos > QoS::AtMostOnce);
-        let rooms = sessions.map(|matched| self.session_room(matched.client, bytes, now));
+        let rooms = sessions.map(|matched| self.session_takes(matched.client, bytes, now));
         let groups = matches.groups.iter().filter(|(group, _)| self.group_qos_max(*group) > QoS::AtMostOnce);
         let rooms = rooms.chain(groups.map(|(group, _)| self.group_room(*group, bytes, now)));
         let mut all = Room::Yes;
@@ -187,6 +273,7 @@ impl Oracle {
         matches: Matches,
         received: Option<(ClientIndex, u64, u16)>,
     ) -> u64 {
+        self.drop_oldest(now, message, &matches);
         let published = self.registry.get(message).clone();
         let owed = self.is_owed(published.qos, retain, &matches);
         // Where it is not sure who has room, it is not sure that there is a record.
@@ -238,7 +325,16 @@ impl Oracle {
                 }
                 continue;
             }
-            let entry = GroupEntry { id: self.fresh_id(), message, expires_at, lsn, holder: Holder::Nobody, optional };
+            let candidates = Vec::new();
+            let entry = GroupEntry {
+                id: self.fresh_id(),
+                message,
+                expires_at,
+                lsn,
+                holder: Holder::Nobody,
+                optional,
+                candidates,
+            };
             op.group_entries.push((group, entry));
         }
         // A change nobody is owed lives as long as the process.
@@ -260,7 +356,7 @@ impl Oracle {
                 let room = if matched.qos == QoS::AtMostOnce {
                     Room::Yes
                 } else {
-                    self.session_room(matched.client, bytes, now)
+                    self.session_takes(matched.client, bytes, now)
                 };
                 matched.optional = room == Room::Maybe;
                 room != Room::No

@@ -113,10 +113,14 @@ pub(crate) struct Session {
     pub(crate) backlog: Vec<Due>,
     pub(crate) flights: Vec<Flight>,
     pub(crate) received: BTreeSet<u16>,
+    /// Received without a record before a crash: a folded state may know of them all the same.
+    pub(crate) maybe_received: BTreeSet<u16>,
     /// Identifiers given free, with the record that says so.
     pub(crate) freed: BTreeMap<u16, u64>,
     /// It was there when the broker last crashed.
     pub(crate) crashed: bool,
+    /// By topic, the newest message that was sent from its queue.
+    pub(crate) newest: BTreeMap<usize, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -127,6 +131,8 @@ pub(crate) struct GroupEntry {
     pub(crate) lsn: u64,
     pub(crate) holder: Holder,
     pub(crate) optional: bool,
+    /// Members that may have been given it for good, as QoS 2 goes, and not been sent it yet.
+    pub(crate) candidates: Vec<(ClientIndex, u64)>,
 }
 
 /// Who has a message of a group.
@@ -159,15 +165,56 @@ pub(crate) struct Kept {
 /// A change that the log has.
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
-    Attach { client: ClientIndex, epoch: u64, expiry_seconds: u32, will: Option<WillModel> },
-    Detach { client: ClientIndex, epoch: u64, expires_at: Option<u64>, delayed: Option<(WillModel, u64)> },
-    End { client: ClientIndex, epoch: u64 },
-    Subscribe { client: ClientIndex, epoch: u64, filter: usize, sub: Sub, backlog: Vec<Due> },
-    Unsubscribe { client: ClientIndex, epoch: u64, filter: usize },
+    Attach {
+        client: ClientIndex,
+        epoch: u64,
+        expiry_seconds: u32,
+        will: Option<WillModel>,
+    },
+    Detach {
+        client: ClientIndex,
+        epoch: u64,
+        expires_at: Option<u64>,
+        delayed: Option<(WillModel, u64)>,
+    },
+    End {
+        client: ClientIndex,
+        epoch: u64,
+    },
+    Subscribe {
+        client: ClientIndex,
+        epoch: u64,
+        filter: usize,
+        sub: Sub,
+        backlog: Vec<Due>,
+    },
+    Unsubscribe {
+        client: ClientIndex,
+        epoch: u64,
+        filter: usize,
+    },
     Publish(Box<PublishOp>),
-    Received { client: ClientIndex, epoch: u64, entry: u64 },
-    Released { client: ClientIndex, epoch: u64, packet_id: u16, lsn: u64 },
-    WillPublished { client: ClientIndex, epoch: u64 },
+    Received {
+        client: ClientIndex,
+        epoch: u64,
+        entry: u64,
+    },
+    Released {
+        client: ClientIndex,
+        epoch: u64,
+        packet_id: u16,
+        lsn: u64,
+    },
+    WillPublished {
+        client: ClientIndex,
+        epoch: u64,
+    },
+    /// Given up for newer ones.
+    Dropped {
+        client: ClientIndex,
+        epoch: u64,
+        entries: Vec<u64>,
+    },
 }
 
 /// What a publish brought to whom.
@@ -204,8 +251,10 @@ impl Session {
             backlog: Vec::new(),
             flights: Vec::new(),
             received: BTreeSet::new(),
+            maybe_received: BTreeSet::new(),
             freed: BTreeMap::new(),
             crashed: false,
+            newest: BTreeMap::new(),
         }
     }
 
@@ -215,6 +264,13 @@ impl Session {
 
     pub(crate) fn entry(&mut self, id: u64) -> Option<&mut Entry> {
         self.entries.iter_mut().find(|entry| entry.id == id)
+    }
+
+    /// Puts an entry that was sent, and of which nothing was known before, into its place in the queue.
+    pub(crate) fn insert_sent(&mut self, entry: Entry) {
+        let is_behind = |other: &Entry| other.packet_id == 0 || other.packet_id > entry.packet_id;
+        let at = self.entries.iter().position(is_behind).unwrap_or(self.entries.len());
+        self.entries.insert(at, entry);
     }
 
     pub(crate) fn forget_entry(&mut self, id: u64) {
@@ -280,6 +336,11 @@ impl State {
                     session.freed.insert(*packet_id, *lsn);
                 }
             }
+            Op::Dropped { client, epoch, entries } => {
+                if let Some(session) = self.session(*client, *epoch) {
+                    session.entries.retain(|entry| !entries.contains(&entry.id));
+                }
+            }
             Op::WillPublished { client, epoch } => {
                 if let Some(session) = self.session(*client, *epoch) {
                     session.delayed = None;
@@ -322,8 +383,29 @@ impl State {
         self.free_group_entries(client);
         let Some(group) = self.groups.get_mut(&filter) else { return };
         group.members.remove(&client);
-        if group.members.is_empty() {
-            self.groups.remove(&filter);
+        if group.members.is_empty()
+            && let Some(group) = self.groups.remove(&filter)
+        {
+            group.entries.into_iter().for_each(|entry| self.outlive_group(&entry));
+        }
+    }
+
+    /// Whoever was given the message keeps it, though the group is gone.
+    fn outlive_group(&mut self, entry: &GroupEntry) {
+        for (client, epoch) in entry.candidates.iter().filter(|_| entry.holder != Holder::Done) {
+            let Some(session) = self.session(*client, *epoch) else { continue };
+            session.entries.push(Entry {
+                id: entry.id,
+                message: entry.message,
+                expires_at: entry.expires_at,
+                qos: QoS::ExactlyOnce,
+                retain: false,
+                identifiers: Identifiers::new(),
+                lsn: entry.lsn,
+                packet_id: 0,
+                phase: Phase::Queued,
+                optional: true,
+            });
         }
     }
 
@@ -352,6 +434,12 @@ impl State {
                 let is_lost = flight.qos == QoS::ExactlyOnce;
                 entry.holder = if is_lost { Holder::Done } else { Holder::Nobody };
                 self.lost_with_member += u64::from(is_lost);
+            }
+        }
+        for entry in self.groups.values_mut().flat_map(|group| &mut group.entries) {
+            if entry.holder != Holder::Done && entry.candidates.contains(&(client, epoch)) {
+                // It may have ended with the member that had it.
+                entry.optional = true;
             }
         }
         for filter in session.subs.keys() {

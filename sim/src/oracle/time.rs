@@ -86,9 +86,17 @@ impl Oracle {
         self.conns.clear();
         self.expected.clear();
         self.wills_published = 0;
+        self.dropped_before = 0;
         (self.last_before, self.last) = (through, last);
         for session in self.base.sessions.iter_mut().flatten() {
             session.crashed = true;
+        }
+        for (client, before) in self.live.sessions.iter().enumerate() {
+            let Some(before) = before else { continue };
+            if let Some(session) = self.base.session(client, before.epoch) {
+                let unsure: Vec<u16> = before.received.difference(&session.received).copied().collect();
+                session.maybe_received.extend(unsure);
+            }
         }
         self.live = self.base.clone();
         for session in self.live.sessions.iter_mut().flatten() {

@@ -234,11 +234,7 @@ impl<B: Broker> World<B> {
 
     pub(super) fn subscribe_to(&mut self, index: usize, id: LinkId, filter: usize, handling: RetainHandling) {
         let is_v5 = self.clients[index].version == ProtocolVersion::V5;
-        let mut qos = if self.is_healed { QoS::ExactlyOnce } else { self.qos() };
-        if !self.is_strict && is_shared(filter) {
-            // A replay queues what a group of QoS 0 was sent at once.
-            qos = qos.max(QoS::AtLeastOnce);
-        }
+        let qos = if self.is_healed { QoS::ExactlyOnce } else { self.qos() };
         let options = SubscriptionOptions {
             qos,
             no_local: is_v5 && !is_shared(filter) && self.random.chance(10),

@@ -12,6 +12,8 @@ use crate::oracle::Rule;
 
 /// Rounds until everything must have come.
 const ROUNDS_MAX: usize = 3000;
+/// Bodies read in one round.
+const FETCHES_MAX: usize = 50;
 
 impl<B: Broker> World<B> {
     pub(super) fn finish(&mut self) -> Result<(), Over> {
@@ -77,6 +79,13 @@ impl<B: Broker> World<B> {
         }
         self.at(BROKER_SLOT)?;
         self.observe()?;
+        for _ in 0..FETCHES_MAX {
+            if !self.fetch()? {
+                break;
+            }
+            quiet = false;
+        }
+        self.fold()?;
         let before = self.oracle.durable();
         self.append()?;
         self.sync()?;

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use causeway_core::{ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Millis, Shard, Step};
+use causeway_core::{ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Millis, Overflow, Shard, Step};
 use causeway_protocol::{Packet, ProtocolVersion, QoS, decode};
 use causeway_storage::fault::Random;
 
@@ -63,8 +63,6 @@ pub(crate) struct World<B> {
     /// An outbox was over its bound.
     was_full: bool,
     is_damaging: bool,
-    /// What is known to go wrong is done, too.
-    is_strict: bool,
     /// Nothing goes wrong any more.
     is_healed: bool,
 }
@@ -92,7 +90,8 @@ impl<B: Broker> World<B> {
         let now = self.millis();
         let taken = take(self.broker.shard(), now);
         let last = self.last_record();
-        self.oracle.begin(last);
+        let dropped = self.broker.shard().counters().dropped_oldest;
+        self.oracle.begin(last, dropped);
         taken
     }
 
@@ -122,7 +121,7 @@ impl<B: Broker> World<B> {
         let dropped = self.slow != dropped_before
             || std::mem::take(&mut self.was_full)
             || self.links.values().any(|link| link.observed > self.limits.outbox_bytes_max);
-        self.oracle.end_input(dropped, &counters, gauges);
+        self.oracle.end_input(self.now, dropped, &counters, gauges);
         for (id, link) in &self.links {
             if let Some(connection) = link.connection
                 && self.broker.shard().is_open(connection) != self.oracle.is_open(*id)
@@ -259,7 +258,9 @@ impl<B: Broker> World<B> {
     }
 
     fn connect(&mut self, id: LinkId, packet: &Packet<'_>) -> Result<(), Over> {
-        let policy = HandshakePolicy { anonymous_allowed: true, ..HandshakePolicy::default() };
+        let drops = self.links.get(&id).is_some_and(|link| self.oracle.drops_oldest[link.client]);
+        let overflow = if drops { Overflow::DropOldest } else { Overflow::RefuseNew };
+        let policy = HandshakePolicy { anonymous_allowed: true, overflow, ..HandshakePolicy::default() };
         let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned());
         let (Step::Accept(request), Packet::Connect(connect)) = (handshake.handle(packet), packet) else {
             self.oracle.breach(Rule::Connection, format!("not accepted: {packet:?}"));
@@ -304,7 +305,9 @@ impl<B: Broker> World<B> {
         let numbers = numbers(id, packet, &self.oracle.registry, topic);
         self.note(name(packet, true), numbers);
         let now = self.now;
-        let Some(client) = self.oracle.heard(now, id) else { return self.observe() };
+        if self.oracle.heard(now, id).is_none() {
+            return self.observe();
+        }
         match packet {
             Packet::Publish(publish) => {
                 let topic = TOPICS.iter().position(|topic| *topic == publish.topic).unwrap_or(0);
@@ -320,7 +323,6 @@ impl<B: Broker> World<B> {
             Packet::PubRel(ack) => self.oracle.pubrel(id, ack.packet_id.get()),
             Packet::PubComp(ack) => self.oracle.pubcomp(now, id, ack.packet_id.get()),
             Packet::Subscribe(subscribe) => {
-                let is_careful = self.clients[client].is_careful;
                 let wanted = subscribe.filters.iter().map(|(filter, options)| Wanted {
                     filter: filter_number(filter),
                     sub: Sub {
@@ -330,7 +332,6 @@ impl<B: Broker> World<B> {
                         identifier: subscribe.subscription_identifier.unwrap_or(0),
                     },
                     handling: options.retain_handling,
-                    is_careful,
                 });
                 let wanted: Vec<Wanted> = wanted.collect();
                 self.oracle.subscribe(now, id, subscribe.packet_id.get(), &wanted);

@@ -42,9 +42,13 @@ impl<B: Broker> World<B> {
             clients.push(client);
         }
         let disk = WatchedDisk::new(random.next());
+        let mut oracle = Oracle::new(Limits::clone(&limits), clients.len(), options.tolerated);
+        if random.chance(35) {
+            oracle.drops_oldest.iter_mut().for_each(|drops| *drops = random.chance(60));
+        }
         World {
             broker,
-            oracle: Oracle::new(Limits::clone(&limits), clients.len(), options.tolerated),
+            oracle,
             trace: Trace::default(),
             step: 0,
             random,
@@ -63,7 +67,6 @@ impl<B: Broker> World<B> {
             slow: 0,
             was_full: false,
             is_damaging: options.damage,
-            is_strict: options.tolerated.is_empty(),
             is_healed: false,
         }
     }
@@ -114,9 +117,11 @@ impl<B: Broker> World<B> {
                 let bytes = world.how_many();
                 world.carry_down(id, bytes)
             }),
-            780..850 => self.append(),
-            850..910 => self.sync(),
-            910..960 => self.tell(),
+            780..835 => self.append(),
+            835..880 => self.sync(),
+            880..915 => self.tell(),
+            915..940 => self.fold(),
+            940..960 => self.fetch().map(drop),
             960..975 => self.pass_time(),
             975..982 => self.with_link(|world, id| {
                 let (up, down) = world.links.get(&id).map_or((0, 0), |link| (link.up.len(), link.down.len()));
@@ -270,6 +275,35 @@ impl<B: Broker> World<B> {
         self.input(|_, _| ());
         self.note("tell", [self.oracle.durable(), 0, 0]);
         self.observe()
+    }
+
+    /// One body that the shard asked for comes from the disk. Whether there was any.
+    pub(super) fn fetch(&mut self) -> Result<bool, Over> {
+        self.at(BROKER_SLOT)?;
+        let (now, choice) = (self.millis(), self.random.next());
+        let any = self.broker.fetch(now, choice);
+        self.input(|_, _| ());
+        self.note("fetch", [u64::from(any), 0, 0]);
+        self.observe()?;
+        self.lose_power()?;
+        Ok(any)
+    }
+
+    /// The state is folded a bit further.
+    pub(super) fn fold(&mut self) -> Result<(), Over> {
+        for _ in 0..1 + self.random.below(5) {
+            let choice = self.random.next();
+            if let Err(error) = self.broker.fold(choice) {
+                return self.failed(&error);
+            }
+            self.note("fold", [choice % 1000, 0, 0]);
+        }
+        self.lose_power()
+    }
+
+    /// The power failed in the midst of something that takes failures.
+    fn lose_power(&mut self) -> Result<(), Over> {
+        if self.disk.faulty.is_powered() { Ok(()) } else { self.crash(Death::PowerCut) }
     }
 
     /// The log takes nothing more: the broker stops, and is started again.

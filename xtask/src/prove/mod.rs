@@ -4,6 +4,8 @@
 //! prints its figures last and fails when they fall short. No figure is
 //! written down here but the thresholds.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
@@ -11,9 +13,14 @@ use crate::daemon::Product;
 use crate::workspace::Workspace;
 use crate::{conformance, interop};
 
+mod broadcast;
 mod connections;
 mod durable_rate;
 mod kill;
+mod load;
+mod million_sessions;
+mod powercut;
+mod soak;
 
 /// What to prove, and how thoroughly.
 #[derive(Debug, Args)]
@@ -29,6 +36,15 @@ pub(crate) struct Options {
     /// For `kill`: kill a broker that keeps nothing, which must make the proof fail
     #[arg(long)]
     in_memory: bool,
+    /// For `powercut`: acknowledge without waiting for the disk, which must make the proof fail
+    #[arg(long)]
+    unsynced: bool,
+    /// For `soak`: how long to work, in seconds
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// For `soak`: where to draw the plot, as an SVG; the samples go beside it
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 struct Proof {
@@ -63,6 +79,26 @@ const PROOFS: &[Proof] = &[
         claim: "the log writes at least 60% of what raw appends do; and what the whole broker acknowledges",
         run: |workspace, options| durable_rate::prove(workspace, options.against, options.full),
     },
+    Proof {
+        name: "powercut",
+        claim: "what was acknowledged is kept, wherever in the disk's work the power goes, and the broker starts again",
+        run: |workspace, options| powercut::prove(workspace, options.full, options.unsynced),
+    },
+    Proof {
+        name: "broadcast",
+        claim: "one message for 1,000,000 sessions that are away is one record, less than 32 bytes each, and acknowledged within 1 s",
+        run: |workspace, options| broadcast::prove(workspace, options.full),
+    },
+    Proof {
+        name: "million-sessions",
+        claim: "with 1,000,000 stored sessions and 10 GB of queued messages the daemon is ready within 10 s",
+        run: |workspace, options| million_sessions::prove(workspace, options.full),
+    },
+    Proof {
+        name: "soak",
+        claim: "under everyday work at a bounded rate, memory and disk level off",
+        run: |workspace, options| soak::prove(workspace, options.full, options.seconds, options.plot.as_deref()),
+    },
 ];
 
 /// Whether `name` can be given to `cargo xtask prove`.
@@ -77,7 +113,7 @@ pub(crate) fn is_known(name: &str) -> bool {
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     if options.name == "list" {
         for proof in PROOFS {
-            println!("{:<12} {}", proof.name, proof.claim);
+            println!("{:<16} {}", proof.name, proof.claim);
         }
         return Ok(());
     }
@@ -85,5 +121,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         bail!("no proof is called {}; see `cargo xtask prove list`", options.name);
     };
     ensure!(!options.in_memory || proof.name == "kill", "only the proof of kill knows --in-memory");
+    ensure!(!options.unsynced || proof.name == "powercut", "only the proof of powercut knows --unsynced");
+    let shapes_soak = options.seconds.is_some() || options.plot.is_some();
+    ensure!(!shapes_soak || proof.name == "soak", "only the proof of soak knows --seconds and --plot");
+    let is_of_another = options.against != Product::Causeway;
+    let needs_causeway = ["powercut", "broadcast", "million-sessions", "soak"].contains(&proof.name);
+    ensure!(!(is_of_another && needs_causeway), "{} looks into the broker: it knows no --against", proof.name);
     (proof.run)(workspace, options)
 }

@@ -1,0 +1,169 @@
+//! `causewayd backup` and `causewayd restore`: a data directory, copied whole.
+//!
+//! Owns the order: check, copy, sync, and only then the name. A backup is a data directory without its lock. The copy of a running broker is
+//! the broker's own work: it is only asked here.
+
+use std::io::{Read, Write, stderr};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use causeway_storage::backup::{Copied, Destination, Room, copy_shard};
+use causeway_storage::inspect::Verified;
+use clap::Args;
+
+use super::inspect::{Progress, check, open, print_damage, size};
+
+/// A broker that does not even take the question.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most that is read of a broker's answer.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --admin the broker must be stopped. With it, the running broker is asked to make the backup, in a folder of its own machine.
+
+The backup is checked before it gets its name: until then it is called TO.partial.
+
+Examples:
+  causewayd backup /var/lib/causeway /backup/monday
+  causewayd backup /var/lib/causeway /backup/monday --admin http://127.0.0.1:9883")]
+pub(super) struct Options {
+    /// The data directory
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// The backup: a folder that does not exist, or is empty
+    #[arg(value_name = "TO")]
+    to: PathBuf,
+    /// The administration listener of the broker that runs
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The backup is checked first; one that is damaged is not restored. Run it as the user that the broker runs as, who must own the folder.
+
+Example:
+  causewayd restore /backup/monday /var/lib/causeway")]
+pub(super) struct RestoreOptions {
+    /// The backup
+    #[arg(value_name = "FROM")]
+    from: PathBuf,
+    /// The data directory: a folder that does not exist, or is empty
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+}
+
+pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    if let Some(url) = &options.admin {
+        return ask(url, &options.to, out);
+    }
+    let (shards, _lock) = open(&options.folder).map_err(|error| {
+        let hint = if error.to_string().contains("in use by") {
+            ", or give --admin with the URL of its administration listener to back it up while it runs"
+        } else {
+            ""
+        };
+        anyhow::anyhow!("{error:#}{hint}")
+    })?;
+    let destination = Destination::begin(&options.to)?;
+    let copied = copy(&options.folder, destination.folder(), &shards, Room::Holes)?;
+    let checked = check_all(destination.folder(), &shards)?;
+    if !checked.damage.is_empty() {
+        print_damage(&checked, &mut stderr())?;
+        bail!("{} is damaged, and no backup was made of it", options.folder.display());
+    }
+    destination.finish()?;
+    tell("backed up", &options.to, copied, &checked, out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn restore(options: &RestoreOptions, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let (shards, _lock) = open(&options.from)?;
+    // Said before a long check.
+    let destination = Destination::begin(&options.folder)?;
+    let checked = check_all(&options.from, &shards)?;
+    if !checked.damage.is_empty() {
+        print_damage(&checked, &mut stderr())?;
+        bail!("{} is damaged, and nothing was restored", options.from.display());
+    }
+    let copied = copy(&options.from, destination.folder(), &shards, Room::SetAside)?;
+    destination.finish()?;
+    tell("restored", &options.folder, copied, &checked, out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn copy(from: &Path, to: &Path, shards: &[u32], room: Room) -> anyhow::Result<Copied> {
+    let mut copied = Copied::default();
+    let mut progress = Progress::new(format!("copying {}", from.display()));
+    for shard in shards {
+        let name = format!("shard-{shard}");
+        let one = copy_shard(&from.join(&name), &to.join(&name), room, &mut |bytes| progress.add(bytes))?;
+        copied.segments += one.segments;
+        copied.bytes += one.bytes;
+    }
+    Ok(copied)
+}
+
+fn check_all(folder: &Path, shards: &[u32]) -> anyhow::Result<Verified> {
+    let mut all = Verified::default();
+    for shard in shards {
+        let path = folder.join(format!("shard-{shard}"));
+        let one = check(&path, *shard).with_context(|| path.display().to_string())?;
+        all.records += one.records;
+        all.record_bytes += one.record_bytes;
+        all.entries += one.entries;
+        all.bodies += one.bodies;
+        all.body_bytes += one.body_bytes;
+        all.damage.extend(one.damage);
+    }
+    Ok(all)
+}
+
+fn tell(done: &str, to: &Path, copied: Copied, checked: &Verified, out: &mut dyn Write) -> std::io::Result<()> {
+    let Verified { records, entries, bodies, .. } = checked;
+    writeln!(
+        out,
+        "{done} to {}: {} segments with {records} records, {entries} entries and {bodies} bodies of the folded state, {}; \
+         all of it is intact",
+        to.display(),
+        copied.segments,
+        size(copied.bytes)
+    )
+}
+
+/// Asks a running broker for a backup, and waits for as long as it takes.
+fn ask(url: &str, to: &Path, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    if host.contains('/') {
+        bail!("{url} is no URL of an administration listener, such as http://127.0.0.1:9883");
+    }
+    let to = std::path::absolute(to).context("TO")?;
+    let Some(shown) = to.to_str() else { bail!("{} is not UTF-8, which --admin needs", to.display()) };
+    let body = serde_json::json!({ "to": shown }).to_string();
+    let address = host.to_socket_addrs().ok().and_then(|mut all| all.next());
+    let address = address.with_context(|| format!("{url} is no URL of an administration listener"))?;
+    let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).with_context(|| url.to_owned())?;
+    write!(
+        stream,
+        "POST /v1/backup HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
+         Connection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).with_context(|| url.to_owned())?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, said) = answer.split_once("\r\n\r\n").with_context(|| format!("{url} does not speak HTTP"))?;
+    match head.split(' ').nth(1) {
+        Some(status) if status.starts_with('2') => {
+            writeln!(out, "backed up to {shown} {}", said.trim())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Some("404" | "405") => bail!("the broker at {url} makes no backups: stop it, and back up without --admin"),
+        Some(status) => bail!("the broker at {url} made no backup (status {status}): {}", said.trim()),
+        None => bail!("{url} does not speak HTTP"),
+    }
+}
