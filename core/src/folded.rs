@@ -24,7 +24,7 @@ use crate::{Lsn, Millis, Overflow, Principal};
 /// The layout below.
 const VERSION: u8 = 1;
 /// Sequence numbers in one part of a queue.
-pub(crate) const PART: u64 = 256;
+const PART: u64 = 256;
 
 const META: u8 = 0;
 const SESSION: u8 = 1;
@@ -92,7 +92,8 @@ pub(crate) struct FoldedLane {
     pub(crate) open: Vec<u64>,
     /// Only their PUBREL is left.
     pub(crate) released: Vec<u64>,
-    pub(crate) saved_from: u64,
+    /// The parts of its queue: from, and before.
+    pub(crate) saved: (u64, u64),
 }
 
 fn key(kind: u8, rest: &[&[u8]]) -> Vec<u8> {
@@ -263,21 +264,28 @@ fn put_lane(
             let (lsn, bytes, expires) = (peek.lsn, peek.bytes, peek.expires);
             put_entry(peek.sequence, EntryOf { lsn, bytes, expires, qos: peek.qos, retain: peek.retain, identifiers });
         }
+    }
+    let (saved_from, saved_to) = lane.saved;
+    let remove = |part| Change::Remove { key: queue_key(session.epoch, name, part) };
+    changes.extend((saved_from..first_part.min(saved_to)).map(remove));
+    if lane.next_sequence > lane.saved_through {
+        // A part that is written anew, and of which nothing is left, goes, too.
+        let emptied = rewritten_from.max(saved_from)..saved_to;
+        changes.extend(emptied.filter(|part| !parts.contains_key(part)).map(remove));
         for (part, entries) in parts {
             changes.push(put(queue_key(session.epoch, name, part), entries));
         }
     }
-    let (saved_from, saved_to) = lane.saved();
-    let gone = saved_from..first_part.min(saved_to);
-    changes.extend(gone.map(|part| Change::Remove { key: queue_key(session.epoch, name, part) }));
     value.put_u64(lane.next_sequence);
     value.put_u64(lane.sent_through);
     value.put_u64(next);
     put_sequences(value, &open.keys().copied().collect::<Vec<_>>());
     put_sequences(value, &released);
-    value.put_u64(first_part);
+    let saved = (first_part, lane.next_sequence.div_ceil(PART).max(first_part));
+    value.put_u64(saved.0);
+    value.put_u64(saved.1);
     let lane = session.lane_mut(name);
-    lane.saved_from = first_part;
+    lane.saved = saved;
     lane.saved_through = lane.next_sequence;
     walked / 16
 }
@@ -443,6 +451,7 @@ impl FoldedLane {
             Ok(sequences)
         };
         let (open, released) = (sequences()?, sequences()?);
-        Ok(FoldedLane { next_sequence, sent_through, next, open, released, saved_from: value.u64()? })
+        let saved = (value.u64()?, value.u64()?);
+        Ok(FoldedLane { next_sequence, sent_through, next, open, released, saved })
     }
 }

@@ -12,7 +12,7 @@ use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
 use crate::connection::{ConnectionId, KeptWill};
-use crate::folded::{FoldedLane, PART};
+use crate::folded::FoldedLane;
 use crate::index::Subscription;
 use crate::limits::Overflow;
 use crate::message::Message;
@@ -57,10 +57,10 @@ pub(crate) struct Lane {
     pub(crate) next_sequence: u64,
     /// What is below may have been sent by an earlier run of the broker, so it is sent with DUP.
     pub(crate) sent_through: u64,
-    /// What is below stands in the folded state, but for what is done.
+    /// What is below stands in the folded state as it is, but for what is done.
     pub(crate) saved_through: u64,
-    /// The first part of the queue that the folded state may hold.
-    pub(crate) saved_from: u64,
+    /// The parts of the queue that the folded state may hold: from, and before.
+    pub(crate) saved: (u64, u64),
     /// The oldest unfinished message as of a record that is durable, and as of the newest record, with its position.
     known: u64,
     recorded: (u64, Lsn),
@@ -69,14 +69,14 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    /// The parts of the queue that the folded state may hold: from, and before.
-    pub(crate) fn saved(&self) -> (u64, u64) {
-        (self.saved_from, self.saved_through.div_ceil(PART).max(self.saved_from))
-    }
-
     /// The folded state has nothing of it.
     pub(crate) fn forget_saved(&mut self) {
-        (self.saved_from, self.saved_through) = (0, 0);
+        (self.saved, self.saved_through) = ((0, 0), 0);
+    }
+
+    /// Messages went from among those that stay: what the folded state has from `first` on is not as it is.
+    fn thinned(&mut self, first: u64) {
+        self.saved_through = self.saved_through.min(first);
     }
 
     /// Notes that the record at `at` says that `oldest` is the oldest unfinished message.
@@ -212,6 +212,9 @@ pub(crate) struct Session {
     pub(crate) progress_noted: bool,
     /// How many deliveries ended since then.
     pub(crate) finished_since: u32,
+    /// Nothing of the queues is sent before the record of the connection is durable: after a crash the messages would not be
+    /// known to have been sent.
+    pub(crate) attached_at: Lsn,
     /// The backlog waits until this record is durable.
     pub(crate) backlog_at: Lsn,
     /// What happens to messages its queue has no room for.
@@ -257,6 +260,7 @@ impl Session {
             recorded: false,
             progress_noted: false,
             finished_since: 0,
+            attached_at: Lsn(0),
             backlog_at: Lsn(0),
             overflow: Overflow::RefuseNew,
             received: BTreeSet::new(),
@@ -445,7 +449,11 @@ impl Session {
         let mut dropped = 0;
         self.first_expiry = Expiry::NEVER;
         for lane in &mut self.lanes {
+            let first = queues.pool.front(&lane.queue).map_or(lane.next_sequence, |front| front.sequence);
             let (count, bytes) = queues.drop_where(&mut lane.queue, |peek| peek.is_expired(now));
+            if count > 0 {
+                lane.thinned(first);
+            }
             dropped += count;
             self.held_bytes -= bytes;
             self.first_expiry =
@@ -534,7 +542,12 @@ impl Session {
             let done = |inflight: &Inflight| matches!(inflight.number, Number::Own(lane, sequence) if lane == name && is_done(sequence));
             self.inflight.retain(|inflight| !done(inflight));
             let lane = &mut self.lanes[name as usize];
-            let (_, bytes) = queues.drop_below(&mut lane.queue, *next, |peek| is_done(peek.sequence));
+            let first = queues.pool.front(&lane.queue).map_or(lane.next_sequence, |front| front.sequence);
+            let (count, bytes) = queues.drop_below(&mut lane.queue, *next, |peek| is_done(peek.sequence));
+            // After a replay the open ones stand in the queue again, with those between them gone.
+            if count > 0 && !open.is_empty() {
+                lane.thinned(first);
+            }
             lane.sent_through = lane.sent_through.max(*sent_through);
             let oldest = open.first().map_or(*next, |open| (*open).min(*next));
             lane.known = lane.known.max(oldest);
@@ -551,7 +564,7 @@ impl Session {
         lane.next_sequence = terms.next_sequence;
         lane.sent_through = terms.sent_through.max(terms.next);
         lane.saved_through = terms.next_sequence;
-        lane.saved_from = terms.saved_from;
+        lane.saved = terms.saved;
         lane.known = oldest.min(terms.released.first().copied().unwrap_or(oldest));
     }
 
@@ -566,6 +579,9 @@ impl Session {
     pub(crate) fn replay_received(&mut self, queues: &mut Queues, name: LaneName, sequence: u64) {
         let lane = &mut self.lanes[name as usize];
         let (count, bytes) = queues.drop_one(&mut lane.queue, sequence);
+        if count > 0 {
+            lane.thinned(sequence);
+        }
         self.held_bytes -= bytes;
         let number = Number::Own(name, sequence);
         if let Some(packet_id) = number.packet_id().filter(|_| count > 0) {

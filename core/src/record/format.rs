@@ -10,7 +10,7 @@ use causeway_protocol::{ForwardedProperties, PacketId, QoS};
 use crate::index::Subscription;
 use crate::queue::Expiry;
 use crate::session::{Identifiers, LaneName, LaneProgress};
-use crate::{Lsn, Millis};
+use crate::{Lsn, Millis, Overflow};
 
 /// The layout below. A log with another one is refused, never guessed at.
 const VERSION: u8 = 1;
@@ -52,6 +52,7 @@ pub(crate) enum Event<'a> {
     SessionAttached {
         session: u64,
         expiry_seconds: u32,
+        overflow: Overflow,
         will: Option<WillRecord<'a>>,
     },
     /// It lost the session, which ends at `expires_at`; its will, if one is left, is due at `will_due`.
@@ -249,9 +250,10 @@ impl<'a> Event<'a> {
                 put_principal(out, principal);
                 kind::SESSION_OPENED
             }
-            Event::SessionAttached { session, expiry_seconds, will } => {
+            Event::SessionAttached { session, expiry_seconds, overflow, will } => {
                 out.put_u64(*session);
                 out.put_u32(*expiry_seconds);
+                out.put_u8(u8::from(*overflow == Overflow::DropOldest));
                 if let Some(will) = will {
                     will.encode(out);
                 }
@@ -352,6 +354,7 @@ impl<'a> Event<'a> {
             kind::SESSION_ATTACHED => Event::SessionAttached {
                 session: reader.u64()?,
                 expiry_seconds: reader.u32()?,
+                overflow: if reader.u8()? == 0 { Overflow::RefuseNew } else { Overflow::DropOldest },
                 will: if reader.0.is_empty() { None } else { Some(WillRecord::decode(reader)?) },
             },
             kind::SESSION_DETACHED => {
@@ -675,8 +678,8 @@ mod tests {
             }),
             Event::SessionOpened { session: 1, client_id: "c", principal: Principal::Anonymous },
             Event::SessionOpened { session: 1, client_id: "", principal: Principal::user("u") },
-            Event::SessionAttached { session: 1, expiry_seconds: 7, will: None },
-            Event::SessionAttached { session: 1, expiry_seconds: 7, will: Some(will) },
+            Event::SessionAttached { session: 1, expiry_seconds: 7, overflow: Overflow::RefuseNew, will: None },
+            Event::SessionAttached { session: 1, expiry_seconds: 7, overflow: Overflow::DropOldest, will: Some(will) },
             Event::SessionDetached { session: 1, expires_at: Some(Millis(1)), will_due: None },
             Event::SessionEnded { session: 1 },
             Event::Subscribed { session: 1, filter: "$share/g/#", subscription, sends_retained: true },

@@ -74,7 +74,7 @@ impl Changed {
 
     pub(super) fn session_ended(&mut self, session: &Session) {
         if self.is_noted {
-            let saved = LaneName::ALL.map(|name| session.lane(name).saved());
+            let saved = LaneName::ALL.map(|name| session.lane(name).saved);
             self.ended_sessions.push(EndedSession { epoch: session.epoch, saved });
         }
     }

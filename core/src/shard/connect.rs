@@ -12,7 +12,7 @@ use crate::connection::{Connection, ConnectionTerms};
 use crate::effect::{Effect, EventLevel};
 use crate::handshake::ConnectRequest;
 use crate::session::{Session, SessionKey};
-use crate::{Bound, ConnectionId, Limits, Millis};
+use crate::{Bound, ConnectionId, Limits, Lsn, Millis};
 
 impl Shard {
     /// Makes a connection of an accepted request. Its CONNACK is in the outbox; a refused one is closed by an effect.
@@ -38,12 +38,10 @@ impl Shard {
         }
         self.event(EventLevel::Debug, id, "connected", None, "");
         self.on_keep_alive(now, id);
-        if present {
-            // What came last may not be durable yet.
-            let epoch = self.sessions[key as usize].epoch;
-            self.when_durable(now, self.recorder.last(), Release::Session { session: key, epoch });
-            self.pump(now, key);
-        }
+        // Nothing is sent before it is durable that there is a connection.
+        let session = &self.sessions[key as usize];
+        let (epoch, attached_at) = (session.epoch, session.attached_at);
+        self.when_durable(now, attached_at, Release::Session { session: key, epoch });
         id
     }
 
@@ -135,6 +133,8 @@ impl Shard {
         session.attach(id);
         let will = self.connections[id.index()].will.take();
         self.record_attached(now, key, will.as_ref());
+        let last = if self.is_recorded(key) { self.recorder.last() } else { Lsn(0) };
+        self.sessions[key as usize].attached_at = last;
         self.connections[id.index()].will = will;
         self.connections[id.index()].session = Some(key);
         (key, resumed.is_some() && !request.clean_start)

@@ -375,6 +375,9 @@ impl Shard {
     /// Sends a session's client what it may have now: first what a resume must repeat, then retained messages that are
     /// due, then the queue, then its turns in shared subscriptions.
     pub(super) fn pump(&mut self, now: Millis, key: SessionKey) {
+        if self.sessions.get(key as usize).is_none_or(|session| session.attached_at > self.durable) {
+            return;
+        }
         self.resend(now, key);
         if self.sessions.get(key as usize).is_none_or(|session| session.unsent > 0) {
             // Nothing overtakes what was in flight: its bodies are on their way, or its client's window is full.

@@ -71,7 +71,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key as usize).filter(known) else {
             return;
         };
-        let (epoch, expiry_seconds) = (session.epoch, session.expiry_seconds);
+        let (epoch, expiry_seconds, overflow) = (session.epoch, session.expiry_seconds, session.overflow);
         self.changed.session(key);
         let opens = !std::mem::replace(&mut session.recorded, true);
         let (client_id, principal) = (session.client_id.clone(), session.principal.clone());
@@ -79,7 +79,7 @@ impl Shard {
             self.append(now, Event::SessionOpened { session: epoch, client_id: &client_id, principal });
         }
         let will = will.map(KeptWill::as_record);
-        self.append(now, Event::SessionAttached { session: epoch, expiry_seconds, will });
+        self.append(now, Event::SessionAttached { session: epoch, expiry_seconds, overflow, will });
     }
 
     pub(super) fn record_detached(&mut self, now: Millis, key: SessionKey) {

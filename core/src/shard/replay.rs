@@ -146,9 +146,10 @@ impl Shard {
         let Some(key) = replay.session_at(epoch, at)? else { return Ok(()) };
         self.changed.session(key);
         match event {
-            Event::SessionAttached { expiry_seconds, will, .. } => {
+            Event::SessionAttached { expiry_seconds, overflow, will, .. } => {
                 self.disarm_session(key);
                 self.sessions[key as usize].expiry_seconds = expiry_seconds;
+                self.sessions[key as usize].overflow = overflow;
                 replay.attached.insert(epoch, will.as_ref().map(KeptWill::of_record));
             }
             Event::SessionDetached { expires_at, will_due, .. } => {

@@ -4,14 +4,17 @@
 
 use causeway_protocol::{PacketId, QoS};
 
+use slab::Slab;
+
 use super::deliver::{Origin, outgoing};
 use super::{Release, Shard};
+use crate::connection::Connection;
 use crate::index::Subscription;
 use crate::message::{Message, Publication};
 use crate::queue::{Delivery, Expiry};
-use crate::session::{Identifiers, LaneName, SessionKey};
+use crate::session::{Identifiers, LaneName, Session, SessionKey};
 use crate::shared::{Group, GroupKey};
-use crate::{Lsn, Millis};
+use crate::{Limits, Lsn, Millis};
 
 impl Shard {
     pub(super) fn deliver_to_group(
@@ -63,22 +66,16 @@ impl Shard {
                 continue;
             }
             let Some(message) = body else {
-                let sessions = &self.sessions;
-                let is_here =
-                    |member| sessions.get(member as usize).is_some_and(|session| session.connection.is_some());
-                if group.members().any(|(member, _)| is_here(member)) {
+                // Not before a member can take it: it might have to leave memory again.
+                let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
+                if group.members().any(|(member, _)| ready(sessions, connections, limits, member).is_some()) {
                     self.fetch_for_group(key);
                 }
                 return;
             };
             //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
             let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
-            let ready = |member: SessionKey| {
-                let session = sessions.get(member as usize)?;
-                let connection = session.connection.and_then(|id| connections.get(id.index()))?;
-                let is_ready = session.queued() == 0 && connection.has_window() && session.may_launch_loose(limits);
-                is_ready.then_some(connection)
-            };
+            let ready = |member| ready(sessions, connections, limits, member);
             // Whoever can't take so large a packet leaves it to others.
             let next = group.next(|member, subscription| {
                 let delivery = sample(&message, subscription);
@@ -242,6 +239,19 @@ impl Shard {
         // Only a client can be refused.
         let _ = self.route(now, publication, origin);
     }
+}
+
+/// The connection of a member that can be sent a message at once.
+fn ready<'a>(
+    sessions: &Slab<Session>,
+    connections: &'a Slab<Connection>,
+    limits: &Limits,
+    member: SessionKey,
+) -> Option<&'a Connection> {
+    let session = sessions.get(member as usize)?;
+    let connection = session.connection.and_then(|id| connections.get(id.index()))?;
+    let is_ready = session.queued() == 0 && connection.has_window() && session.may_launch_loose(limits);
+    is_ready.then_some(connection)
 }
 
 /// The message as the member gets it.

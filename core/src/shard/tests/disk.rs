@@ -214,3 +214,32 @@ fn a_damaged_entry_is_an_error_or_harmless_and_never_a_panic() {
         }
     }
 }
+
+#[test]
+fn what_was_acknowledged_out_of_order_stays_done_however_often_it_is_folded() {
+    for qos in 1..=2 {
+        let mut world = World::new().on_disk();
+        let subscriber = world.join(persistent("sub"));
+        world.subscribe(subscriber, "t", options(2));
+        let publisher = world.join(connect("pub"));
+        for id in 1..=3 {
+            world.publish(publisher, publish(qos, id, "t", &id.to_string()));
+        }
+        world.fold(usize::MAX, true);
+        match qos {
+            1 => world.puback(subscriber, 2),
+            _ => {
+                let ack = causeway_protocol::Ack::new(packet_id(2), causeway_protocol::ReasonCode::Success);
+                world.send(subscriber, causeway_protocol::Packet::PubRec(ack.clone()));
+                world.send(subscriber, causeway_protocol::Packet::PubComp(ack));
+            }
+        }
+        world.hang_up(subscriber);
+        for _ in 0..3 {
+            world.restart();
+            world.fold(usize::MAX, true);
+        }
+        let (_, said) = world.dial(persistent("sub"));
+        assert_eq!(said[1..], [format!("pub q{qos} p1 dup t=1"), format!("pub q{qos} p3 dup t=3")]);
+    }
+}
