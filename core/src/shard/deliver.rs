@@ -104,8 +104,11 @@ impl Shard {
 
     /// Whether the message goes before others.
     fn lane_of(&self, publication: &Publication<'_>) -> LaneName {
-        let is_urgent = |filter: &String| filter_matches(filter, publication.topic);
-        LaneName::of(publication.qos > QoS::AtMostOnce && self.limits.urgent_topics.iter().any(is_urgent))
+        if publication.qos == QoS::AtMostOnce { LaneName::Bulk } else { self.lane_of_topic(publication.topic) }
+    }
+
+    pub(super) fn lane_of_topic(&self, topic: &str) -> LaneName {
+        LaneName::of(self.limits.urgent_topics.iter().any(|filter| filter_matches(filter, topic)))
     }
 
     /// Counts to how many a recorded message is owed, and keeps its body at hand for those who are here.
@@ -495,12 +498,14 @@ impl Shard {
 
     /// Gives a retained message a place in the queue of a session that outlives its connection.
     fn direct(&mut self, now: Millis, key: SessionKey, message: &Arc<Message>, due: Delivery) {
-        let lsn = self.record_directed(now, key, message, &due);
+        // Whatever replaces it comes by the same lane, so it never comes first.
+        let lane = self.lane_of_topic(&message.topic);
+        let lsn = self.record_directed(now, key, lane, message, &due);
         self.queues.bodies.owe(lsn, due.bytes, 1);
         self.queues.bodies.put(lsn, Arc::clone(message));
         let Some(session) = self.sessions.get_mut(key as usize) else { return };
         let delivery = Delivery { lsn, message: None, retained_at: Lsn(0), ..due };
-        session.enqueue(&mut self.queues, LaneName::Bulk, delivery);
+        session.enqueue(&mut self.queues, lane, delivery);
         let release = Release::Session { session: key, epoch: session.epoch };
         self.releases.push_back((lsn, release));
     }

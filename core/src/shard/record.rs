@@ -147,11 +147,19 @@ impl Shard {
     }
 
     /// A retained message takes its place in a session's queue, where it is finished exactly like any other.
-    pub(super) fn record_directed(&mut self, now: Millis, key: SessionKey, message: &Message, due: &Delivery) -> Lsn {
+    pub(super) fn record_directed(
+        &mut self,
+        now: Millis,
+        key: SessionKey,
+        lane: LaneName,
+        message: &Message,
+        due: &Delivery,
+    ) -> Lsn {
         self.changed.session(key);
         let Some(session) = self.recorded_epoch(key) else { return Lsn(0) };
         let identifiers = due.identifiers.clone();
-        let message = PublishRecord { retain: true, ..message.as_record() };
+        let urgent = lane == LaneName::Urgent;
+        let message = PublishRecord { retain: true, urgent, ..message.as_record() };
         let (qos, retained_at) = (due.qos, due.retained_at);
         self.append(now, Event::Directed(DirectedRecord { session, retained_at, qos, identifiers, message }))
     }

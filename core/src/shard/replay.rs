@@ -219,7 +219,7 @@ impl Shard {
             group: None,
             retained_at: Lsn(0),
         };
-        session.enqueue(&mut self.queues, LaneName::Bulk, delivery);
+        session.enqueue(&mut self.queues, LaneName::of(directed.message.urgent), delivery);
     }
 
     fn replay_handed(&mut self, replay: &Replay, at: Lsn, handed: &HandedRecord<'_>) -> Result<(), RecordError> {

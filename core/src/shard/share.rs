@@ -110,7 +110,8 @@ impl Shard {
             if hands {
                 //= [MQTT-4.8.2-5] a QoS 2 message is finished with its member, also after a crash
                 let delivery = Delivery { group: None, ..with_terms(delivery, &message, subscription) };
-                self.hand_over(now, key, member, delivery);
+                let lane = self.lane_of_topic(&message.topic);
+                self.hand_over(now, key, (member, lane), delivery);
                 continue;
             }
             let delivery = Delivery { group: Some(key), ..with_terms(delivery, &message, subscription) };
@@ -119,10 +120,10 @@ impl Shard {
     }
 
     /// Gives a message a place in a member's own queue: from here on it is the member's.
-    fn hand_over(&mut self, now: Millis, group: GroupKey, member: SessionKey, delivery: Delivery) {
-        let at = self.record_handed(now, (member, LaneName::Bulk), group, &delivery);
+    fn hand_over(&mut self, now: Millis, group: GroupKey, (member, lane): (SessionKey, LaneName), delivery: Delivery) {
+        let at = self.record_handed(now, (member, lane), group, &delivery);
         let Some(session) = self.sessions.get_mut(member as usize) else { return };
-        session.take_over(&mut self.queues, LaneName::Bulk, delivery, (at, self.durable));
+        session.take_over(&mut self.queues, lane, delivery, (at, self.durable));
         self.releases.push_back((at, Release::Session { session: member, epoch: session.epoch }));
     }
 
