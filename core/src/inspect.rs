@@ -444,7 +444,12 @@ mod tests {
         };
         vec![
             record(Event::SessionOpened { session: 1, client_id: "c", principal: Principal::user("u") }),
-            record(Event::SessionAttached { session: 1, expiry_seconds: 60, will: Some(will) }),
+            record(Event::SessionAttached {
+                session: 1,
+                expiry_seconds: 60,
+                overflow: crate::Overflow::RefuseNew,
+                will: Some(will),
+            }),
             subscribed("t/#"),
         ]
     }
