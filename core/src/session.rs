@@ -360,6 +360,17 @@ impl Session {
         !self.recorded || self.lane_mut(lane).is_safe(lane, sequence, durable)
     }
 
+    /// Whether the oldest unfinished message of a lane is a later one than the newest record says.
+    pub(crate) fn is_behind(&self, queues: &Queues, name: LaneName) -> bool {
+        let lane = self.lane(name);
+        let queued = queues.pool.front(&lane.queue).map_or(lane.next_sequence, |front| front.sequence);
+        let in_flight = self.inflight.iter().filter_map(|inflight| match inflight.number {
+            Number::Own(of, sequence) if of == name => Some(sequence),
+            Number::Own(..) | Number::Loose(_) => None,
+        });
+        in_flight.chain([queued]).min() > Some(lane.recorded.0)
+    }
+
     /// Queues a message that was another's before, once the record at `at` is durable.
     pub(crate) fn take_over(
         &mut self,

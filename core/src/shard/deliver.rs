@@ -534,10 +534,13 @@ impl Shard {
                 return;
             }
             if !session.is_safe(lane, next.sequence, self.durable) {
-                let epoch = session.epoch;
-                self.record_progress_of(now, key);
-                let last = self.recorder.last();
-                self.releases.push_back((last, Release::Session { session: key, epoch }));
+                // The oldest unfinished message as the log knows it must move on first; if it does not, an acknowledgement will.
+                if session.is_behind(&self.queues, lane) {
+                    let epoch = session.epoch;
+                    self.record_progress_of(now, key);
+                    let last = self.recorder.last();
+                    self.releases.push_back((last, Release::Session { session: key, epoch }));
+                }
                 return;
             }
             let Some(message) = body else {

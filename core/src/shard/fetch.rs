@@ -56,10 +56,10 @@ impl Fetches {
     }
 }
 
-/// Those of the messages to come that must be asked for.
-fn missing(queues: &Queues, next: impl Iterator<Item = (Lsn, u32)>) -> Vec<Lsn> {
+/// Those of the messages to come that must be asked for. What is not durable cannot be read yet.
+fn missing(queues: &Queues, durable: Lsn, next: impl Iterator<Item = (Lsn, u32)>) -> Vec<Lsn> {
     let mut bytes = 0;
-    let ahead = next.take(AHEAD_MESSAGES).take_while(|(_, size)| {
+    let ahead = next.take(AHEAD_MESSAGES).take_while(|(lsn, _)| *lsn <= durable).take_while(|(_, size)| {
         let is_first = bytes == 0;
         bytes += *size as usize;
         is_first || bytes <= AHEAD_BYTES
@@ -111,7 +111,7 @@ impl Shard {
             return;
         }
         let next = self.queues.pool.iter(queue).map(|peek| (peek.lsn, peek.bytes));
-        for lsn in missing(&self.queues, next) {
+        for lsn in missing(&self.queues, self.durable, next) {
             self.fetches.want(lsn, waiter);
         }
     }
@@ -124,7 +124,7 @@ impl Shard {
             let Phase::Publish(delivery) = &inflight.phase else { return None };
             delivery.message.is_none().then_some((delivery.lsn, delivery.bytes))
         });
-        for lsn in missing(&self.queues, next) {
+        for lsn in missing(&self.queues, self.durable, next) {
             self.fetches.want(lsn, waiter);
         }
     }
@@ -133,7 +133,7 @@ impl Shard {
     pub(super) fn fetch_for_group(&mut self, key: GroupKey) {
         let Some(group) = self.groups.get(key) else { return };
         let next = self.queues.pool.iter(&group.queue).map(|peek| (peek.lsn, peek.bytes));
-        for lsn in missing(&self.queues, next) {
+        for lsn in missing(&self.queues, self.durable, next) {
             self.fetches.want(lsn, Waiter::Group(key));
         }
     }

@@ -243,3 +243,31 @@ fn what_was_acknowledged_out_of_order_stays_done_however_often_it_is_folded() {
         assert_eq!(said[1..], [format!("pub q{qos} p1 dup t=1"), format!("pub q{qos} p3 dup t=3")]);
     }
 }
+
+#[test]
+fn what_is_not_durable_yet_is_not_asked_for() {
+    let mut world = World::with(|limits| limits.body_cache_bytes = 0).on_disk();
+    let mut connect = persistent("sub");
+    connect.properties.receive_maximum = Some(1);
+    let subscriber = world.join(connect);
+    world.subscribe(subscriber, "t", options(1));
+    let publisher = world.join(super::world::connect("pub"));
+    for id in 1..=3 {
+        world.publish(publisher, publish(1, id, "t", &id.to_string()));
+    }
+    world.durable_at_once = false;
+    world.publish(publisher, publish(1, 4, "t", "4"));
+    world.publish(publisher, publish(1, 5, "t", "5"));
+    world.heard(subscriber);
+    let mut received = Vec::new();
+    for id in 1..=5 {
+        world.puback(subscriber, id);
+        received.extend(world.heard(subscriber));
+        if id == 3 {
+            world.sync();
+            received.extend(world.heard(subscriber));
+        }
+    }
+    assert_eq!(received, ["pub q1 p2 t=2", "pub q1 p3 t=3", "pub q1 p4 t=4", "pub q1 p5 t=5"]);
+    assert_eq!(world.shard.counters().bodies_lost, 0);
+}
