@@ -79,6 +79,7 @@ impl Shard {
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
         let lane = self.lane_of(publication);
         let recorded = origin != Origin::Broker && self.is_owed(publication);
+        self.direct_overtaken(now, publication);
         let durable_at = if recorded { self.record_publish(now, publication, lane, origin, skipped) } else { Lsn(0) };
         self.owe_to_all(publication, durable_at);
         if publication.retain {
@@ -492,6 +493,30 @@ impl Shard {
                 self.direct(now, key, &message, delivery);
             } else {
                 self.send(now, key, message, delivery, None);
+            }
+        }
+    }
+
+    /// A retained message that a session is still due goes into its queue before a newer message of its topic does.
+    fn direct_overtaken(&mut self, now: Millis, publication: &Publication<'_>) {
+        if publication.qos == QoS::AtMostOnce || self.backlog_messages == 0 {
+            return;
+        }
+        let Some(retained) = self.retained.get(publication.topic).cloned() else { return };
+        for at in 0..self.matches.len() {
+            let key = self.matches[at].session;
+            let waits =
+                self.sessions.get(key as usize).filter(|session| session.recorded && !session.backlog.is_empty());
+            let place = waits.and_then(|session| {
+                session.backlog.iter().position(|due| {
+                    due.qos > QoS::AtMostOnce
+                        && due.message.as_ref().is_some_and(|message| Arc::ptr_eq(message, &retained))
+                })
+            });
+            let due = place.and_then(|place| self.sessions.get_mut(key as usize)?.backlog.remove(place));
+            if let Some(due) = due {
+                self.backlog_messages -= 1;
+                self.direct(now, key, &retained, due);
             }
         }
     }

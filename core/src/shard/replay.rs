@@ -199,8 +199,8 @@ impl Shard {
     fn replay_directed(&mut self, key: SessionKey, at: Lsn, directed: &DirectedRecord<'_>) {
         let session = &mut self.sessions[key as usize];
         if let Some(place) = session.backlog.iter().position(|due| due.retained_at == directed.retained_at) {
-            session.backlog.drain(..=place);
-            self.backlog_messages -= place + 1;
+            session.backlog.remove(place);
+            self.backlog_messages -= 1;
         }
         let message = Message::of_record(&directed.message);
         let bytes = message.bytes() as u32;
