@@ -191,6 +191,16 @@ impl DataDirectory {
         self.path.join(format!("shard-{}", self.options.shard))
     }
 
+    /// The folder itself.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the shard's store is opened with.
+    pub(crate) fn shard_options(&self) -> ShardOptions {
+        ShardOptions { log: self.options.clone(), ..ShardOptions::new(self.options.shard) }
+    }
+
     /// Bytes of one segment of the log.
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.options.segment_bytes
@@ -212,8 +222,7 @@ impl DataDirectory {
     /// [`StorageError::Log`], [`StorageError::State`], [`StorageError::NotOneRun`].
     pub(crate) fn open_store(&self) -> Result<ShardStore, StorageError> {
         let folder = self.shard();
-        let options = ShardOptions { log: self.options.clone(), ..ShardOptions::new(self.options.shard) };
-        ShardStore::open(&folder, options).map_err(|error| match error {
+        ShardStore::open(&folder, self.shard_options()).map_err(|error| match error {
             OpenError::Log(source) => StorageError::Log { folder, source },
             OpenError::State(source) => StorageError::State { folder, source },
             source => StorageError::NotOneRun { folder, source },

@@ -11,22 +11,29 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
-use support::{Client, DEADLINE, dial, packet, publish};
+use support::{Client, DEADLINE, dial, eventually, packet, publish};
 
 /// A running broker with a data directory.
 struct Causewayd {
     child: Child,
     address: SocketAddr,
+    /// The URL of the administration listener.
+    admin: String,
 }
 
 impl Causewayd {
     fn start(data: &Path) -> Causewayd {
         let mut command = program();
-        command.args(["dev", "--port", "0", "--data"]).arg(data).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(["dev", "--port", "0", "--admin-port", "0", "--data"])
+            .arg(data)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
         let source = child.stdout.take().unwrap();
         let (sender, lines) = mpsc::channel();
@@ -36,13 +43,15 @@ impl Causewayd {
                 let _ = sender.send(line);
             }
         });
-        let address = loop {
+        let after = |prefix: &str, suffix: &str| loop {
             let line = lines.recv_timeout(DEADLINE).expect("it starts");
-            if let Some(address) = line.trim().strip_prefix("mqtt://") {
-                break address.parse().unwrap();
+            if let Some(said) = line.trim().strip_prefix(prefix).and_then(|said| said.strip_suffix(suffix)) {
+                break said.to_owned();
             }
         };
-        Causewayd { child, address }
+        let address = after("mqtt://", "").parse().unwrap();
+        let admin = format!("http://{}", after("http://", "/metrics"));
+        Causewayd { child, address, admin }
     }
 
     /// A client with a session that stays.
@@ -128,12 +137,18 @@ fn stopped_with_a_queue(data: &Path) {
 
 /// A broker on the folder delivers the queue.
 fn delivers_the_queue(data: &Path) {
+    delivers(data, QUEUED);
+}
+
+/// A broker on the folder delivers messages 1 to `last`.
+fn delivers(data: &Path, last: u16) {
     let broker = Causewayd::start(data);
     let mut vehicle = broker.client("vehicle");
-    for number in 1..=QUEUED {
+    for number in 1..=last {
         let (first, body) = vehicle.read_packet();
         assert_eq!(first & 0xF6, 0x32, "{first:#x}");
         assert!(body.ends_with(&number.to_be_bytes()), "{number}: {body:?}");
+        vehicle.send(&packet(0x40, &body[8..10]));
     }
     broker.terminate();
 }
@@ -317,4 +332,92 @@ fn a_running_broker_is_asked_for_its_backup() {
     let refusal = refused(&["backup", "--admin", &url], &[Path::new("/data"), Path::new("/to")]);
     assert!(refusal.contains("status 507") && refusal.contains("the disk is full"), "{refusal}");
     server.join().unwrap();
+}
+
+#[test]
+fn a_broker_is_backed_up_while_it_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, to, again] = ["data", "backup/monday", "again"].map(|name| folder.path().join(name));
+    let broker = Causewayd::start(&data);
+    let mut vehicle = broker.client("vehicle");
+    vehicle.subscribe("cmd/#", 1);
+    drop(vehicle);
+    let (acknowledged, stop) = (AtomicU16::new(0), AtomicBool::new(false));
+    let before = std::thread::scope(|scope| {
+        let publisher = scope.spawn(|| {
+            let mut backend = broker.client("backend");
+            for number in 1.. {
+                backend.send(&publish("cmd/go", number, &number.to_be_bytes()));
+                assert_eq!(backend.read_packet().0, 0x40);
+                acknowledged.store(number, Ordering::SeqCst);
+                if stop.load(Ordering::SeqCst) || number == 50_000 {
+                    break;
+                }
+            }
+        });
+        let reached = |count| {
+            eventually("messages are acknowledged", || {
+                acknowledged.load(Ordering::SeqCst) >= count || publisher.is_finished()
+            });
+            acknowledged.load(Ordering::SeqCst)
+        };
+        let before = reached(QUEUED);
+        let told = said(&["backup", "--admin", &broker.admin], &[&data, &to]);
+        // It went on meanwhile, and does so afterwards.
+        assert!(reached(acknowledged.load(Ordering::SeqCst) + 1) > before, "{told}");
+        stop.store(true, Ordering::SeqCst);
+        assert!(told.starts_with(&format!("backed up to {} {{\"records\":", to.display())), "{told}");
+        let refusal = refused(&["backup", "--admin", &broker.admin], &[&data, &to]);
+        assert!(refusal.contains("status 409") && refusal.contains("is not empty"), "{refusal}");
+        let refusal = refused(&["backup", "--admin", &broker.admin], &[&data, &data.join("to")]);
+        assert!(refusal.contains("status 400") && refusal.contains("is in the data directory"), "{refusal}");
+        before
+    });
+    broker.terminate();
+
+    said(&["restore"], &[&to, &again]);
+    let report = json(&["inspect", "--json", "--verify"], &again);
+    let queued = report["shards"][0]["sessions"]["queued_messages"].as_u64().unwrap();
+    assert!(queued >= u64::from(before), "{queued} of {before}");
+    delivers(&again, queued as u16);
+}
+
+/// One request to an administration listener; the status, and all that is answered.
+fn asked(admin: &str, request: &str) -> (u16, String) {
+    let mut stream = dial(admin.strip_prefix("http://").unwrap().parse().unwrap());
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    (answer.split(' ').nth(1).unwrap().parse().unwrap(), answer)
+}
+
+#[test]
+fn what_is_no_request_for_a_backup_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(&folder.path().join("data"));
+    let post = |kind: &str, body: &str| {
+        let length = body.len();
+        let head = format!("POST /v1/backup HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: {kind}\r\n");
+        asked(&broker.admin, &format!("{head}Content-Length: {length}\r\n\r\n{body}"))
+    };
+    let to = folder.path().join("to");
+    let good = serde_json::json!({ "to": to }).to_string();
+    let long = format!("{{\"to\":\"/{}\"}}", "x".repeat(20_000));
+    for (kind, body, status) in [
+        ("text/plain", good.as_str(), 415),
+        ("application/json", "", 400),
+        ("application/json", "{\"to\":\"to\"}", 400),
+        ("application/json", "{\"to\":\"/to\",\"from\":1}", 400),
+        ("application/json", &long, 413),
+    ] {
+        let (answered, answer) = post(kind, body);
+        assert_eq!(answered, status, "{answer}");
+        assert!(!to.exists());
+    }
+    assert_eq!(asked(&broker.admin, "GET /v1/backup HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").0, 405);
+    let (status, answer) = post("application/json", &good);
+    assert_eq!(status, 200, "{answer}");
+    let made: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(made["entries"], 0, "{made}");
+    said(&["inspect", "--verify"], &[&to]);
 }

@@ -8,9 +8,13 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::extract::connect_info::Connected;
+use axum::serve::IncomingStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -18,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 /// Connections open at the same time. One more, and the oldest is closed: a health check always gets its answer.
 const CONNECTIONS_MAX: usize = 64;
-/// How long a connection may last, requests under way or not. Scrapers connect again.
+/// How long a connection may last, requests under way or not, unless there is [`Patience`]. Scrapers connect again.
 const CONNECTION_MAX: Duration = Duration::from_secs(60);
 /// How long the first request may take to arrive: answers are immediate.
 const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -36,6 +40,32 @@ pub(super) struct BoundedStream {
     answered: bool,
     /// Resolves when the place is needed for somebody else.
     displaced: oneshot::Receiver<()>,
+    patience: Patience,
+}
+
+/// Keeps a connection open while its request takes long.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Patience(Arc<AtomicBool>);
+
+impl Patience {
+    /// Until the answer is written, the connection may last. Others may still displace it.
+    pub(super) fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Connected<IncomingStream<'_, Bounded>> for Patience {
+    fn connect_info(stream: IncomingStream<'_, Bounded>) -> Patience {
+        stream.io().patience.clone()
+    }
 }
 
 impl Bounded {
@@ -64,7 +94,7 @@ impl axum::serve::Listener for Bounded {
         let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
         let deadline = Box::pin(sleep(FIRST_ANSWER_MAX));
         let (accepted, displaced) = (Instant::now(), self.place());
-        (BoundedStream { stream, deadline, accepted, answered: false, displaced }, peer)
+        (BoundedStream { stream, deadline, accepted, answered: false, displaced, patience: Patience::default() }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -75,7 +105,8 @@ impl axum::serve::Listener for Bounded {
 impl BoundedStream {
     fn in_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let displaced = Pin::new(&mut self.displaced).poll(context).is_ready();
-        match displaced || self.deadline.as_mut().poll(context).is_ready() {
+        let is_late = self.deadline.as_mut().poll(context).is_ready() && !self.patience.is_there();
+        match displaced || is_late {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(()),
         }
@@ -96,7 +127,11 @@ impl AsyncRead for BoundedStream {
 impl AsyncWrite for BoundedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.in_time(context)?;
-        if !self.answered {
+        if self.patience.end() {
+            // As long again as a request may take.
+            self.answered = true;
+            self.deadline.as_mut().reset(Instant::now() + FIRST_ANSWER_MAX);
+        } else if !self.answered {
             self.answered = true;
             let end = self.accepted + CONNECTION_MAX;
             self.deadline.as_mut().reset(end);

@@ -1,7 +1,9 @@
-//! The HTTP listener for operators: `/metrics`, `/live` and `/ready`.
+//! The HTTP listener for operators: `/metrics`, `/live`, `/ready` and `/v1/backup`.
 //!
-//! Owns what they answer. It changes nothing, asks nobody for credentials, and learns what it tells from a [`Source`].
+//! Owns what they answer. It changes nothing that the broker keeps, asks nobody for credentials, and learns what it tells from a
+//! [`Source`].
 
+mod backup;
 mod bounded;
 mod exposition;
 mod process;
@@ -12,17 +14,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use causeway_core::{Counters, Gauges};
 use tokio::net::TcpListener;
 
 use crate::auth::Authenticator;
 use crate::config::Config;
-use crate::server::{EdgeCounters, LogReport};
-use bounded::Bounded;
+use crate::server::{Backups, EdgeCounters, LogReport};
+use bounded::{Bounded, Patience};
+
+/// The most that a request may say beside its headers: a path has no more than 4096 bytes.
+const BODY_BYTES_MAX: usize = 16 << 10;
 
 /// What is told here, as it is now. Called for each request, so it must not wait.
 pub trait Source: Send + Sync + 'static {
@@ -36,6 +42,8 @@ pub trait Source: Send + Sync + 'static {
     fn listeners(&self) -> Vec<ListenerState>;
     /// What the log on disk says about itself.
     fn log(&self) -> &LogReport;
+    /// Where backups are asked for.
+    fn backups(&self) -> Arc<Backups>;
     /// Whether clients can be served.
     ///
     /// # Errors
@@ -84,7 +92,10 @@ impl AdminServer {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) {
         let told = Told { config, source };
-        let served = axum::serve(Bounded::new(self.listener), router(told)).with_graceful_shutdown(shutdown).await;
+        let served =
+            axum::serve(Bounded::new(self.listener), router(told).into_make_service_with_connect_info::<Patience>())
+                .with_graceful_shutdown(shutdown)
+                .await;
         if let Err(error) = served {
             tracing::error!(target: "causeway::admin", %error, "the administration listener failed");
         }
@@ -102,6 +113,8 @@ fn router(told: Told) -> Router {
         .route("/metrics", get(metrics))
         .route("/live", get(async || "alive\n"))
         .route("/ready", get(ready))
+        .route("/v1/backup", post(backup::make))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .with_state(told)
 }
 

@@ -1,13 +1,14 @@
 //! What the administration listener answers, over loopback.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::config::{Authentication, Listener};
+use crate::config::{Authentication, Listener, Storage};
 
 struct Fixed {
     counters: Counters,
@@ -16,6 +17,7 @@ struct Fixed {
     log: LogReport,
     authenticator: Authenticator,
     readiness: Mutex<Result<(), String>>,
+    backups: Arc<Backups>,
 }
 
 impl Source for Fixed {
@@ -39,6 +41,10 @@ impl Source for Fixed {
         &self.log
     }
 
+    fn backups(&self) -> Arc<Backups> {
+        self.backups.clone()
+    }
+
     fn readiness(&self) -> Result<(), String> {
         self.readiness.lock().unwrap().clone()
     }
@@ -55,12 +61,23 @@ fn source() -> Arc<Fixed> {
     let edge = EdgeCounters::default();
     edge.bytes_received.add(1234);
     let authenticator = Authenticator::load(&Authentication::default()).unwrap();
-    Arc::new(Fixed { counters, gauges, edge, log: LogReport::default(), authenticator, readiness: Mutex::new(Ok(())) })
+    Arc::new(Fixed {
+        counters,
+        gauges,
+        edge,
+        log: LogReport::default(),
+        authenticator,
+        readiness: Mutex::new(Ok(())),
+        backups: Arc::default(),
+    })
 }
 
 async fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
+    ask(address, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+}
+
+async fn ask(address: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
@@ -91,6 +108,11 @@ async fn metrics_and_health_are_served_until_shutdown() {
     assert!(body.ends_with("not ready: stopping\n"), "{body}");
     assert_eq!(fetch(address, "/live").await.0, 200);
     assert_eq!(fetch(address, "/").await.0, 404);
+    let body = "{\"to\":\"/nowhere/at/all\"}";
+    let head = "POST /v1/backup HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json";
+    let (status, body) = ask(address, &format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+    assert_eq!(status, 503);
+    assert!(body.contains("this broker keeps nothing on disk"), "{body}");
 
     let (status, body) = fetch(address, "/metrics").await;
     assert_eq!(status, 200);
@@ -144,5 +166,30 @@ async fn slow_requests_keep_nobody_out() {
     assert_eq!(fetch(address, "/live").await.0, 200);
     // The oldest had to go.
     assert_eq!(slow[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_backup_may_take_longer_than_other_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Storage { data_directory: Some(folder.path().join("data")), ..Storage::default() };
+    let config = Arc::new(Config { listener: vec![Listener::default()], storage, ..Config::default() });
+    let server = AdminServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (address, source) = (server.local_addr(), source());
+    let serving = tokio::spawn(server.serve(config, source.clone(), std::future::pending()));
+    // Nobody copies.
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    source.backups.open(&folder.path().join("data"));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let body = serde_json::json!({ "to": folder.path().join("to") }).to_string();
+    let head = "POST /v1/backup HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json";
+    let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // Others are cut off after five seconds.
+    assert!(tokio::time::timeout(Duration::from_secs(6), stream.read_u8()).await.is_err());
+    source.backups.close();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("starting or stopping"), "{answer}");
     serving.abort();
 }

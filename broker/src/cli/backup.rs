@@ -37,7 +37,7 @@ pub(super) struct Options {
     /// The backup: a folder that does not exist, or is empty
     #[arg(value_name = "TO")]
     to: PathBuf,
-    /// The administration listener of the broker that runs
+    /// The administration listener of the broker that runs; it makes the backup of its own data directory, whatever DIR is
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
 }

@@ -19,7 +19,7 @@ use super::check;
 use crate::admin::{AdminServer, ListenerState, Source};
 use crate::auth::Authenticator;
 use crate::config::{Config, Problem, load};
-use crate::server::{self, EdgeCounters, LogReport, Observed, Running};
+use crate::server::{self, Backups, EdgeCounters, LogReport, Observed, Running};
 use crate::telemetry;
 
 /// Where a broker listens, now that it does.
@@ -208,6 +208,10 @@ impl Source for Told {
 
     fn log(&self) -> &LogReport {
         &self.observed.log
+    }
+
+    fn backups(&self) -> Arc<Backups> {
+        self.observed.backups.clone()
     }
 
     fn readiness(&self) -> Result<(), String> {

@@ -47,6 +47,8 @@ pub struct LogReport {
     pub unsynced_bytes: Gauge,
     /// Bytes of records that became durable.
     pub synced_bytes: Counter,
+    /// The newest record that is durable.
+    pub durable: Gauge,
     /// How often the disk was found to have no room.
     pub full_events: Counter,
     /// Messages that were asked of the disk.

@@ -2,6 +2,7 @@
 //!
 //! Owns the order in which they start and stop. It never touches a packet.
 
+mod backups;
 mod counters;
 mod log_report;
 
@@ -29,6 +30,8 @@ use crate::tls::ListenerTls;
 pub use crate::data_directory::StorageError;
 pub use crate::shard_loop::ShardError;
 pub use crate::tls::TlsError;
+pub(crate) use backups::Wanted;
+pub use backups::{Backups, Made, NoBackup};
 pub use counters::{Counter, EdgeCounters};
 pub use log_report::{Gauge, LogReport};
 
@@ -79,6 +82,8 @@ pub struct Observed {
     pub shard: Arc<ShardReport>,
     /// The log on disk.
     pub log: Arc<LogReport>,
+    /// Where backups of what is on disk are asked for.
+    pub backups: Arc<Backups>,
     listeners: OnceLock<Vec<Arc<Listener>>>,
 }
 
@@ -172,6 +177,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         counters: observed.edge.clone(),
         report: observed.shard.clone(),
         log_report: observed.log.clone(),
+        backups: observed.backups.clone(),
         hash_seed,
     })?;
     if shard.ready.await.is_err() {

@@ -448,6 +448,7 @@ mod tests {
             report: report.clone(),
             folder: ".".into(),
             free_space_floor_bytes: 0,
+            copying: None,
         };
         World {
             log: store.log,

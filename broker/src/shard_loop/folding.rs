@@ -1,12 +1,13 @@
 //! The folded state's own thread: writes down what the shard is, so that the log can be short.
 //!
-//! Owns the open transaction, the copying of messages out of segments that are to go, and the eye on the disk's free space. It decides
-//! nothing: what goes into a fold, and when the log may be cut, is said by whoever sends jobs. A fold that fails is dropped and
+//! Owns the open transaction, the copying of messages out of segments that are to go, backups of the running shard, which are
+//! made between folds, and the eye on the disk's free space. It decides nothing: what goes into a fold, and when the log may be cut, is said by whoever sends jobs. A fold that fails is dropped and
 //! told; the state stays as it was.
 
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +16,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use causeway_core::{Change, Lsn};
-use causeway_storage::{BodyReader, Fold, FoldMark, ReadError, StateError, StateStore, free_bytes};
+use causeway_storage::backup::{BackedUp, BackupError, RunningShard, backup};
+use causeway_storage::{
+    BodyReader, Fold, FoldMark, LogReader, ReadError, ShardOptions, StateError, StateStore, free_bytes,
+};
 
-use crate::server::LogReport;
+use crate::server::{Backups, LogReport, NoBackup, Wanted};
 
 /// Jobs that wait. Each is small: a slice of a checkpoint, or of the messages to copy.
 const JOBS_MAX: usize = 4;
@@ -47,6 +51,22 @@ pub(super) struct FoldParts {
     /// Where free space is looked up.
     pub(super) folder: PathBuf,
     pub(super) free_space_floor_bytes: u64,
+    /// What backups are made from; without it, there are none.
+    pub(super) copying: Option<Copying>,
+}
+
+/// What backups are made from, beside the state.
+pub(super) struct Copying {
+    pub(super) log: LogReader,
+    /// Those of the shard's store.
+    pub(super) options: ShardOptions,
+    pub(super) backups: Arc<Backups>,
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.backups.close();
+    }
 }
 
 /// The shard's end of the thread. Dropping it ends the thread, drops a fold that is open, and waits for that: whoever opens the
@@ -56,6 +76,8 @@ pub(super) struct Folding {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
+    /// Where backups are asked for.
+    backups: Option<Arc<Backups>>,
 }
 
 #[derive(Default)]
@@ -108,13 +130,14 @@ impl Folding {
     pub(super) fn start(parts: FoldParts) -> io::Result<Folding> {
         let (jobs, inbox) = sync_channel(JOBS_MAX);
         let shared = Arc::new(Shared::default());
+        let backups = parts.copying.as_ref().map(|copying| copying.backups.clone());
         let folder = Folder { parts, shared: shared.clone(), fold: None, failed: None, begun: None, bytes: 0 };
         let thread = thread::Builder::new().name("fold-0".into()).spawn(move || {
             // Whatever ends the thread, the shard hears of it.
             let _farewell = Farewell(folder.shared.clone());
             folder.run(&inbox);
         })?;
-        Ok(Folding { jobs: Some(jobs), thread: Some(thread), shared })
+        Ok(Folding { jobs: Some(jobs), thread: Some(thread), shared, backups })
     }
 
     /// Whom to wake from now on when there is news.
@@ -155,6 +178,13 @@ impl Folding {
         }
     }
 
+    /// Makes no more backups, and gives the one up that is being made.
+    pub(super) fn stop_copying(&self) {
+        if let Some(backups) = &self.backups {
+            backups.close();
+        }
+    }
+
     /// The outcome of the last commit, if there is one.
     pub(super) fn take_answer(&self) -> Option<Result<(), FoldError>> {
         self.shared.state().answer.take()
@@ -164,6 +194,7 @@ impl Folding {
 impl Drop for Folding {
     fn drop(&mut self) {
         self.shared.abandoned.store(true, Ordering::Relaxed);
+        self.stop_copying();
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
             // A panic has been told by then.
@@ -201,6 +232,10 @@ impl Folder {
             if now >= space_at {
                 space_at = now + SPACE_INTERVAL;
                 self.look_for_space();
+            }
+            // Between folds. It waits for the next turn of this loop, at most a second.
+            if self.begun.is_none() {
+                self.back_up();
             }
             match inbox.recv_timeout(space_at.saturating_duration_since(now)) {
                 Ok(_) if self.shared.abandoned.load(Ordering::Relaxed) => return,
@@ -273,7 +308,41 @@ impl Folder {
         }
     }
 
-    fn look_for_space(&mut self) {
+    /// Makes the copy that is wanted, if one is. Meanwhile no fold is committed and, as that only follows a commit, no segment removed.
+    fn back_up(&self) {
+        let Some(copying) = &self.parts.copying else { return };
+        let Some(wanted) = copying.backups.take() else { return };
+        let outcome = self.copy(copying, &wanted);
+        wanted.answer(outcome);
+    }
+
+    fn copy(&self, copying: &Copying, wanted: &Wanted) -> Result<BackedUp, NoBackup> {
+        let shard = RunningShard {
+            state: self.parts.state.clone(),
+            log: copying.log.clone(),
+            durable: self.parts.report.durable.get(),
+            options: copying.options.clone(),
+        };
+        let takes_our_room = wanted.to.parent().is_none_or(|to| is_same_disk(to, &self.parts.folder));
+        let mut space_at = Instant::now();
+        let mut no_room = false;
+        let outcome = backup(&shard, &wanted.to, &mut |_| {
+            let now = Instant::now();
+            if now >= space_at {
+                space_at = now + SPACE_INTERVAL;
+                self.look_for_space();
+                no_room = takes_our_room && self.shared.is_low.load(Ordering::Relaxed);
+            }
+            !no_room && copying.backups.is_open()
+        });
+        outcome.map_err(|error| match error {
+            BackupError::Abandoned if no_room => NoBackup::NoRoom,
+            BackupError::Abandoned => NoBackup::NotServing,
+            error => error.into(),
+        })
+    }
+
+    fn look_for_space(&self) {
         // A file system that does not say is not taken for full: writing will tell.
         let Ok(free) = free_bytes(&self.parts.folder) else { return };
         self.parts.report.free_bytes.set(free);
@@ -285,6 +354,14 @@ impl Folder {
             self.shared.is_low.store(is_low, Ordering::Relaxed);
             self.shared.announce();
         }
+    }
+}
+
+/// Whether both folders take room from the same file system. Where that cannot be told, they do.
+fn is_same_disk(one: &Path, other: &Path) -> bool {
+    match (one.metadata(), other.metadata()) {
+        (Ok(one), Ok(other)) => one.dev() == other.dev(),
+        _ => true,
     }
 }
 

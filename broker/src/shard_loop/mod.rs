@@ -34,7 +34,7 @@ use tokio::task::spawn_local;
 
 use crate::data_directory::{DataDirectory, StorageError};
 use crate::frontdoor::Arrival;
-use crate::server::{EdgeCounters, LogReport, ShardReport};
+use crate::server::{Backups, EdgeCounters, LogReport, ShardReport};
 use budget::{TurnBudget, after_next_io};
 use clock::Clock;
 use commit::Commit;
@@ -56,6 +56,7 @@ pub(crate) struct ShardParts {
     pub(crate) counters: Arc<EdgeCounters>,
     pub(crate) report: Arc<ShardReport>,
     pub(crate) log_report: Arc<LogReport>,
+    pub(crate) backups: Arc<Backups>,
     pub(crate) hash_seed: u64,
 }
 
@@ -118,7 +119,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         None => (None, Commit::InLine(VolatileLog::new())),
         Some(directory) => {
             let recovered = recovery::recover(&directory, &mut shard, || !ready.is_closed())?;
-            let (upkeep, writer) = Upkeep::start(clock.now(), recovered, directory, parts.log_report)?;
+            let (upkeep, writer) = Upkeep::start(clock.now(), recovered, directory, parts.log_report, parts.backups)?;
             (Some(upkeep), Commit::Beside(writer))
         }
     };

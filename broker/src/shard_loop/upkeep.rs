@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use causeway_core::{Change, Lsn, Millis, Shard};
-use causeway_storage::{FoldMark, LogStats};
+use causeway_storage::{FoldMark, Log, LogStats};
 
 use super::bodies::Bodies;
 use super::checkpoint::{Checkpoint, Foldable, LogView, Next};
-use super::folding::{FoldParts, Folding};
+use super::folding::{Copying, FoldParts, Folding};
 use super::recovery::Recovered;
 use super::writer::Writer;
 use crate::data_directory::DataDirectory;
-use crate::server::LogReport;
+use crate::server::{Backups, LogReport};
 
 /// Messages that are asked for at the same time. The rest is asked for when they have come: this bounds their memory.
 const FETCHES_MAX: usize = 64;
@@ -41,15 +41,23 @@ impl Upkeep {
         recovered: Recovered,
         directory: DataDirectory,
         report: Arc<LogReport>,
+        backups: Arc<Backups>,
     ) -> io::Result<(Upkeep, Writer)> {
         let Recovered { log, state, bodies, dead } = recovered;
         let free_space_floor_bytes = directory.free_space_floor_bytes();
+        // Known before the first backup can be asked for.
+        report.durable.set(log.next().map_or(0, |next| next - 1));
+        let copying = log.reader().map(|log| {
+            backups.open(directory.path());
+            Copying { log, options: directory.shard_options(), backups }
+        });
         let parts = FoldParts {
             state,
             bodies: bodies.clone(),
             report: report.clone(),
             folder: directory.shard(),
             free_space_floor_bytes,
+            copying,
         };
         let checkpoint = Checkpoint::new(now, directory.disk_factor(), directory.segment_bytes(), dead);
         let bodies = Bodies::start(bodies, report.clone())?;
@@ -103,8 +111,9 @@ impl Upkeep {
         }
     }
 
-    /// Folds once more, and then never again.
+    /// Folds once more, and then never again. A backup that is being made is given up.
     pub(super) fn fold_last(&mut self) {
+        self.folding.stop_copying();
         self.checkpoint.fold_last();
     }
 

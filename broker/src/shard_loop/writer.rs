@@ -412,6 +412,8 @@ impl Writing {
         let durable = Lsn(self.log.sync()?);
         let ended = Instant::now();
         let mut state = self.shared.state();
+        // Before anybody can acknowledge what it is about: a backup that is asked for then has it.
+        self.shared.report.durable.set(durable.0);
         state.durable = durable;
         state.durable_bytes += bytes;
         drop(state);

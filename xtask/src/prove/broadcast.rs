@@ -83,7 +83,11 @@ fn render(figures: &Figures) -> String {
 
 fn verdict(figures: &Figures, sessions: u64) -> Result<()> {
     let mut shortfalls = Vec::new();
-    let mut check = |holds: bool, what: String| (!holds).then(|| shortfalls.push(what)).unwrap_or(());
+    let mut check = |holds: bool, what: String| {
+        if !holds {
+            shortfalls.push(what);
+        }
+    };
     check(figures.sessions == sessions, format!("{} sessions of {sessions}", figures.sessions));
     check(
         figures.records == 1 && figures.records_with_the_payload == 1,

@@ -1,0 +1,93 @@
+//! `POST /v1/backup`: a backup of the broker that runs, in a folder of its machine.
+//!
+//! Owns what is asked and answered. The backup itself is made elsewhere.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use axum::body::Bytes;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use causeway_storage::backup::BackupError;
+use serde::Deserialize;
+
+use super::Told;
+use super::bounded::Patience;
+use crate::server::{Made, NoBackup};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Request {
+    /// A folder that does not exist, or is empty.
+    to: PathBuf,
+}
+
+/// Answers once the backup is there, is checked, and has its name. Whoever does not wait for the answer gets the backup all the same.
+pub(super) async fn make(
+    State(told): State<Told>,
+    ConnectInfo(patience): ConnectInfo<Patience>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    // A page in a browser of this machine cannot send this type without being asked whether it may.
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    if kind.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case("application/json")) {
+        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type has to be application/json");
+    }
+    let to = match serde_json::from_slice::<Request>(&body) {
+        Ok(request) if request.to.is_absolute() => request.to,
+        Ok(_) => return refuse(StatusCode::BAD_REQUEST, "\"to\" has to be an absolute path"),
+        Err(error) => return refuse(StatusCode::BAD_REQUEST, &format!("no {{\"to\": \"/a/folder\"}}: {error}")),
+    };
+    if told.config.storage.data_directory.is_none() {
+        let why = "this broker keeps nothing on disk: it has no storage.data_directory";
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, why);
+    }
+    let backups = told.source.backups();
+    patience.begin();
+    let made = tokio::task::spawn_blocking(move || {
+        let made = backups.make(&to);
+        match &made {
+            Ok(made) => {
+                let (bytes, milliseconds) = (made.bytes, made.milliseconds);
+                tracing::info!(target: "causeway::admin", to = %to.display(), bytes, milliseconds, "backed up");
+            }
+            Err(error) => tracing::warn!(target: "causeway::admin", to = %to.display(), "no backup was made: {error}"),
+        }
+        made
+    });
+    match made.await {
+        Ok(Ok(made)) => json(&made),
+        Ok(Err(error)) => refuse(status(&error), &error.to_string()),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the thread that made the backup failed"),
+    }
+}
+
+fn status(error: &NoBackup) -> StatusCode {
+    match error {
+        NoBackup::UnderWay | NoBackup::Copy(BackupError::Target { .. }) => StatusCode::CONFLICT,
+        NoBackup::NotServing | NoBackup::Copy(BackupError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+        NoBackup::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
+        NoBackup::Inside(_) => StatusCode::BAD_REQUEST,
+        NoBackup::Copy(BackupError::File { source, .. }) => match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
+            ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::ReadOnlyFilesystem => {
+                StatusCode::BAD_REQUEST
+            }
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        },
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn json(made: &Made) -> Response {
+    match serde_json::to_string(made) {
+        Ok(text) => ([(header::CONTENT_TYPE, "application/json")], text + "\n").into_response(),
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn refuse(status: StatusCode, why: &str) -> Response {
+    (status, format!("{why}\n")).into_response()
+}
