@@ -148,6 +148,9 @@ struct Run {
     durable: u64,
 }
 
+/// A state that is folded, and what it was made of: applied, and through.
+type FoldedSoFar = (Folding, Option<(u64, u64)>);
+
 impl DurableBroker {
     /// A broker that is not running.
     pub fn new(setup: Setup) -> DurableBroker {
@@ -160,10 +163,7 @@ impl DurableBroker {
         DurableBroker { setup, run: None, committed, folded, positions: Vec::new(), before_replay }
     }
 
-    fn open(
-        &mut self,
-        disk: Arc<dyn Disk>,
-    ) -> Result<(SegmentedLog, Option<(Folding, Option<(u64, u64)>)>), StartError> {
+    fn open(&mut self, disk: Arc<dyn Disk>) -> Result<(SegmentedLog, Option<FoldedSoFar>), StartError> {
         let options = self.setup.log.clone();
         let store = match self.setup.keeping {
             Keeping::Memory => return Ok((SegmentedLog::open_on(disk, options)?, None)),

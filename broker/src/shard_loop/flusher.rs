@@ -142,11 +142,6 @@ impl ShardLoop {
         let mut writes = 0;
         while writes < WRITES_PER_TURN {
             let mut quiet = true;
-            if let Some(upkeep) = &mut world.upkeep
-                && upkeep.fetch(now, &mut world.shard)
-            {
-                quiet = false;
-            }
             if let Some(group) = world.shard.take_group()
                 && let Some(durable) = world.commit.submit(group)?
             {
@@ -154,6 +149,12 @@ impl ShardLoop {
             }
             if let Some(durable) = world.commit.poll_durable()? {
                 world.shard.persisted(now, durable);
+            }
+            // After what became durable: that may need bodies.
+            if let Some(upkeep) = &mut world.upkeep
+                && upkeep.fetch(now, &mut world.shard)
+            {
+                quiet = false;
             }
             while let Some(id) = world.writable.pop() {
                 unblock(world, id);

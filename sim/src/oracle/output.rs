@@ -153,9 +153,9 @@ impl Oracle {
                 if packet_id <= OWN_IDS {
                     self.in_order(link, packet_id);
                     let came = Came { link, topic, seen: message, packet_id };
-                    if self.is_in_queue(now, publish, came) {
-                        self.emitted_own(now, link, publish, topic, message, packet_id);
-                    } else if !self.emitted_directed(now, publish, came) && !self.emitted_handed(now, publish, came) {
+                    let is_own = self.is_in_queue(now, publish, came)
+                        || !(self.emitted_directed(now, publish, came) || self.emitted_handed(now, publish, came));
+                    if is_own {
                         self.emitted_own(now, link, publish, topic, message, packet_id);
                     }
                 } else if publish.retain {

@@ -22,7 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("conformance", &["protocol"]),
     ("sim", &["core", "storage", "fleet", "protocol", "tcu-client"]),
     ("fuzz", &["core", "protocol", "fleet"]),
-    ("benches", &["protocol"]),
+    ("benches", &["core", "storage", "fleet", "protocol"]),
     ("xtask", &[]),
 ];
 
