@@ -71,7 +71,7 @@ pub struct Made {
     pub milliseconds: u64,
 }
 
-/// See the module. Nobody answers before [`Backups::open`].
+/// See the module. Nobody answers before `open`.
 #[derive(Debug, Default)]
 pub struct Backups(Mutex<Desk>);
 
