@@ -18,8 +18,8 @@ const CHUNK: u64 = 64;
 struct Chunk {
     /// How many deliveries each message is still owed to.
     owed: [u32; CHUNK as usize],
+    /// The size of each live message: owed to somebody, or resting. Zero for the others.
     bytes: [u32; CHUNK as usize],
-    /// Bytes of the messages that are owed to anybody.
     live_bytes: u64,
     live: u32,
 }
@@ -37,6 +37,8 @@ pub(crate) struct Bodies {
     /// Messages below this were moved out of the log; what is owed to nobody any more is told.
     moved_before: Lsn,
     freed: Vec<Lsn>,
+    /// Owed to nobody any more, but the folded state may still say so: after a crash it would ask for the body.
+    resting: Vec<Lsn>,
 }
 
 impl Bodies {
@@ -49,6 +51,7 @@ impl Bodies {
             cache_bytes_max: None,
             moved_before: Lsn(0),
             freed: Vec::new(),
+            resting: Vec::new(),
         }
     }
 
@@ -101,10 +104,11 @@ impl Bodies {
             Box::new(Chunk { owed: [0; CHUNK as usize], bytes: [0; CHUNK as usize], live_bytes: 0, live: 0 })
         });
         let at = (lsn.0 % CHUNK) as usize;
-        if chunk.owed[at] == 0 {
+        if chunk.bytes[at] == 0 {
+            // No message is of no size: it has a topic.
+            chunk.bytes[at] = bytes.max(1);
             chunk.live += 1;
-            chunk.live_bytes += u64::from(bytes);
-            chunk.bytes[at] = bytes;
+            chunk.live_bytes += u64::from(chunk.bytes[at]);
         }
         chunk.owed[at] = chunk.owed[at].saturating_add(deliveries);
     }
@@ -121,29 +125,58 @@ impl Bodies {
             return;
         }
         chunk.owed[at] = 0;
+        self.forget(lsn.0);
+        if self.are_in_log() {
+            self.resting.push(lsn);
+        } else {
+            self.bury(lsn);
+        }
+    }
+
+    /// Nothing refers to the message any more, unless it became owed again.
+    fn bury(&mut self, lsn: Lsn) {
+        let Some(chunk) = self.chunks.get_mut(&(lsn.0 / CHUNK)) else { return };
+        let at = (lsn.0 % CHUNK) as usize;
+        if chunk.owed[at] > 0 || chunk.bytes[at] == 0 {
+            return;
+        }
         chunk.live -= 1;
-        chunk.live_bytes -= u64::from(chunk.bytes[at]);
+        chunk.live_bytes -= u64::from(std::mem::take(&mut chunk.bytes[at]));
         if chunk.live == 0 {
             self.chunks.remove(&(lsn.0 / CHUNK));
         }
-        self.forget(lsn.0);
         if lsn < self.moved_before {
             self.freed.push(lsn);
         }
     }
 
-    /// Bytes of the messages from `from` to before `to` that anybody is owed. Counts neighbours of the ends, too.
+    /// What rests now: a fold that begins now will not refer to it.
+    pub(crate) fn take_resting(&mut self) -> Vec<Lsn> {
+        std::mem::take(&mut self.resting)
+    }
+
+    /// That fold was committed, or it was not.
+    pub(crate) fn rested(&mut self, mut resting: Vec<Lsn>, committed: bool) {
+        if committed {
+            resting.into_iter().for_each(|lsn| self.bury(lsn));
+        } else {
+            self.resting.append(&mut resting);
+        }
+    }
+
+    /// Bytes of the messages from `from` to before `to` that anybody is owed, or would be after a crash. Counts neighbours of
+    /// the ends, too.
     pub(crate) fn live_bytes(&self, from: Lsn, to: Lsn) -> u64 {
         let chunks = self.chunks.range(from.0 / CHUNK..to.0.div_ceil(CHUNK).max(from.0 / CHUNK));
         chunks.map(|(_, chunk)| chunk.live_bytes).sum()
     }
 
-    /// The messages from `from` to before `to` that anybody is owed.
+    /// The messages from `from` to before `to` that anybody is owed, or would be after a crash.
     pub(crate) fn live(&self, from: Lsn, to: Lsn) -> impl Iterator<Item = Lsn> {
         let chunks = self.chunks.range(from.0 / CHUNK..to.0.div_ceil(CHUNK).max(from.0 / CHUNK));
         let all = chunks.flat_map(|(number, chunk)| {
-            let owed = chunk.owed.iter().enumerate().filter(|(_, owed)| **owed > 0);
-            owed.map(move |(at, _)| Lsn(number * CHUNK + at as u64))
+            let live = chunk.bytes.iter().enumerate().filter(|(_, bytes)| **bytes > 0);
+            live.map(move |(at, _)| Lsn(number * CHUNK + at as u64))
         });
         all.filter(move |lsn| (from..to).contains(lsn))
     }
@@ -162,6 +195,7 @@ impl Bodies {
     pub(crate) fn owed(&self) -> BTreeMap<u64, u32> {
         self.live(Lsn(0), Lsn(u64::MAX - CHUNK))
             .map(|lsn| (lsn.0, self.chunks[&(lsn.0 / CHUNK)].owed[(lsn.0 % CHUNK) as usize]))
+            .filter(|(_, owed)| *owed > 0)
             .collect()
     }
 }

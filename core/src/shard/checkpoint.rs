@@ -49,6 +49,8 @@ pub(super) struct Checkpoint {
     next_session: SessionKey,
     groups: Vec<GroupKey>,
     topics: Vec<Box<str>>,
+    /// Messages that were owed to nobody when it began.
+    resting: Vec<Lsn>,
 }
 
 impl Shard {
@@ -70,6 +72,7 @@ impl Shard {
             next_session: 0,
             groups: changed.groups.into_iter().collect(),
             topics,
+            resting: self.queues.bodies.take_resting(),
         };
         if std::mem::take(&mut self.fold_failed) {
             self.change_everything(&mut checkpoint);
@@ -114,7 +117,7 @@ impl Shard {
                 self.fold_ended(changes);
                 changes.push(folded::put_meta(self.epoch));
                 let end = CheckpointEnd { applied: checkpoint.applied, through: self.recorder.last() };
-                self.folding = Some(end.applied);
+                self.folding = Some((end.applied, checkpoint.resting));
                 return Some(end);
             }
         }
@@ -124,11 +127,15 @@ impl Shard {
 
     /// The fold was committed, or failed and left what was before. After a failure the next one is a whole one.
     pub fn checkpoint_ended(&mut self, committed: bool) {
-        self.checkpoint = None;
-        match self.folding.take() {
-            Some(applied) if committed => self.folded = applied,
-            Some(_) | None => self.fold_failed = true,
+        if let Some(checkpoint) = self.checkpoint.take() {
+            self.queues.bodies.rested(checkpoint.resting, false);
         }
+        let (applied, resting) = self.folding.take().unzip();
+        match applied.filter(|_| committed) {
+            Some(applied) => self.folded = applied,
+            None => self.fold_failed = true,
+        }
+        self.queues.bodies.rested(resting.unwrap_or_default(), committed);
     }
 
     fn fold_session(&mut self, key: SessionKey, changes: &mut Vec<Change>) -> usize {
@@ -160,12 +167,14 @@ impl Shard {
         changes.extend(self.queues.bodies.take_freed().into_iter().map(Change::RemoveBody));
     }
 
-    /// Bytes of the messages recorded from `from` to before `to` that anybody is still owed, about.
+    /// Bytes of the messages recorded from `from` to before `to` that anybody is still owed, or would be again after a crash;
+    /// about.
     pub fn live_bytes(&self, from: Lsn, to: Lsn) -> u64 {
         self.queues.bodies.live_bytes(from, to)
     }
 
-    /// The messages recorded from `from` to before `to` that anybody is still owed.
+    /// The messages recorded from `from` to before `to` that anybody is still owed, or would be again after a crash: a
+    /// message that was finished stays among them until a fold that began later is committed.
     pub fn live_in(&self, from: Lsn, to: Lsn) -> Vec<Lsn> {
         self.queues.bodies.live(from, to).collect()
     }

@@ -99,7 +99,7 @@ pub struct Shard {
     overflows: Vec<(String, String)>,
     /// The record through which the state was folded, what the fold under way would make of it, and whether the last failed.
     folded: Lsn,
-    folding: Option<Lsn>,
+    folding: Option<(Lsn, Vec<Lsn>)>,
     fold_failed: bool,
     /// Whether the disk has hardly any room left.
     storage_low: bool,

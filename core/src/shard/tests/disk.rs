@@ -271,3 +271,22 @@ fn what_is_not_durable_yet_is_not_asked_for() {
     assert_eq!(received, ["pub q1 p2 t=2", "pub q1 p3 t=3", "pub q1 p4 t=4", "pub q1 p5 t=5"]);
     assert_eq!(world.shard.counters().bodies_lost, 0);
 }
+
+#[test]
+fn what_is_finished_during_a_fold_stays_readable_until_the_next_one() {
+    let all = |world: &World| world.shard.live_in(crate::Lsn(0), crate::Lsn(10_000)).len();
+    let mut world = World::new().on_disk();
+    let subscriber = world.join(persistent("sub"));
+    world.subscribe(subscriber, "t", options(1));
+    let publisher = world.join(connect("pub"));
+    world.publish(publisher, publish(1, 1, "t", "x"));
+    // The session has its turn, and the fold has not ended.
+    world.fold(1, true);
+    world.puback(subscriber, 1);
+    world.fold(usize::MAX, true);
+    assert_eq!(all(&world), 1, "the folded state says that it is owed");
+    world.publish(publisher, publish(0, 0, "t", "x"));
+    world.hang_up(subscriber);
+    world.fold(usize::MAX, true);
+    assert_eq!(all(&world), 0);
+}
