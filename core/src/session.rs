@@ -4,6 +4,7 @@
 //! identifiers it has received. It never encodes a packet and never knows other sessions.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 use causeway_fleet::Principal;
@@ -475,30 +476,34 @@ impl Session {
     }
 
     /// Drops the oldest messages of a lane until there is room for one of so many bytes, or none is left: how many, and
-    /// the sequence behind the last of them.
+    /// their sequences, from the first to before the last.
     pub(crate) fn drop_oldest(
         &mut self,
         queues: &mut Queues,
         limits: &Limits,
         name: LaneName,
         bytes: usize,
-    ) -> (u64, u64) {
-        let (mut dropped, mut through) = (0, 0);
+    ) -> (u64, Range<u64>) {
+        let (mut dropped, mut range) = (0, 0..0);
         while self.room(limits, bytes).is_err()
             && let Some(queued) = queues.pop(&mut self.lanes[name as usize].queue)
         {
             self.held_bytes -= queued.delivery.bytes as usize;
             queues.bodies.settle(queued.delivery.lsn);
+            if dropped == 0 {
+                range.start = queued.sequence;
+            }
             dropped += 1;
-            through = queued.sequence + 1;
+            range.end = queued.sequence + 1;
         }
-        (dropped, through)
+        (dropped, range)
     }
 
-    /// Replays what [`Session::drop_oldest`] did: what is queued below `through` is gone.
-    pub(crate) fn replay_dropped(&mut self, queues: &mut Queues, name: LaneName, through: u64) {
-        let (_, bytes) =
-            queues.drop_below(&mut self.lanes[name as usize].queue, through, |peek| peek.sequence < through);
+    /// Replays what [`Session::drop_oldest`] did. What was in flight then stands in the queue here, before the range.
+    pub(crate) fn replay_dropped(&mut self, queues: &mut Queues, name: LaneName, range: Range<u64>) {
+        let lane = self.lane_mut(name);
+        lane.thinned(range.start);
+        let (_, bytes) = queues.drop_below(&mut lane.queue, range.end, |peek| range.contains(&peek.sequence));
         self.held_bytes -= bytes;
         self.noticed_room();
     }

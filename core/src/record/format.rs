@@ -95,10 +95,12 @@ pub(crate) enum Event<'a> {
     Directed(DirectedRecord<'a>),
     /// A message of a shared subscription took its place in the queue of a member, which is to finish it.
     Handed(HandedRecord<'a>),
-    /// A full queue gave up its oldest messages: what is queued in the lane below `through` is gone.
+    /// A full queue gave up its oldest messages: those of the lane from `from` to before `through`. What was in flight then
+    /// came before them, and stays.
     Dropped {
         session: u64,
         lane: LaneName,
+        from: u64,
         through: u64,
     },
     /// How far a shared subscription is: all records below `next` are done, but for `open`.
@@ -323,9 +325,10 @@ impl<'a> Event<'a> {
                 put_text(out, handed.filter);
                 kind::HANDED
             }
-            Event::Dropped { session, lane, through } => {
+            Event::Dropped { session, lane, from, through } => {
                 out.put_u64(*session);
                 out.put_u8(*lane as u8);
+                out.put_u64(*from);
                 out.put_u64(*through);
                 kind::DROPPED
             }
@@ -402,7 +405,12 @@ impl<'a> Event<'a> {
                     filter: reader.text()?,
                 })
             }
-            kind::DROPPED => Event::Dropped { session: reader.u64()?, lane: reader.lane()?, through: reader.u64()? },
+            kind::DROPPED => Event::Dropped {
+                session: reader.u64()?,
+                lane: reader.lane()?,
+                from: reader.u64()?,
+                through: reader.u64()?,
+            },
             kind::GROUP_PROGRESS => Event::GroupProgress {
                 share_name: reader.text()?,
                 filter: reader.text()?,
@@ -710,7 +718,7 @@ mod tests {
                 share_name: "g",
                 filter: "#",
             }),
-            Event::Dropped { session: 1, lane: LaneName::Bulk, through: 9 },
+            Event::Dropped { session: 1, lane: LaneName::Bulk, from: 7, through: 9 },
             Event::GroupProgress { share_name: "g", filter: "#", next: 9, open: vec![] },
             Event::WillPublished { session: 1 },
         ]

@@ -301,7 +301,7 @@ impl Shard {
             return;
         }
         if self.sessions.get(matched.session as usize).is_some_and(|session| session.overflow == Overflow::DropOldest) {
-            self.drop_oldest(now, matched.session, lane, publication.bytes());
+            self.drop_oldest(now, matched.session, publication.bytes());
         }
         let Some(session) = self.sessions.get_mut(matched.session as usize) else {
             return;
@@ -321,16 +321,17 @@ impl Shard {
     }
 
     /// Makes room in a queue that gives up its oldest messages for newer ones, and tells.
-    fn drop_oldest(&mut self, now: Millis, key: SessionKey, lane: LaneName, bytes: usize) {
+    fn drop_oldest(&mut self, now: Millis, key: SessionKey, bytes: usize) {
         let Some(session) = self.sessions.get_mut(key as usize) else { return };
         let Err(bound) = session.room(&self.limits, bytes) else { return };
-        for lane in [lane, LaneName::Bulk] {
+        // What is urgent goes last.
+        for lane in [LaneName::Bulk, LaneName::Urgent] {
             let Some(session) = self.sessions.get_mut(key as usize) else { return };
-            let (dropped, through) = session.drop_oldest(&mut self.queues, &self.limits, lane, bytes);
+            let (dropped, range) = session.drop_oldest(&mut self.queues, &self.limits, lane, bytes);
             if dropped > 0 {
                 self.counters.reached(bound);
                 self.counters.dropped_oldest += dropped;
-                self.record_dropped(now, key, lane, through);
+                self.record_dropped(now, key, lane, range);
                 self.report_overflow(key, dropped);
             }
         }

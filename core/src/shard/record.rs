@@ -3,6 +3,8 @@
 //! Owns the choice of what is recorded: only what outlives the process, so only for sessions that do. Acknowledgements by
 //! subscribers are gathered and recorded lazily: a crash may deliver again, never lose.
 
+use std::ops::Range;
+
 use causeway_protocol::{PacketId, QoS};
 
 use super::Shard;
@@ -184,10 +186,10 @@ impl Shard {
         self.append(now, Event::Handed(handed))
     }
 
-    pub(super) fn record_dropped(&mut self, now: Millis, key: SessionKey, lane: LaneName, through: u64) {
+    pub(super) fn record_dropped(&mut self, now: Millis, key: SessionKey, lane: LaneName, range: Range<u64>) {
         self.changed.session(key);
         if let Some(session) = self.recorded_epoch(key) {
-            self.append(now, Event::Dropped { session, lane, through });
+            self.append(now, Event::Dropped { session, lane, from: range.start, through: range.end });
         }
     }
 

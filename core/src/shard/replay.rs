@@ -184,8 +184,8 @@ impl Shard {
                 session.advance(&mut self.queues, &lanes, backlog);
                 self.backlog_messages -= before - session.backlog.len();
             }
-            Event::Dropped { lane, through, .. } => {
-                self.sessions[key as usize].replay_dropped(&mut self.queues, lane, through);
+            Event::Dropped { lane, from, through, .. } => {
+                self.sessions[key as usize].replay_dropped(&mut self.queues, lane, from..through);
             }
             Event::Directed(directed) => self.replay_directed(key, at, &directed),
             Event::WillPublished { .. } => {

@@ -58,7 +58,7 @@ impl Shard {
                 for delivery in entries {
                     self.queues.bodies.owe(delivery.lsn, delivery.bytes, 1);
                     self.groups.get_mut(key).into_iter().for_each(|group| {
-                        group.enqueue(&mut self.queues, Delivery { ..delivery.clone() });
+                        group.enqueue(&mut self.queues, delivery.clone());
                     });
                 }
             }

@@ -290,3 +290,27 @@ fn what_is_finished_during_a_fold_stays_readable_until_the_next_one() {
     world.fold(usize::MAX, true);
     assert_eq!(all(&world), 0);
 }
+
+#[test]
+fn a_queue_that_gives_up_its_oldest_keeps_what_is_in_flight_also_after_a_crash() {
+    let mut world = World::with(|limits| limits.session_queue_messages_max = 2).on_disk();
+    world.overflow = Overflow::DropOldest;
+    let mut connect = persistent("sub");
+    connect.properties.receive_maximum = Some(1);
+    let subscriber = world.join(connect);
+    world.subscribe(subscriber, "t", options(1));
+    let publisher = world.join(super::world::connect("pub"));
+    for id in 1..=5 {
+        world.publish(publisher, publish(1, id, "t", &id.to_string()));
+    }
+    assert_eq!(world.heard(subscriber), ["suback 01", "pub q1 p1 t=1"]);
+    for folds in [false, true] {
+        if folds {
+            world.fold(usize::MAX, true);
+        }
+        world.restart();
+        let (client, said) = world.dial(persistent("sub"));
+        assert_eq!(said[1..], ["pub q1 p1 dup t=1", "pub q1 p4 dup t=4", "pub q1 p5 dup t=5"]);
+        world.hang_up(client);
+    }
+}
