@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 
@@ -43,6 +43,14 @@ impl Incoming {
         Some((packet[0], &packet[header..]))
     }
 
+    /// Whole packets are to be taken next, again.
+    fn put_back(&mut self, mut packets: Vec<u8>) {
+        if !packets.is_empty() {
+            packets.extend_from_slice(self.bytes.get(self.taken..).unwrap_or_default());
+            (self.bytes, self.taken) = (packets, 0);
+        }
+    }
+
     /// Makes room: forgets what has been taken.
     fn compact(&mut self) {
         self.bytes.drain(..self.taken);
@@ -70,7 +78,17 @@ impl Link {
     /// When the connection is gone or the broker does otherwise.
     pub(crate) async fn subscribe(&mut self, filter: &str, qos: u8) -> Result<()> {
         wire5::subscribe(&mut self.outgoing, filter, qos);
-        let answer = self.expect(first::SUBACK).await?;
+        // Messages may come before it (MQTT 5, 3.8.4): they are put back, for whoever looks at messages.
+        let mut messages = Vec::new();
+        let answer = loop {
+            match self.incoming.next() {
+                Some((first::SUBACK, body)) => break body.to_vec(),
+                Some((kind, body)) if kind & 0xF0 == first::PUBLISH => wire::push_packet(&mut messages, kind, body),
+                Some((kind, _)) => bail!("a packet {kind:#04x} instead of SUBACK"),
+                None => self.turn().await?,
+            }
+        };
+        self.incoming.put_back(messages);
         ensure!(answer.last() == Some(&qos), "SUBACK {answer:?} for QoS {qos}");
         Ok(())
     }
