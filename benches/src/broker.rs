@@ -1,10 +1,20 @@
 //! A broker's process that can be killed and started again.
 //!
-//! Owns that process. It never speaks MQTT.
+//! Owns that process, and the wait until it answers.
 
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use tokio::time::sleep;
+
+use crate::client::Client;
+
+/// How long a broker may take from its start to its first CONNACK.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How often to try whether it answers.
+const TRY_EVERY: Duration = Duration::from_millis(2);
 
 /// A broker that runs until this value is dropped.
 #[derive(Debug)]
@@ -41,6 +51,32 @@ impl Broker {
         ensure!(self.child.try_wait()?.is_some(), "the broker still runs");
         self.child = spawn(&self.command)?;
         Ok(())
+    }
+
+    /// Waits until it lets a client in. How long that took.
+    ///
+    /// # Errors
+    /// When it ends, or answers nobody within a minute.
+    pub(crate) async fn wait_until_ready(&mut self, target: SocketAddr) -> Result<Duration> {
+        let began = Instant::now();
+        loop {
+            // A client of its own, so that no session that matters is touched by a try that fails half way.
+            match Client::connect(target, 0, "kill-probe", 0).await {
+                Ok(client) => {
+                    let recovery = began.elapsed();
+                    client.disconnect().await?;
+                    return Ok(recovery);
+                }
+                Err(error) => {
+                    self.check_alive()?;
+                    if began.elapsed() > START_DEADLINE {
+                        return Err(error.context("the broker does not answer"));
+                    }
+                    // A broker that starts tells nobody when it listens: ask again.
+                    sleep(TRY_EVERY).await;
+                }
+            }
+        }
     }
 
     /// Fails when it has ended by itself.

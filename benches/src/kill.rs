@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -22,12 +22,6 @@ use crate::link::Link;
 use crate::receiver::{Due, Manner, Receiver};
 use crate::report::Format;
 use crate::sender::{Goal, Sender};
-
-/// How long a broker may take from its start to its first CONNACK.
-const START_DEADLINE: Duration = Duration::from_secs(60);
-
-/// How often to try whether it answers.
-const TRY_EVERY: Duration = Duration::from_millis(2);
 
 /// New messages of each sender after each restart: the broker must do its work, and nothing may hide behind the last of the old ones.
 const MESSAGES_AFTERWARDS: u64 = 50;
@@ -214,7 +208,7 @@ impl<'a> Trial<'a> {
             senders: senders.map(|sender| (sender, None)).collect(),
             receivers: receivers.map(|receiver| (receiver, None)).collect(),
         };
-        trial.wait_until_ready().await?;
+        trial.broker.wait_until_ready(options.target).await?;
         for (receiver, link) in &mut trial.receivers {
             let (mut new, _) = receiver.connect(options.target, true).await?;
             new.subscribe(FILTER, receiver.manner.qos).await?;
@@ -227,27 +221,6 @@ impl<'a> Trial<'a> {
     }
 
     /// From the start of the process to an answer to CONNECT.
-    async fn wait_until_ready(&mut self) -> Result<Duration> {
-        let began = Instant::now();
-        loop {
-            // A client of its own, so that no session that matters is touched by a try that fails half way.
-            match crate::client::Client::connect(self.options.target, 0, "kill-probe", 0).await {
-                Ok(client) => {
-                    let recovery = began.elapsed();
-                    client.disconnect().await?;
-                    return Ok(recovery);
-                }
-                Err(error) => {
-                    self.broker.check_alive()?;
-                    if began.elapsed() > START_DEADLINE {
-                        return Err(error.context("the broker does not answer"));
-                    }
-                    sleep(TRY_EVERY).await;
-                }
-            }
-        }
-    }
-
     /// Everybody who is to be online works until the broker is killed.
     async fn load_and_kill(&mut self, load: Duration) -> Result<()> {
         for (_, link) in self.receivers.iter_mut().filter(|(receiver, _)| !receiver.manner.is_online) {
@@ -273,6 +246,7 @@ impl<'a> Trial<'a> {
                 anyhow::Ok((index, sender, why))
             });
         }
+        // The moment of the kill is what is chosen; there is nothing to wait for.
         sleep(load).await;
         self.broker.kill()?;
         let mut senders = Vec::new();
@@ -295,7 +269,7 @@ impl<'a> Trial<'a> {
     /// Starts the broker again; all sessions are resumed, finish what they began, and receive what is due.
     async fn recover(&mut self) -> Result<Back> {
         self.broker.start_again()?;
-        let recovery = self.wait_until_ready().await?;
+        let recovery = self.broker.wait_until_ready(self.options.target).await?;
         let target = self.options.target;
         let mut sessions_lost = 0;
         let (due_sender, due) = watch::channel(None);

@@ -16,6 +16,7 @@ mod broadcast;
 mod broker;
 mod client;
 mod connections;
+mod disk_full;
 mod durable;
 mod harness;
 mod kill;
@@ -48,6 +49,8 @@ enum Scenario {
     Durable(durable::Options),
     /// Kill a broker under full load, again and again, and check that it keeps every promise
     Kill(kill::Options),
+    /// Fill a broker's disk to the last byte, and check that it refuses, recovers and loses nothing
+    DiskFull(disk_full::Options),
     /// Cut the power of the core and its storage before every operation on a disk in memory, and look for what was acknowledged
     Powercut(powercut::Options),
     /// Send one message to very many sessions that are away, through the core and a log on the disk
@@ -76,6 +79,7 @@ fn run(cli: Cli) -> Result<()> {
         Scenario::Connections(options) => runtime.block_on(connections::run(&options)),
         Scenario::Durable(options) => runtime.block_on(durable::run(&options)),
         Scenario::Kill(options) => runtime.block_on(kill::run(&options)),
+        Scenario::DiskFull(options) => runtime.block_on(disk_full::run(&options)),
         Scenario::Powercut(options) => powercut::run(&options),
         Scenario::Broadcast(options) => broadcast::run(&options),
         Scenario::MakeSessions(options) => million::make(&options),

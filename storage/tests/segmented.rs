@@ -256,6 +256,32 @@ fn a_full_disk_refuses_the_group_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn where_there_is_no_room_for_a_segment_a_small_one_does() {
+    let disk = FaultyDisk::new(12);
+    let options = LogOptions { segment_bytes: 64 << 10, keep_spare: true, ..options() };
+    let mut log = SegmentedLog::open_on(Arc::new(disk.clone()), options.clone()).unwrap();
+    append(&mut log, 1, &[50_000]).unwrap();
+    assert!(log.has_spare());
+    append(&mut log, 2, &[50_000]).unwrap();
+    disk.set_capacity(log.stats().bytes_on_disk + (20 << 10));
+    append(&mut log, 3, &[50_000]).unwrap();
+    assert!(!log.has_spare());
+    append(&mut log, 4, &[10_000]).unwrap();
+    append(&mut log, 5, &[10_000]).unwrap();
+    let small = log.stats().segments.last().unwrap().bytes;
+    assert!((10_000..20_480).contains(&small), "{small}");
+    disk.set_capacity(u64::MAX);
+    append(&mut log, 6, &[10_000]).unwrap();
+    assert_eq!(log.stats().segments.last().unwrap().bytes, 64 << 10);
+    assert_eq!(log.sync().unwrap(), 6);
+    drop(log);
+    disk.power_cut(12);
+    let log = SegmentedLog::open_on(Arc::new(disk), options).unwrap();
+    assert_eq!(log.next(), Some(7));
+    recovered(&log, 1).unwrap();
+}
+
+#[test]
 fn a_full_disk_does_not_keep_the_log_from_opening() {
     let disk = FaultyDisk::new(11);
     let mut log = open(&disk).unwrap();

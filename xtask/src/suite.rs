@@ -12,7 +12,7 @@ use clap::Args;
 use crate::daemon::Product;
 use crate::program::Program;
 use crate::workspace::{self, Workspace};
-use crate::{conformance, interop, table, tidy};
+use crate::{conformance, interop, prove, table, tidy};
 
 /// Which steps to run.
 #[derive(Debug, Args)]
@@ -103,6 +103,13 @@ const STEPS: &[Step] = &[
         needs: interop::NEEDS,
         is_quick: false,
         run: |workspace| interop::run(workspace, &interop::Options::whole(Product::Causeway)),
+    },
+    Step {
+        name: "durability",
+        about: "the quick proofs that nothing acknowledged is lost: killed, without power, on a full disk",
+        needs: &[],
+        is_quick: false,
+        run: |workspace| ["kill", "powercut", "disk-full"].iter().try_for_each(|name| prove::quick(workspace, name)),
     },
 ];
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use causeway_core::{Change, Lsn, Millis};
-use causeway_storage::{FoldMark, LogStats, plan_relocation};
+use causeway_storage::{FoldMark, LogStats, SegmentStats, plan_relocation};
 
 use super::folding::{FoldError, Folding, Job};
 
@@ -21,12 +21,16 @@ const FIRST_MILLISECONDS: u64 = 2_000;
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
 /// From the end of a checkpoint to the next, at least.
 const GAP_MILLISECONDS: u64 = 100;
+/// As long as the disk has too little room.
+const LOW_INTERVAL_MILLISECONDS: u64 = 1_000;
 /// After a checkpoint that failed.
 const RETRY_MILLISECONDS: u64 = 10_000;
 /// Entries of one slice, or messages to copy: what a turn of the shard's loop spends on it.
 const SLICE: usize = 256;
 /// Messages that are copied for one checkpoint, in bytes. At least one segment is given up all the same.
 const MOVED_BYTES_MAX: u64 = 64 << 20;
+/// With too little room, a segment is given up where no more than this part of it is needed, whatever else the log may take.
+const DEAD_FACTOR: u64 = 4;
 /// So many segments are no waste: the one that is written, the reserve, and what comes until the next checkpoint.
 const SLACK_SEGMENTS: u64 = 4;
 
@@ -77,6 +81,8 @@ pub(super) struct Checkpoint {
     disk_factor: f64,
     segment_bytes: u64,
     failing: bool,
+    /// Whether the disk has too little room.
+    is_low: bool,
     /// Messages in the folded state that nobody needs, to be removed by the next fold that is committed.
     dead: Vec<Lsn>,
     /// What the log had when the last fold began.
@@ -130,15 +136,17 @@ impl Checkpoint {
             disk_factor,
             segment_bytes,
             failing: false,
+            is_low: false,
             dead,
             appended_bytes: 0,
             last: Last::No,
         }
     }
 
-    /// Does not wait with the next one.
-    pub(super) fn hasten(&mut self, now: Millis) {
-        if let Step::Idle { not_before, at_latest } = &mut self.step {
+    /// Whether the disk has too little room. Then it does not wait with the next one: what is not needed any more is to go.
+    pub(super) fn set_low(&mut self, now: Millis, is_low: bool) {
+        self.is_low = is_low;
+        if is_low && let Step::Idle { not_before, at_latest } = &mut self.step {
             *at_latest = (*not_before).max(now);
         }
     }
@@ -292,7 +300,8 @@ impl Checkpoint {
         let live_bytes = |from: u64, to: u64| shard.live_bytes(Lsn(from), Lsn(to));
         let relocated_bytes = live_bytes(0, stats.first?);
         let slack = SLACK_SEGMENTS * self.segment_bytes;
-        let wanted = plan_relocation(stats, &live_bytes, relocated_bytes, self.disk_factor, slack)?;
+        let planned = plan_relocation(stats, &live_bytes, relocated_bytes, self.disk_factor, slack);
+        let wanted = planned.max(self.is_low.then(|| mostly_dead(stats, &live_bytes)).flatten())?;
         // A start replays behind the mark: what is there stays.
         let possible = wanted.min(mark.applied + 1);
         let (mut keep_from, mut moved_bytes) = (stats.first?, 0);
@@ -313,6 +322,7 @@ impl Checkpoint {
     }
 
     fn rest(&mut self, now: Millis, milliseconds: u64) -> Next {
+        let milliseconds = if self.is_low { milliseconds.min(LOW_INTERVAL_MILLISECONDS) } else { milliseconds };
         let gap = milliseconds.min(GAP_MILLISECONDS);
         self.step = Step::Idle { not_before: Millis(now.0 + gap), at_latest: Millis(now.0 + milliseconds) };
         match self.last {
@@ -336,12 +346,22 @@ impl Checkpoint {
             tracing::error!(target: "causeway::log", %error,
                 "the state cannot be folded: nothing is lost, but the log grows, and a start will take longer");
         }
+        if matches!(error, FoldError::ReserveGivenUp(_)) {
+            // There is room now, and others may take it.
+            return self.rest(now, GAP_MILLISECONDS);
+        }
         let next = self.rest(now, RETRY_MILLISECONDS);
         if let Step::Idle { not_before, at_latest } = &mut self.step {
             *not_before = *at_latest;
         }
         next
     }
+}
+
+/// The end of the oldest segments of which nearly nothing is needed: giving them up makes room at once, and copying takes little.
+fn mostly_dead(stats: &LogStats, live_bytes: &dyn Fn(u64, u64) -> u64) -> Option<u64> {
+    let is_dead = |segment: &&SegmentStats| live_bytes(segment.first, segment.next) * DEAD_FACTOR <= segment.bytes;
+    stats.segments.iter().take_while(is_dead).last().map(|segment| segment.next)
 }
 
 #[cfg(test)]
@@ -353,6 +373,7 @@ mod tests {
     use causeway_storage::{Log, LogOptions, SegmentedLog, ShardOptions, ShardStore, StateStore};
 
     use super::super::folding::FoldParts;
+    use super::super::reserve::Reserve;
     use super::*;
     use crate::server::LogReport;
 
@@ -448,6 +469,7 @@ mod tests {
             report: report.clone(),
             folder: ".".into(),
             free_space_floor_bytes: 0,
+            reserve: Reserve::new("missing".into(), 0),
             copying: None,
         };
         World {

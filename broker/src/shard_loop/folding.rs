@@ -21,6 +21,7 @@ use causeway_storage::{
     BodyReader, Fold, FoldMark, LogReader, ReadError, ShardOptions, StateError, StateStore, free_bytes,
 };
 
+use super::reserve::Reserve;
 use crate::server::{Backups, LogReport, NoBackup, Wanted};
 
 /// Jobs that wait. Each is small: a slice of a checkpoint, or of the messages to copy.
@@ -51,6 +52,8 @@ pub(super) struct FoldParts {
     /// Where free space is looked up.
     pub(super) folder: PathBuf,
     pub(super) free_space_floor_bytes: u64,
+    /// What is held back for folding on a full disk.
+    pub(super) reserve: Reserve,
     /// What backups are made from; without it, there are none.
     pub(super) copying: Option<Copying>,
 }
@@ -105,6 +108,8 @@ pub(super) enum FoldError {
     State(#[from] StateError),
     #[error("a message that is to be kept cannot be read: {0}")]
     Body(#[from] ReadError),
+    #[error("the disk has no room; what was held back for that is given up: {0}")]
+    ReserveGivenUp(StateError),
     #[error("the thread that folds the state is gone")]
     Gone,
 }
@@ -232,6 +237,7 @@ impl Folder {
             if now >= space_at {
                 space_at = now + SPACE_INTERVAL;
                 self.look_for_space();
+                self.keep_reserve(self.parts.report.free_bytes.get());
             }
             // Between folds. It waits for the next turn of this loop, at most a second.
             if self.begun.is_none() {
@@ -253,7 +259,7 @@ impl Folder {
         }
         match job {
             Job::Commit(mark) => {
-                let outcome = self.commit(mark);
+                let outcome = self.commit(mark).map_err(|error| self.relieve(error));
                 let took = self.begun.take().map_or(Duration::ZERO, |begun| begun.elapsed());
                 let bytes = std::mem::take(&mut self.bytes);
                 match &outcome {
@@ -302,6 +308,16 @@ impl Folder {
         Ok(())
     }
 
+    /// A fold that found no room is worth another try where there is something to give up for it.
+    fn relieve(&mut self, error: FoldError) -> FoldError {
+        match error {
+            FoldError::State(error) if error.is_full() && self.parts.reserve.release() => {
+                FoldError::ReserveGivenUp(error)
+            }
+            error => error,
+        }
+    }
+
     fn attempt_to_begin(&mut self) {
         if self.failed.is_none() {
             self.attempt(|_, _| Ok(0));
@@ -340,6 +356,19 @@ impl Folder {
             BackupError::Abandoned => NoBackup::NotServing,
             error => error.into(),
         })
+    }
+
+    /// Holds room back while there is plenty, and gives it up for a log that found none: without its newest records, nothing can be
+    /// folded.
+    fn keep_reserve(&mut self, free: u64) {
+        let FoldParts { reserve, report, free_space_floor_bytes, .. } = &mut self.parts;
+        if report.is_full() {
+            if reserve.release() {
+                tracing::warn!(target: "causeway::log", "what was held back for a full disk is given up, to make room");
+            }
+        } else if let Err(error) = reserve.hold(free, *free_space_floor_bytes) {
+            tracing::debug!(target: "causeway::log", %error, "no room can be held back");
+        }
     }
 
     fn look_for_space(&self) {

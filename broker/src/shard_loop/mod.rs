@@ -16,6 +16,7 @@ mod flusher;
 mod folding;
 mod pause;
 mod recovery;
+mod reserve;
 mod upkeep;
 mod writer;
 

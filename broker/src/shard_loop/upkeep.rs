@@ -14,6 +14,7 @@ use super::bodies::Bodies;
 use super::checkpoint::{Checkpoint, Foldable, LogView, Next};
 use super::folding::{Copying, FoldParts, Folding};
 use super::recovery::Recovered;
+use super::reserve::Reserve;
 use super::writer::Writer;
 use crate::data_directory::DataDirectory;
 use crate::server::{Backups, LogReport};
@@ -57,6 +58,8 @@ impl Upkeep {
             report: report.clone(),
             folder: directory.shard(),
             free_space_floor_bytes,
+            // A piece is less than a segment, so that the log cannot take it for a spare one.
+            reserve: Reserve::new(directory.shard(), directory.segment_bytes() / 2),
             copying,
         };
         let checkpoint = Checkpoint::new(now, directory.disk_factor(), directory.segment_bytes(), dead);
@@ -130,10 +133,9 @@ impl Upkeep {
         self.is_low = is_low;
         self.report.refusing.set(is_low.into());
         shard.storage_low(is_low);
+        self.checkpoint.set_low(now, is_low);
         let (free_bytes, floor) = (self.report.free_bytes.get(), self.free_space_floor_bytes);
         if is_low {
-            // What can be given up gives room.
-            self.checkpoint.hasten(now);
             tracing::error!(target: "causeway::log", free_bytes, free_space_floor_bytes = floor,
                 "the disk has too little room: new messages of QoS 1 and 2 are refused with 0x97 until there is more. \
                  What is queued goes on to be delivered");

@@ -421,7 +421,9 @@ impl Writing {
         // The shard is at work already; what follows delays nobody.
         self.shared.report.synced(ended - started, records, bytes);
         self.stats_stale = true;
-        if ended >= self.stats_at {
+        // Whoever takes messages hears at once that the spare segment is in use and there is no other: what is left is for
+        // records that make room.
+        if ended >= self.stats_at || (self.has_spare && !self.log.has_spare()) {
             self.tell_stats(ended)?;
         }
         Ok(())

@@ -207,6 +207,11 @@ impl SegmentedLog {
         }
     }
 
+    /// Whether a spare segment is set aside, as in [`LogStats::spare`].
+    pub fn has_spare(&self) -> bool {
+        self.spare.is_some()
+    }
+
     fn check_usable(&self) -> Result<(), LogError> {
         match &self.poison {
             Some(cause) => Err(LogError::Poisoned { cause: cause.clone() }),

@@ -18,6 +18,8 @@ use crate::disk::{Disk, DiskFile};
 pub(crate) const UNFINISHED_SUFFIX: &str = ".tmp";
 const SPARE_NAME: &str = "spare.tmp";
 const NEXT_NAME: &str = "next.tmp";
+/// Where there is no room for a segment, one of this part of its size is tried.
+const SMALLER: u64 = 8;
 
 /// An empty file that will be a segment.
 #[derive(Debug)]
@@ -76,12 +78,8 @@ impl SegmentedLog {
     /// Makes a new segment the last one, with room for a group of `group_bytes`. Everything before it becomes durable first:
     /// that a segment has a follower proves that it is complete.
     fn roll(&mut self, first: u64, group_bytes: u64) -> Result<(), LogError> {
-        let size = self.options.segment_size().max((SEGMENT_HEADER_BYTES + group_bytes).next_multiple_of(4096));
-        let spare = self.spare.take_if(|spare| spare.size >= size);
-        let prepared = match spare.map_or_else(|| prepare(self.disk.as_ref(), NEXT_NAME, size), Ok) {
-            Err(error) if is_full(&error) => return Err(LogError::Full { wanted: size }),
-            outcome => outcome.map_err(|error| self.poison("setting a segment aside", error))?,
-        };
+        let wanted = (SEGMENT_HEADER_BYTES + group_bytes).next_multiple_of(4096);
+        let prepared = self.set_aside(wanted)?;
         if let Some(tail) = &self.tail
             && self.durable_before < first
         {
@@ -91,6 +89,26 @@ impl SegmentedLog {
         self.begin_segment(first, prepared)?;
         self.refill_spare();
         Ok(())
+    }
+
+    /// An empty segment with room for `wanted` bytes at least: a whole one, or on a disk that has no room for that, a small one.
+    fn set_aside(&mut self, wanted: u64) -> Result<Prepared, LogError> {
+        let whole = self.options.segment_size().max(wanted);
+        if let Some(spare) = self.spare.take_if(|spare| spare.size >= whole) {
+            return Ok(spare);
+        }
+        let mut size = whole;
+        loop {
+            match prepare(self.disk.as_ref(), NEXT_NAME, size) {
+                Ok(prepared) => return Ok(prepared),
+                // What is still written then is what makes room: acknowledgements, and what lets the state be folded.
+                Err(error) if is_full(&error) && size > wanted => {
+                    size = (size / SMALLER).next_multiple_of(4096).max(wanted)
+                }
+                Err(error) if is_full(&error) => return Err(LogError::Full { wanted }),
+                Err(error) => return Err(self.poison("setting a segment aside", error)),
+            }
+        }
     }
 
     fn begin_segment(&mut self, first: u64, prepared: Prepared) -> Result<(), LogError> {

@@ -15,6 +15,7 @@ use crate::{conformance, interop};
 
 mod broadcast;
 mod connections;
+mod disk_full;
 mod durable_rate;
 mod kill;
 mod load;
@@ -85,6 +86,11 @@ const PROOFS: &[Proof] = &[
         run: |workspace, options| powercut::prove(workspace, options.full, options.unsynced),
     },
     Proof {
+        name: "disk-full",
+        claim: "on a disk that others filled to the last byte nothing acknowledged is lost, and the broker gets out by itself",
+        run: |workspace, _| disk_full::prove(workspace),
+    },
+    Proof {
         name: "broadcast",
         claim: "one message for 1,000,000 sessions that are away is one record, less than 32 bytes each, and acknowledged within 1 s",
         run: |workspace, options| broadcast::prove(workspace, options.full),
@@ -106,6 +112,23 @@ pub(crate) fn is_known(name: &str) -> bool {
     name == "list" || PROOFS.iter().any(|proof| proof.name == name)
 }
 
+/// Runs the quick form of one proof.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn quick(workspace: &Workspace, name: &str) -> Result<()> {
+    let options = Options {
+        name: name.to_owned(),
+        full: false,
+        against: Product::Causeway,
+        in_memory: false,
+        unsynced: false,
+        seconds: None,
+        plot: None,
+    };
+    run(workspace, &options)
+}
+
 /// Runs one proof, or names them.
 ///
 /// # Errors
@@ -125,7 +148,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let shapes_soak = options.seconds.is_some() || options.plot.is_some();
     ensure!(!shapes_soak || proof.name == "soak", "only the proof of soak knows --seconds and --plot");
     let is_of_another = options.against != Product::Causeway;
-    let needs_causeway = ["powercut", "broadcast", "million-sessions", "soak"].contains(&proof.name);
+    let needs_causeway = ["powercut", "disk-full", "broadcast", "million-sessions", "soak"].contains(&proof.name);
     ensure!(!(is_of_another && needs_causeway), "{} looks into the broker: it knows no --against", proof.name);
     (proof.run)(workspace, options)
 }
