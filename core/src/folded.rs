@@ -11,12 +11,13 @@ use causeway_protocol::{PacketId, QoS};
 
 use crate::connection::KeptWill;
 use crate::index::Subscription;
+use crate::lane::{LaneName, Number};
 use crate::message::Message;
 use crate::queue::{Delivery, Expiry, Queued, Queues};
 use crate::record::{
     PublishRecord, Reader, RecordError, WillRecord, put_identifiers, put_principal, put_text, put_time,
 };
-use crate::session::{Identifiers, LaneName, Number, Phase, Session};
+use crate::session::{Identifiers, Phase, Session};
 use crate::shard::Change;
 use crate::shared::{Group, Note};
 use crate::{Lsn, Millis, Overflow, Principal};

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use bytes::BytesMut;
 
 use crate::folded::{Folded, FoldedSession};
+use crate::lane::LaneName;
 use crate::queue::{Expiry, Queued};
 use crate::record::{Event, PublishRecord, Record, WillRecord};
-use crate::session::LaneName;
 use crate::{Change, Limits, Lsn, Millis, Principal, RecordError, Shard};
 
 /// What an entry of the folded state is about.
@@ -401,8 +401,8 @@ mod tests {
 
     use super::*;
     use crate::index::Subscription;
+    use crate::lane::LaneProgress;
     use crate::record::DirectedRecord;
-    use crate::session::LaneProgress;
 
     fn record(event: Event<'_>) -> Vec<u8> {
         let mut bytes = BytesMut::new();

@@ -12,6 +12,7 @@ mod folded;
 mod handshake;
 mod index;
 pub mod inspect;
+mod lane;
 mod limits;
 mod message;
 mod outbox;

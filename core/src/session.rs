@@ -15,9 +15,10 @@ use smallvec::SmallVec;
 use crate::connection::{ConnectionId, KeptWill};
 use crate::folded::FoldedLane;
 use crate::index::Subscription;
+use crate::lane::{LOOSE_IDS, Lane, LaneName, LaneProgress, Number};
 use crate::limits::Overflow;
 use crate::message::Message;
-use crate::queue::{Delivery, Expiry, Peek, Queue, Queued, Queues};
+use crate::queue::{Delivery, Expiry, Peek, Queued, Queues};
 use crate::shared::GroupKey;
 use crate::{Bound, Limits, Lsn, Millis};
 
@@ -26,123 +27,6 @@ pub(crate) type SessionKey = u32;
 
 /// Subscription Identifiers of one delivery; more than two are rare.
 pub(crate) type Identifiers = SmallVec<[u32; 2]>;
-
-/// Which of a session's two queues a message waits in: what is urgent is sent before everything else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum LaneName {
-    Urgent,
-    Bulk,
-}
-
-impl LaneName {
-    /// In the order in which they are served.
-    pub(crate) const ALL: [LaneName; 2] = [LaneName::Urgent, LaneName::Bulk];
-
-    pub(crate) fn of(urgent: bool) -> LaneName {
-        if urgent { LaneName::Urgent } else { LaneName::Bulk }
-    }
-
-    /// How many packet identifiers it has.
-    fn identifiers(self) -> u64 {
-        match self {
-            LaneName::Urgent => URGENT_IDS,
-            LaneName::Bulk => BULK_IDS,
-        }
-    }
-}
-
-/// A queue of a session, with the numbers of what went through it.
-#[derive(Debug, Default)]
-pub(crate) struct Lane {
-    pub(crate) queue: Queue,
-    pub(crate) next_sequence: u64,
-    /// What is below may have been sent by an earlier run of the broker, so it is sent with DUP.
-    pub(crate) sent_through: u64,
-    /// What is below stands in the folded state as it is, but for what is done.
-    pub(crate) saved_through: u64,
-    /// The parts of the queue that the folded state may hold: from, and before.
-    pub(crate) saved: (u64, u64),
-    /// The oldest unfinished message as of a record that is durable, and as of the newest record, with its position.
-    known: u64,
-    recorded: (u64, Lsn),
-    /// From this number on, messages wait until this record is durable, besides their own.
-    gate: (u64, Lsn),
-}
-
-impl Lane {
-    /// The folded state has nothing of it.
-    pub(crate) fn forget_saved(&mut self) {
-        (self.saved, self.saved_through) = ((0, 0), 0);
-    }
-
-    /// Messages went from among those that stay: what the folded state has from `first` on is not as it is.
-    fn thinned(&mut self, first: u64) {
-        self.saved_through = self.saved_through.min(first);
-    }
-
-    /// Notes that the record at `at` says that `oldest` is the oldest unfinished message.
-    pub(crate) fn progressed(&mut self, oldest: u64, at: Lsn) {
-        self.recorded = (oldest, at);
-    }
-
-    /// Whether the message could be put in flight without sharing an identifier with one that a crash would bring
-    /// back as unfinished.
-    fn is_safe(&mut self, name: LaneName, sequence: u64, durable: Lsn) -> bool {
-        if self.recorded.1 <= durable {
-            self.known = self.known.max(self.recorded.0);
-        }
-        sequence.saturating_sub(self.known) < name.identifiers()
-    }
-
-    /// What is queued from `sequence` on waits for the record at `at`, too.
-    fn wait_for(&mut self, sequence: u64, at: Lsn, durable: Lsn) {
-        self.gate = if self.gate.1 > durable { (self.gate.0, at) } else { (sequence, at) };
-    }
-
-    fn is_gated(&self, sequence: u64, durable: Lsn) -> bool {
-        self.gate.1 > durable && sequence >= self.gate.0
-    }
-}
-
-/// Packet identifiers from 1 on belong to the bulk lane, then come those of the urgent one, both in the order of its
-/// sequence; the rest is for what has no place in a queue: shared subscriptions, and retained messages that a
-/// subscription brought.
-const BULK_IDS: u64 = 24_576;
-const URGENT_IDS: u64 = 8_191;
-const LOOSE_IDS: u64 = 65_535 - BULK_IDS - URGENT_IDS;
-
-/// What a packet identifier in flight was made of. Two numbers of a kind that are closer than there are identifiers of
-/// that kind never share one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Number {
-    Own(LaneName, u64),
-    Loose(u64),
-}
-
-impl Number {
-    pub(crate) fn packet_id(self) -> Option<PacketId> {
-        let (first, ids, number) = match self {
-            Number::Own(LaneName::Bulk, sequence) => (1, BULK_IDS, sequence),
-            Number::Own(LaneName::Urgent, sequence) => (1 + BULK_IDS, URGENT_IDS, sequence),
-            Number::Loose(number) => (1 + BULK_IDS + URGENT_IDS, LOOSE_IDS, number),
-        };
-        PacketId::new((first + number % ids) as u16)
-    }
-
-    /// Whether both are of one kind, and if so, whether they are too close to share an identifier.
-    fn is_near(self, other: Number) -> Option<bool> {
-        match (self, other) {
-            (Number::Own(LaneName::Bulk, one), Number::Own(LaneName::Bulk, other)) => {
-                Some(one.abs_diff(other) < BULK_IDS)
-            }
-            (Number::Own(LaneName::Urgent, one), Number::Own(LaneName::Urgent, other)) => {
-                Some(one.abs_diff(other) < URGENT_IDS)
-            }
-            (Number::Loose(one), Number::Loose(other)) => Some(one.abs_diff(other) < LOOSE_IDS),
-            _ => None,
-        }
-    }
-}
 
 /// How far an outgoing QoS 1 or 2 message got.
 #[derive(Debug)]
@@ -170,15 +54,6 @@ pub(crate) struct Inflight {
 pub(crate) struct DelayedWill {
     pub(crate) will: KeptWill,
     pub(crate) due: Millis,
-}
-
-/// How far one lane is: all of its sequence below `next` is done, but for `open`, and what is below `sent_through` may
-/// have been sent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct LaneProgress {
-    pub(crate) next: u64,
-    pub(crate) sent_through: u64,
-    pub(crate) open: Vec<u64>,
 }
 
 /// See the module.
@@ -667,6 +542,7 @@ pub(crate) fn body_of<'a>(queues: &'a Queues, delivery: &'a Delivery) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lane::{BULK_IDS, URGENT_IDS};
     use crate::message::Publication;
 
     fn delivery() -> Delivery {

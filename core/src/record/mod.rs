@@ -2,15 +2,14 @@
 //!
 //! Owns positions and the gathering of a group; the layout of a record is in `format`. It never writes one to a disk.
 
+mod codec;
 mod format;
 
 use bytes::BytesMut;
 
+pub(crate) use codec::{Reader, put_identifiers, put_principal, put_text, put_time};
 pub use format::RecordError;
-pub(crate) use format::{
-    DirectedRecord, Event, HandedRecord, PublishRecord, Reader, Record, WillRecord, put_identifiers, put_principal,
-    put_text, put_time,
-};
+pub(crate) use format::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, WillRecord};
 
 /// A position in the shard's log. Zero stands before the first record and is always durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -7,8 +7,9 @@ use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode};
 
 use super::{AckKind, Shard};
 use crate::effect::EventLevel;
+use crate::lane::Number;
 use crate::queue::Delivery;
-use crate::session::{Inflight, Number, Phase, SessionKey};
+use crate::session::{Inflight, Phase, SessionKey};
 use crate::{ConnectionId, Lsn, Millis};
 
 impl Shard {

@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use crate::session::{LaneName, Session, SessionKey};
+use crate::lane::LaneName;
+use crate::session::{Session, SessionKey};
 use crate::shared::GroupKey;
 
 /// A set of dense keys: a bit each.

@@ -8,7 +8,8 @@ use super::Shard;
 use super::changed::{Changed, Keys};
 use crate::Lsn;
 use crate::folded;
-use crate::session::{LaneName, SessionKey};
+use crate::lane::LaneName;
+use crate::session::SessionKey;
 use crate::shared::GroupKey;
 
 /// One change of the folded state, to be made in order.

@@ -10,8 +10,9 @@ use super::deliver::Origin;
 use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::effect::{Effect, EventLevel};
+use crate::lane::LaneName;
 use crate::message::Publication;
-use crate::session::{DelayedWill, LaneName, Phase, SessionKey};
+use crate::session::{DelayedWill, Phase, SessionKey};
 use crate::{ConnectionId, Millis};
 
 impl Shard {

@@ -1,26 +1,26 @@
 //! From a message to the outboxes and queues of everybody who wants it.
 //!
-//! Owns routing (match, check room, record, hand out), and the pump that moves a session's queue into its connection
-//! within the client's window. Shared subscriptions continue in `share`.
+//! Owns routing: match, check room, record, hand out. How a session's queue moves into its connection is said in `pump`; shared
+//! subscriptions continue in `share`.
 
 use std::sync::Arc;
 
-use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode, filter_matches};
+use causeway_protocol::{PacketId, QoS, ReasonCode, filter_matches};
 
+use super::pump::count_sent;
 use super::{Release, Shard, mark_dirty};
-use crate::connection::{Connection, Outgoing, Payload, TooLarge};
+use crate::connection::{Outgoing, Payload};
 use crate::effect::{Effect, Event, EventLevel};
 use crate::index::{Subscription, Target};
+use crate::lane::LaneName;
 use crate::limits::Overflow;
 use crate::message::{Message, Publication};
 use crate::outbox::SHARE_BYTES_MIN;
 use crate::queue::Delivery;
-use crate::session::{Identifiers, LaneName, Number, Phase, Session, SessionKey, body_of};
+use crate::session::{Identifiers, Session, SessionKey};
 use crate::shared::GroupKey;
-use crate::{Bound, Counters, Limits, Lsn, Millis};
+use crate::{Bound, Limits, Lsn, Millis};
 
-/// Retained messages are put into a queue that is shorter than this.
-const DIRECTED_MAX: usize = 64;
 /// Matches that fit into the memory kept from one message to the next.
 const MATCHES_KEPT: usize = 4096;
 
@@ -377,127 +377,6 @@ impl Shard {
         mark_dirty(&mut self.dirty, connection);
     }
 
-    /// Sends a session's client what it may have now: first what a resume must repeat, then retained messages that are
-    /// due, then the queue, then its turns in shared subscriptions.
-    pub(super) fn pump(&mut self, now: Millis, key: SessionKey) {
-        if self.sessions.get(key as usize).is_none_or(|session| session.attached_at > self.durable) {
-            return;
-        }
-        self.resend(now, key);
-        if self.sessions.get(key as usize).is_none_or(|session| session.unsent > 0) {
-            // Nothing overtakes what was in flight: its bodies are on their way, or its client's window is full.
-            return;
-        }
-        self.pump_retained(now, key);
-        self.pump_queue(now, key);
-        self.pump_groups_of(now, key);
-    }
-
-    /// After a resume: what was in flight, in its order, with DUP.
-    fn resend(&mut self, now: Millis, key: SessionKey) {
-        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.unsent > 0) else {
-            return;
-        };
-        let Some(connection) = session.connection.and_then(|id| self.connections.get_mut(id.index())) else {
-            return;
-        };
-        let mut lost = Vec::new();
-        let mut wanted = false;
-        //= [MQTT-4.4.0-1] unacknowledged PUBLISH and PUBREL are sent again, with their identifiers
-        //= [MQTT-4.6.0-1] in the order in which they were first sent
-        for (at, inflight) in session.inflight.iter_mut().enumerate() {
-            if inflight.sent {
-                continue;
-            }
-            match &mut inflight.phase {
-                // The client may forget the message once it is told, so the log must know first that the client has it.
-                Phase::Release(durable_at) if *durable_at > self.durable => break,
-                Phase::Release(_) => {
-                    connection.write(Packet::PubRel(Ack::new(inflight.packet_id, ReasonCode::Success)));
-                }
-                Phase::Publish(_) if !connection.has_window() => break,
-                Phase::Publish(delivery) => {
-                    let Some(message) = body_of(&self.queues, delivery) else {
-                        wanted = !self.fetches.is_lost(delivery.lsn);
-                        if wanted {
-                            break;
-                        }
-                        lost.push(at);
-                        continue;
-                    };
-                    let message = Arc::clone(message);
-                    //= [MQTT-3.3.1-1] DUP marks a repeated delivery
-                    let outgoing = outgoing(&message, delivery, true, Some(inflight.packet_id));
-                    let sent = connection.write_publish(now, &outgoing);
-                    match sent {
-                        Ok(()) => {
-                            connection.unacknowledged += 1;
-                            inflight.counted = true;
-                        }
-                        Err(TooLarge) => lost.push(at),
-                    }
-                    count_sent(&mut self.counters, delivery.qos, message.payload.len(), sent);
-                    delivery.message = Some(message);
-                }
-            }
-            inflight.sent = true;
-            session.unsent -= 1;
-            mark_dirty(&mut self.dirty, connection);
-        }
-        for at in lost.into_iter().rev() {
-            let landed = self.sessions.get_mut(key as usize).and_then(|session| session.land(at));
-            if let Some(Phase::Publish(delivery)) = landed.map(|landed| landed.phase) {
-                self.settle(&delivery);
-            }
-            self.note_progress(now, key);
-        }
-        if wanted {
-            self.fetch_in_flight(key);
-        }
-    }
-
-    /// A delivery is over, one way or another.
-    pub(super) fn settle(&mut self, delivery: &Delivery) {
-        self.queues.bodies.settle(delivery.lsn);
-    }
-
-    fn pump_retained(&mut self, now: Millis, key: SessionKey) {
-        while let Some(session) = self.sessions.get_mut(key as usize)
-            && let Some(next) = session.backlog.front()
-            && session.backlog_at <= self.durable
-        {
-            let Some(id) = session.connection else { return };
-            let Some(connection) = self.connections.get_mut(id.index()) else {
-                return;
-            };
-            let blocked = match next.qos {
-                QoS::AtMostOnce => connection.outbox.bytes() >= crate::Outbox::HIGH_BYTES,
-                QoS::AtLeastOnce | QoS::ExactlyOnce if session.recorded => session.queued() >= DIRECTED_MAX,
-                QoS::AtLeastOnce | QoS::ExactlyOnce => {
-                    !connection.has_window() || !session.may_launch_loose(&self.limits)
-                }
-            };
-            if blocked {
-                return;
-            }
-            let Some(delivery) = session.backlog.pop_front() else {
-                return;
-            };
-            let recorded = session.recorded;
-            self.backlog_messages -= 1;
-            // Replaced in the meantime: the newer one was delivered as it came.
-            let Some(message) = delivery.message.clone() else { continue };
-            let is_current = self.retained.get(&message.topic).is_some_and(|current| Arc::ptr_eq(current, &message));
-            if !is_current || message.is_expired(now) {
-                self.note_progress(now, key);
-            } else if recorded && delivery.qos > QoS::AtMostOnce {
-                self.direct(now, key, &message, delivery);
-            } else {
-                self.send(now, key, message, delivery, None);
-            }
-        }
-    }
-
     /// A retained message that a session is still due goes into its queue before a newer message of its topic does.
     fn direct_overtaken(&mut self, now: Millis, publication: &Publication<'_>) {
         if publication.qos == QoS::AtMostOnce || self.backlog_messages == 0 {
@@ -523,7 +402,7 @@ impl Shard {
     }
 
     /// Gives a retained message a place in the queue of a session that outlives its connection.
-    fn direct(&mut self, now: Millis, key: SessionKey, message: &Arc<Message>, due: Delivery) {
+    pub(super) fn direct(&mut self, now: Millis, key: SessionKey, message: &Arc<Message>, due: Delivery) {
         // Whatever replaces it comes by the same lane, so it never comes first.
         let lane = self.lane_of_topic(&message.topic);
         let lsn = self.record_directed(now, key, lane, message, &due);
@@ -534,79 +413,6 @@ impl Shard {
         session.enqueue(&mut self.queues, lane, delivery);
         let release = Release::Session { session: key, epoch: session.epoch };
         self.releases.push_back((lsn, release));
-    }
-
-    fn pump_queue(&mut self, now: Millis, key: SessionKey) {
-        while let Some(session) = self.sessions.get_mut(key as usize)
-            && let Some((lane, next)) = session.front(&self.queues, self.durable)
-        {
-            let Some(connection) = session.connection.and_then(|id| self.connections.get(id.index())) else {
-                return;
-            };
-            let body = self.queues.body(&next).cloned();
-            let is_expired = next.is_expired(now) || body.as_ref().is_some_and(|message| message.is_expired(now));
-            let is_lost = body.is_none() && self.fetches.is_lost(next.lsn);
-            if is_expired || is_lost {
-                //= [MQTT-3.3.2-5] an expired message is not delivered
-                if let Some(queued) = session.dequeue(&mut self.queues, lane) {
-                    self.settle(&queued.delivery);
-                }
-                self.counters.dropped_expired += u64::from(is_expired);
-                self.note_progress(now, key);
-                continue;
-            }
-            // Without a free identifier it waits: that is still with a message of long ago.
-            if !connection.has_window() || !session.can_launch(Number::Own(lane, next.sequence)) {
-                return;
-            }
-            if !session.is_safe(lane, next.sequence, self.durable) {
-                // The oldest unfinished message as the log knows it must move on first; if it does not, an acknowledgement will.
-                if session.is_behind(&self.queues, lane) {
-                    let epoch = session.epoch;
-                    self.record_progress_of(now, key);
-                    let last = self.recorder.last();
-                    self.releases.push_back((last, Release::Session { session: key, epoch }));
-                }
-                return;
-            }
-            let Some(message) = body else {
-                self.fetch_queued(key, lane);
-                return;
-            };
-            let Some(queued) = session.dequeue(&mut self.queues, lane) else {
-                return;
-            };
-            self.send(now, key, message, queued.delivery, Some((lane, queued.sequence)));
-        }
-    }
-
-    /// Sends one delivery to a connected session whose connection can take it.
-    pub(super) fn send(
-        &mut self,
-        now: Millis,
-        key: SessionKey,
-        message: Arc<Message>,
-        delivery: Delivery,
-        own: Option<(LaneName, u64)>,
-    ) {
-        let Some(session) = self.sessions.get_mut(key as usize) else {
-            return;
-        };
-        let Some(connection) = session.connection.and_then(|id| self.connections.get_mut(id.index())) else {
-            return;
-        };
-        let (qos, bytes) = (delivery.qos, message.payload.len());
-        let (sent, over) = if qos == QoS::AtMostOnce {
-            (connection.write_publish(now, &outgoing(&message, &delivery, false, None)), Some(delivery))
-        } else {
-            send_in_flight(now, session, connection, message, delivery, own)
-        };
-        count_sent(&mut self.counters, qos, bytes, sent);
-        mark_dirty(&mut self.dirty, connection);
-        if let Some(over) = over {
-            self.settle(&over);
-            self.note_progress(now, key);
-        }
     }
 
     /// Tells once that a queue is full, until it has drained.
@@ -649,39 +455,6 @@ impl Shard {
     }
 }
 
-/// Gives the delivery a packet identifier and writes it; one that is too large gives the identifier back, and is over.
-fn send_in_flight(
-    now: Millis,
-    session: &mut Session,
-    connection: &mut Connection,
-    message: Arc<Message>,
-    delivery: Delivery,
-    own: Option<(LaneName, u64)>,
-) -> (Result<(), TooLarge>, Option<Delivery>) {
-    //= [MQTT-3.3.1-1] DUP where an earlier run of the broker may have sent it
-    let dup = own.is_some_and(|(lane, sequence)| sequence < session.lane(lane).sent_through);
-    // `has_window` holds, and a window is never larger than the identifiers there are.
-    let number = session.launch(Delivery { message: Some(message), ..delivery }, own);
-    let Some((packet_id, at)) = number.and_then(|id| Some((id, session.launched_at(id)?))) else {
-        return (Ok(()), None);
-    };
-    let Phase::Publish(delivery) = &session.inflight[at].phase else {
-        return (Ok(()), None);
-    };
-    let Some(message) = &delivery.message else { return (Ok(()), None) };
-    //= [MQTT-4.3.2-2] [MQTT-4.3.3-2] a first delivery has an unused identifier, and DUP 0
-    match connection.write_publish(now, &outgoing(message, delivery, dup, Some(packet_id))) {
-        Ok(()) => {
-            connection.unacknowledged += 1;
-            (Ok(()), None)
-        }
-        Err(TooLarge) => match session.land(at).map(|landed| landed.phase) {
-            Some(Phase::Publish(delivery)) => (Err(TooLarge), Some(delivery)),
-            Some(Phase::Release(_)) | None => (Err(TooLarge), None),
-        },
-    }
-}
-
 /// Whether a full queue gives up its oldest messages for one of so many bytes.
 fn gives_way(session: &Session, limits: &Limits, bytes: usize) -> bool {
     session.overflow == Overflow::DropOldest && session.gives_room(limits, bytes)
@@ -702,35 +475,5 @@ fn merge(matched: &mut Match, subscription: Subscription) {
     //= [MQTT-3.3.4-4] one copy carries the identifiers of all subscriptions that asked for it
     if subscription.identifier != 0 {
         matched.identifiers.push(subscription.identifier);
-    }
-}
-
-pub(super) fn outgoing<'a>(
-    message: &'a Message,
-    delivery: &'a Delivery,
-    dup: bool,
-    packet_id: Option<PacketId>,
-) -> Outgoing<'a> {
-    Outgoing {
-        dup,
-        qos: delivery.qos,
-        retain: delivery.retain,
-        topic: &message.topic,
-        packet_id,
-        expires_at: message.expires_at,
-        //= [MQTT-3.3.4-3] [MQTT-3.3.4-5] the identifiers of the subscriptions that matched
-        identifiers: &delivery.identifiers,
-        forwarded: message.forwarded(),
-        payload: Payload::Shared(&message.payload),
-    }
-}
-
-fn count_sent(counters: &mut Counters, qos: QoS, payload_bytes: usize, sent: Result<(), TooLarge>) {
-    match sent {
-        Ok(()) => {
-            counters.publish_sent[qos as usize] += 1;
-            counters.payload_bytes_sent += payload_bytes as u64;
-        }
-        Err(TooLarge) => counters.dropped_packet_too_large += 1,
     }
 }

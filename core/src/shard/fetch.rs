@@ -10,10 +10,11 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use crate::effect::EventLevel;
+use crate::lane::LaneName;
 use crate::message::Message;
 use crate::queue::Queues;
 use crate::record::{Event, Record};
-use crate::session::{LaneName, Phase, SessionKey};
+use crate::session::{Phase, SessionKey};
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
 

@@ -11,6 +11,7 @@ mod connect;
 mod deliver;
 mod fetch;
 mod publish;
+mod pump;
 mod reauthenticate;
 mod record;
 mod replay;

@@ -12,10 +12,11 @@ use super::deliver::{Origin, Skipped};
 use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::index::Subscription;
+use crate::lane::LaneName;
 use crate::message::{Message, Publication};
 use crate::queue::Delivery;
 use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record};
-use crate::session::{LaneName, Session, SessionKey};
+use crate::session::{Session, SessionKey};
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
 

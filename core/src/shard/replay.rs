@@ -13,10 +13,11 @@ use super::deliver::{Match, Origin};
 use crate::connection::KeptWill;
 use crate::folded::FoldedLane;
 use crate::index::Subscription;
+use crate::lane::LaneName;
 use crate::message::{Message, Publication};
 use crate::queue::{Delivery, Expiry};
 use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, RecordError};
-use crate::session::{DelayedWill, LaneName, Session, SessionKey};
+use crate::session::{DelayedWill, Session, SessionKey};
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
 

@@ -10,10 +10,11 @@ use super::replay::Replay;
 use crate::Lsn;
 use crate::connection::KeptWill;
 use crate::folded::{Folded, FoldedSession};
+use crate::lane::{LaneName, Number};
 use crate::message::Message;
 use crate::queue::{Delivery, Expiry, Queued};
 use crate::record::RecordError;
-use crate::session::{DelayedWill, Inflight, LaneName, Number, Phase, Session, SessionKey};
+use crate::session::{DelayedWill, Inflight, Phase, Session, SessionKey};
 
 impl Shard {
     /// Takes one entry of the folded state. Call for all of them in the order of their keys, then [`Shard::restored`].

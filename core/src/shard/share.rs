@@ -6,13 +6,15 @@ use causeway_protocol::{PacketId, QoS};
 
 use slab::Slab;
 
-use super::deliver::{Origin, outgoing};
+use super::deliver::Origin;
+use super::pump::outgoing;
 use super::{Release, Shard};
 use crate::connection::Connection;
 use crate::index::Subscription;
+use crate::lane::LaneName;
 use crate::message::{Message, Publication};
 use crate::queue::{Delivery, Expiry};
-use crate::session::{Identifiers, LaneName, Session, SessionKey};
+use crate::session::{Identifiers, Session, SessionKey};
 use crate::shared::{Group, GroupKey};
 use crate::{Limits, Lsn, Millis};
 

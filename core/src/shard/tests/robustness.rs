@@ -6,7 +6,8 @@ use causeway_protocol::{Packet, decode, encode, frame};
 use proptest::prelude::*;
 
 use super::world::*;
-use crate::session::{LaneName, Number, Phase};
+use crate::lane::{LaneName, Number};
+use crate::session::Phase;
 
 /// One step of a client gone wild.
 #[derive(Debug, Clone)]

@@ -1,0 +1,135 @@
+//! The queues of one session, and the packet identifiers of what goes through them.
+//!
+//! Owns how a message's place in its lane becomes a packet identifier, and what keeps two messages from sharing one across a crash.
+//! It never delivers anything.
+
+use causeway_protocol::PacketId;
+
+use crate::Lsn;
+use crate::queue::Queue;
+
+/// Which of a session's two queues a message waits in: what is urgent is sent before everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LaneName {
+    Urgent,
+    Bulk,
+}
+
+impl LaneName {
+    /// In the order in which they are served.
+    pub(crate) const ALL: [LaneName; 2] = [LaneName::Urgent, LaneName::Bulk];
+
+    pub(crate) fn of(urgent: bool) -> LaneName {
+        if urgent { LaneName::Urgent } else { LaneName::Bulk }
+    }
+
+    /// How many packet identifiers it has.
+    pub(crate) fn identifiers(self) -> u64 {
+        match self {
+            LaneName::Urgent => URGENT_IDS,
+            LaneName::Bulk => BULK_IDS,
+        }
+    }
+}
+
+/// A queue of a session, with the numbers of what went through it.
+#[derive(Debug, Default)]
+pub(crate) struct Lane {
+    pub(crate) queue: Queue,
+    pub(crate) next_sequence: u64,
+    /// What is below may have been sent by an earlier run of the broker, so it is sent with DUP.
+    pub(crate) sent_through: u64,
+    /// What is below stands in the folded state as it is, but for what is done.
+    pub(crate) saved_through: u64,
+    /// The parts of the queue that the folded state may hold: from, and before.
+    pub(crate) saved: (u64, u64),
+    /// The oldest unfinished message as of a record that is durable, and as of the newest record, with its position.
+    pub(crate) known: u64,
+    pub(crate) recorded: (u64, Lsn),
+    /// From this number on, messages wait until this record is durable, besides their own.
+    pub(crate) gate: (u64, Lsn),
+}
+
+impl Lane {
+    /// The folded state has nothing of it.
+    pub(crate) fn forget_saved(&mut self) {
+        (self.saved, self.saved_through) = ((0, 0), 0);
+    }
+
+    /// Messages went from among those that stay: what the folded state has from `first` on is not as it is.
+    pub(crate) fn thinned(&mut self, first: u64) {
+        self.saved_through = self.saved_through.min(first);
+    }
+
+    /// Notes that the record at `at` says that `oldest` is the oldest unfinished message.
+    pub(crate) fn progressed(&mut self, oldest: u64, at: Lsn) {
+        self.recorded = (oldest, at);
+    }
+
+    /// Whether the message could be put in flight without sharing an identifier with one that a crash would bring
+    /// back as unfinished.
+    pub(crate) fn is_safe(&mut self, name: LaneName, sequence: u64, durable: Lsn) -> bool {
+        if self.recorded.1 <= durable {
+            self.known = self.known.max(self.recorded.0);
+        }
+        sequence.saturating_sub(self.known) < name.identifiers()
+    }
+
+    /// What is queued from `sequence` on waits for the record at `at`, too.
+    pub(crate) fn wait_for(&mut self, sequence: u64, at: Lsn, durable: Lsn) {
+        self.gate = if self.gate.1 > durable { (self.gate.0, at) } else { (sequence, at) };
+    }
+
+    pub(crate) fn is_gated(&self, sequence: u64, durable: Lsn) -> bool {
+        self.gate.1 > durable && sequence >= self.gate.0
+    }
+}
+
+/// Packet identifiers from 1 on belong to the bulk lane, then come those of the urgent one, both in the order of its
+/// sequence; the rest is for what has no place in a queue: shared subscriptions, and retained messages that a
+/// subscription brought.
+pub(crate) const BULK_IDS: u64 = 24_576;
+pub(crate) const URGENT_IDS: u64 = 8_191;
+pub(crate) const LOOSE_IDS: u64 = 65_535 - BULK_IDS - URGENT_IDS;
+
+/// What a packet identifier in flight was made of. Two numbers of a kind that are closer than there are identifiers of
+/// that kind never share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Number {
+    Own(LaneName, u64),
+    Loose(u64),
+}
+
+impl Number {
+    pub(crate) fn packet_id(self) -> Option<PacketId> {
+        let (first, ids, number) = match self {
+            Number::Own(LaneName::Bulk, sequence) => (1, BULK_IDS, sequence),
+            Number::Own(LaneName::Urgent, sequence) => (1 + BULK_IDS, URGENT_IDS, sequence),
+            Number::Loose(number) => (1 + BULK_IDS + URGENT_IDS, LOOSE_IDS, number),
+        };
+        PacketId::new((first + number % ids) as u16)
+    }
+
+    /// Whether both are of one kind, and if so, whether they are too close to share an identifier.
+    pub(crate) fn is_near(self, other: Number) -> Option<bool> {
+        match (self, other) {
+            (Number::Own(LaneName::Bulk, one), Number::Own(LaneName::Bulk, other)) => {
+                Some(one.abs_diff(other) < BULK_IDS)
+            }
+            (Number::Own(LaneName::Urgent, one), Number::Own(LaneName::Urgent, other)) => {
+                Some(one.abs_diff(other) < URGENT_IDS)
+            }
+            (Number::Loose(one), Number::Loose(other)) => Some(one.abs_diff(other) < LOOSE_IDS),
+            _ => None,
+        }
+    }
+}
+
+/// How far one lane is: all of its sequence below `next` is done, but for `open`, and what is below `sent_through` may
+/// have been sent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct LaneProgress {
+    pub(crate) next: u64,
+    pub(crate) sent_through: u64,
+    pub(crate) open: Vec<u64>,
+}
