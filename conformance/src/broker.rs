@@ -45,6 +45,7 @@ impl Broker {
             }
         }
         wait_for_end(&mut child)?;
+        // What is tested is what happens while it is down, such as expiry.
         std::thread::sleep(down);
         *child = spawn(&self.command)?;
         self.wait_until_ready(&mut child)
@@ -68,6 +69,7 @@ impl Broker {
                     bail!("the broker ended instead of accepting: {status}");
                 }
                 ensure!(Instant::now() < deadline, "the broker does not accept: {error:#}");
+                // Nobody tells when it accepts: ask again, until the deadline.
                 std::thread::sleep(LOOK_EVERY);
             }
         }
@@ -98,6 +100,7 @@ fn wait_for_end(child: &mut Child) -> Result<ExitStatus> {
             return Ok(status);
         }
         ensure!(Instant::now() < deadline, "the broker does not end");
+        // Waiting for a child with a deadline is asking again.
         std::thread::sleep(LOOK_EVERY);
     }
 }

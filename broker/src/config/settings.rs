@@ -95,7 +95,7 @@ impl Anonymous {
     }
 }
 
-/// The HTTP listener for metrics and health checks: /metrics, /live and /ready.
+/// The HTTP listener for metrics, health checks and backups: /metrics, /live, /ready and /v1/backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
