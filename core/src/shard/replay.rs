@@ -93,6 +93,8 @@ impl Shard {
     pub fn recovered(&mut self, now: Millis) {
         let Some(replay) = self.replaying.take() else { return };
         self.settle_backlogs();
+        // What expired meanwhile must not take the place of a will that is to be retained.
+        self.forget_expired_retained(now);
         for (epoch, will) in replay.attached {
             let Some(&key) = replay.by_epoch.get(&epoch) else { continue };
             let Some(session) = self.sessions.get_mut(key as usize) else { continue };

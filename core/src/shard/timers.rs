@@ -47,6 +47,18 @@ impl Timers {
         self.due.first().map(|(at, _)| *at)
     }
 
+    /// Takes the topics whose retained messages have expired.
+    fn pop_expired_retained(&mut self, now: Millis) -> Vec<Arc<str>> {
+        let due = self.due.iter().take_while(|(at, _)| *at <= now);
+        let expired = due.filter(|(_, timer)| matches!(timer, Timer::RetainedExpiry(_))).cloned();
+        let expired: Vec<(Millis, Timer)> = expired.collect();
+        for one in &expired {
+            self.due.remove(one);
+        }
+        let topic = |(_, timer)| if let Timer::RetainedExpiry(topic) = timer { Some(topic) } else { None };
+        expired.into_iter().filter_map(topic).collect()
+    }
+
     fn pop_due(&mut self, now: Millis) -> Option<Timer> {
         if self.next()? > now {
             return None;
@@ -118,6 +130,13 @@ impl Shard {
         if let Some(delayed) = session.will.take_if(|delayed| delayed.due <= now) {
             self.publish_will(now, key, delayed.will);
             self.record_will_published(now, key);
+        }
+    }
+
+    /// Forgets all retained messages that have expired, before anything else that is due.
+    pub(super) fn forget_expired_retained(&mut self, now: Millis) {
+        for topic in self.timers.pop_expired_retained(now) {
+            self.on_retained_expiry(now, &topic);
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Oracle, Rule, is_expired};
 
 impl Oracle {
     /// All that an input brought has been seen. `dropped` says whether messages of QoS 0 were dropped for a slow client.
-    pub(crate) fn end_input(&mut self, now: u64, dropped: bool, counters: &Counters, gauges: Option<Gauges>) {
+    pub(crate) fn end_input(&mut self, dropped: bool, counters: &Counters, gauges: Option<Gauges>) {
         for expected in std::mem::take(&mut self.expected) {
             let in_group = |group: &usize| {
                 let members = self.live.groups.get(group).map(|group| group.members.keys());
@@ -31,7 +31,7 @@ impl Oracle {
             self.breach(Rule::Will, detail);
         }
         if let Some(gauges) = gauges {
-            self.check_gauges(now, gauges);
+            self.check_gauges(gauges);
         }
     }
 
@@ -58,11 +58,7 @@ impl Oracle {
         }
     }
 
-    fn check_gauges(&mut self, now: u64, mut gauges: Gauges) {
-        if self.live.retained.values().any(|kept| is_expired(kept.expires_at, now)) {
-            // A folded state has not got what had expired before.
-            gauges.retained_messages = self.live.retained.len() as u64;
-        }
+    fn check_gauges(&mut self, gauges: Gauges) {
         let sessions = self.live.sessions.iter().flatten();
         let connections = sessions.clone().filter(|session| session.link.is_some()).count() as u64;
         let should_be = (connections, sessions.count() as u64, self.live.retained.len() as u64);

@@ -4,7 +4,7 @@
 
 use super::state::{ClientIndex, Flight, LinkId};
 use super::state::{FlightKind, Holder, Op, Phase};
-use super::{Oracle, Rule};
+use super::{Oracle, Rule, is_expired};
 
 /// Progress is recorded this often, in milliseconds.
 const PROGRESS: u64 = 1000;
@@ -98,6 +98,8 @@ impl Oracle {
                 session.maybe_received.extend(unsure);
             }
         }
+        // The log does not say what expired; a start forgets that before it does anything else.
+        self.base.retained.retain(|_, kept| !is_expired(kept.expires_at, now));
         self.live = self.base.clone();
         for session in self.live.sessions.iter_mut().flatten() {
             for entry in &mut session.entries {

@@ -121,7 +121,7 @@ impl<B: Broker> World<B> {
         let dropped = self.slow != dropped_before
             || std::mem::take(&mut self.was_full)
             || self.links.values().any(|link| link.observed > self.limits.outbox_bytes_max);
-        self.oracle.end_input(self.now, dropped, &counters, gauges);
+        self.oracle.end_input(dropped, &counters, gauges);
         for (id, link) in &self.links {
             if let Some(connection) = link.connection
                 && self.broker.shard().is_open(connection) != self.oracle.is_open(*id)

@@ -301,3 +301,24 @@ fn a_session_that_is_to_end_with_its_connection_ends_with_the_crash() {
     world.restart();
     assert_eq!(world.shard.gauges().sessions, 0);
 }
+
+#[test]
+fn a_retained_message_that_expired_while_the_broker_was_down_makes_room_for_a_will() {
+    for on_disk in [false, true] {
+        let mut world = World::with(|limits| limits.retained_messages_max = 1);
+        if on_disk {
+            world = world.on_disk();
+        }
+        let publisher = world.join(connect("p"));
+        let properties = PublishProperties { message_expiry_interval_seconds: Some(10), ..Default::default() };
+        world.publish(publisher, Publish { retain: true, properties, ..publish(1, 1, "old", "x") });
+        let mut connect = with_will(persistent("keeper"), "status", 0);
+        connect.will.as_mut().unwrap().retain = true;
+        world.join(connect);
+        world.now.0 += 60_000;
+        world.restart();
+        let reader = world.join(persistent("reader"));
+        world.subscribe(reader, "#", options(1));
+        assert_eq!(world.heard(reader), ["suback 01", "pub q1 p1 retain status=gone"], "on disk: {on_disk}");
+    }
+}
