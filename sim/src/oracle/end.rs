@@ -25,6 +25,11 @@ impl Oracle {
             }
         }
         self.note_candidates();
+        let (is, must_be) = (std::mem::take(&mut self.dropped_lately), std::mem::take(&mut self.dropped_surely));
+        let may_be_more = std::mem::take(&mut self.is_dropping_unsure);
+        if is < must_be || (is > must_be && !may_be_more) {
+            self.breach(Rule::Bound, format!("{is} were given up for newer ones, not {must_be}"));
+        }
         if counters.wills_published != self.wills_published {
             let detail = format!("{} were published, {} were due", counters.wills_published, self.wills_published);
             self.wills_published = counters.wills_published;

@@ -183,6 +183,10 @@ pub(crate) struct Oracle {
     /// How many were, as of the last input, and in this one.
     pub(crate) dropped_before: u64,
     pub(crate) dropped: u64,
+    /// Since the oracle last compared them: how many were, how many had to be, and whether there may have been more.
+    dropped_lately: u64,
+    dropped_surely: u64,
+    is_dropping_unsure: bool,
     /// A promise was broken and tolerated on which others rest.
     pub(crate) is_tainted: bool,
     pub(crate) tally: Tally,
@@ -272,6 +276,9 @@ impl Oracle {
             drops_oldest: vec![false; clients],
             dropped_before: 0,
             dropped: 0,
+            dropped_lately: 0,
+            dropped_surely: 0,
+            is_dropping_unsure: false,
             is_tainted: false,
             tally: Tally::default(),
         }
@@ -291,6 +298,7 @@ impl Oracle {
         (self.last_before, self.last) = (self.last, last);
         self.dropped = dropped - self.dropped_before;
         self.dropped_before = dropped;
+        self.dropped_lately += self.dropped;
         self.tally.dropped_oldest += self.dropped;
     }
 

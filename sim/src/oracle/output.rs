@@ -398,11 +398,8 @@ impl Oracle {
     ) {
         let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return };
         let Some(session) = &self.live.sessions[client] else { return };
-        // What was retained or shared is never urgent, and known by its identifier.
-        let in_lane = |entry: &Entry| match entry.packet_id {
-            0 => entry.optional || self.is_urgent(self.registry.get(entry.message).topic) == (packet_id > BULK_IDS),
-            sent => (sent > BULK_IDS) == (packet_id > BULK_IDS),
-        };
+        let in_lane =
+            |entry: &Entry| self.is_urgent(self.registry.get(entry.message).topic) == (packet_id > BULK_IDS);
         let queued = session.entries.iter().enumerate();
         let queued = queued.filter(|(_, entry)| entry.phase == Phase::Queued && in_lane(entry));
         let is_it = |entry: &Entry| {

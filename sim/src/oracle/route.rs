@@ -32,6 +32,11 @@ pub(super) enum Room {
     Maybe,
 }
 
+/// A queue counts seconds: what expired within the last one may still take a place.
+fn is_surely_expired(expires_at: Option<u64>, now: u64) -> bool {
+    expires_at.is_some_and(|at| at.div_ceil(1000) <= now / 1000)
+}
+
 impl Room {
     fn of(bounds: (usize, usize), certain: (usize, usize), possible: (usize, usize), bytes: usize) -> Room {
         let has = |held: (usize, usize)| held.0 < bounds.0 && held.1 + bytes <= bounds.1;
@@ -82,10 +87,10 @@ impl Oracle {
         let Some(session) = &self.live.sessions[client] else { return Room::Yes };
         let (mut certain, mut possible) = ((0, 0), (0, 0));
         for entry in &session.entries {
-            if entry.phase == Phase::Queued && !is_expired(entry.expires_at, now) {
+            if entry.phase == Phase::Queued && !is_surely_expired(entry.expires_at, now) {
                 let bytes = self.registry.bytes(entry.message);
                 (possible.0, possible.1) = (possible.0 + 1, possible.1 + bytes);
-                if !entry.optional {
+                if !entry.optional && !is_expired(entry.expires_at, now) {
                     (certain.0, certain.1) = (certain.0 + 1, certain.1 + bytes);
                 }
             }
@@ -116,51 +121,85 @@ impl Oracle {
         if room == Room::Yes || !self.drops_oldest[client] {
             return room;
         }
-        let flights = self.live.sessions[client].iter().flat_map(|session| &session.flights);
-        let held: usize =
-            flights.filter(|flight| !flight.released).map(|flight| self.registry.bytes(flight.message)).sum();
-        if held + bytes <= self.limits.session_queue_bytes_max { Room::Yes } else { Room::Maybe }
-    }
-
-    /// Takes out of the queues what was given up for the message: the oldest, and as many as the broker counts.
-    fn drop_oldest(&mut self, now: u64, message: MessageId, matches: &Matches) {
-        if self.dropped == 0 && self.drops_oldest.iter().all(|drops| !drops) {
-            return;
-        }
-        let (bytes, urgent) = (self.registry.bytes(message), self.is_urgent(self.registry.get(message).topic));
-        let qos = self.registry.get(message).qos;
-        let mut full: Vec<(ClientIndex, Room)> = Vec::new();
-        for one in &matches.sessions {
-            if self.drops_oldest[one.client] && one.qos.min(qos) > QoS::AtMostOnce {
-                full.push((one.client, self.session_room(one.client, bytes, now)));
+        // Only what is in flight stays whatever comes.
+        let (mut certain, mut possible) = (0, 0);
+        for flight in self.live.sessions[client].iter().flat_map(|session| &session.flights) {
+            if !flight.released {
+                let bytes = self.registry.bytes(flight.message);
+                possible += bytes;
+                certain += if matches!(flight.kind, FlightKind::Group(..)) { 0 } else { bytes };
             }
         }
-        full.retain(|(_, room)| *room != Room::Yes);
-        let certain = full.iter().filter(|(_, room)| *room == Room::No).count() as u64;
-        if (full.is_empty() && self.dropped > 0) || (self.dropped < certain && !full.is_empty()) {
-            let detail = format!("{} were dropped, and {certain} of {full:?} had no room", self.dropped);
-            self.breach(Rule::Bound, detail);
-        }
-        let is_alone = full.len() == 1;
-        for (client, _) in full {
-            self.drop_from(now, client, urgent, is_alone);
+        let gives_way = Room::of((1, self.limits.session_queue_bytes_max), (0, certain), (0, possible), bytes);
+        if room == Room::Maybe && gives_way == Room::No { Room::Maybe } else { gives_way }
+    }
+
+    /// Takes out of the queues what was given up for the message.
+    fn drop_oldest(&mut self, now: u64, message: MessageId, matches: &Matches) {
+        let bytes = self.registry.bytes(message);
+        let qos = self.registry.get(message).qos;
+        for one in &matches.sessions {
+            let is_full = || self.session_room(one.client, bytes, now) != Room::Yes;
+            if self.drops_oldest[one.client] && one.qos.min(qos) > QoS::AtMostOnce && (one.optional || is_full()) {
+                self.drop_from(now, one.client, bytes);
+            }
         }
     }
 
-    fn drop_from(&mut self, now: u64, client: ClientIndex, urgent: bool, is_alone: bool) {
+    /// The messages in a session's queue, those first that are given up first: what is urgent goes last.
+    fn order_of_dropping(&self, client: ClientIndex) -> Vec<&Entry> {
+        let entries = self.live.sessions[client].iter().flat_map(|session| &session.entries);
+        let mut order: Vec<&Entry> = entries.filter(|entry| entry.phase == Phase::Queued).collect();
+        order.sort_by_key(|entry| self.is_urgent(self.registry.get(entry.message).topic));
+        order
+    }
+
+    /// What is given up for so many bytes, where nothing about the queue is unsure.
+    fn given_up(&self, now: u64, client: ClientIndex, bytes: usize) -> Option<Vec<u64>> {
+        let session = self.live.sessions[client].as_ref()?;
+        let order = self.order_of_dropping(client);
+        let is_sure = order.iter().all(|entry| !entry.optional && !is_expired(entry.expires_at, now))
+            && session.flights.iter().all(|flight| !matches!(flight.kind, FlightKind::Group(..)))
+            && session.backlog.iter().all(|due| due.qos == QoS::AtMostOnce)
+            && !self.may_have_been_given(client, session.epoch);
+        if !is_sure {
+            return None;
+        }
+        let in_flight = session.flights.iter().filter(|flight| !flight.released).map(|flight| flight.message);
+        let held = order.iter().map(|entry| entry.message).chain(in_flight);
+        let mut held_bytes: usize = held.map(|message| self.registry.bytes(message)).sum();
+        let mut left = order.len();
+        let has_room = |left: usize, held_bytes: usize| {
+            left < self.limits.session_queue_messages_max && held_bytes + bytes <= self.limits.session_queue_bytes_max
+        };
+        let goes = order.into_iter().take_while(|entry| {
+            let goes = !has_room(left, held_bytes);
+            (left, held_bytes) = (left - 1, held_bytes - self.registry.bytes(entry.message));
+            goes
+        });
+        Some(goes.map(|entry| entry.id).collect())
+    }
+
+    /// Whether a shared message may stand in the session's queue.
+    fn may_have_been_given(&self, client: ClientIndex, epoch: u64) -> bool {
+        let mut entries = self.live.groups.values().flat_map(|group| &group.entries);
+        entries.any(|entry| entry.holder != Holder::Done && entry.candidates.contains(&(client, epoch)))
+    }
+
+    fn drop_from(&mut self, now: u64, client: ClientIndex, bytes: usize) {
         let Some(session) = &self.live.sessions[client] else { return };
         let (epoch, recorded) = (session.epoch, session.recorded);
-        let queued = session.entries.iter().filter(|entry| entry.phase == Phase::Queued);
-        let lane = |entry: &&Entry| self.is_urgent(self.registry.get(entry.message).topic);
-        let mut order: Vec<&Entry> = queued.clone().filter(|entry| urgent && lane(entry)).collect();
-        order.extend(queued.clone().filter(|entry| !lane(entry)));
-        let is_clear = is_alone
-            && order.iter().all(|entry| !entry.optional && !is_expired(entry.expires_at, now))
-            && session.backlog.is_empty()
-            && session.subs.keys().all(|filter| !is_shared(*filter));
+        if let Some(entries) = self.given_up(now, client, bytes) {
+            self.dropped_surely += entries.len() as u64;
+            return self.change(Op::Dropped { client, epoch, entries }, recorded);
+        }
+        self.is_dropping_unsure = true;
+        if self.dropped == 0 {
+            return;
+        }
         let mut left = self.dropped as usize;
         let mut dropped = Vec::new();
-        for entry in order {
+        for entry in self.order_of_dropping(client) {
             if left == 0 {
                 break;
             }
@@ -168,22 +207,32 @@ impl Oracle {
             // One that may be gone already may not be counted.
             left -= usize::from(!entry.optional && !is_expired(entry.expires_at, now));
         }
-        if is_clear {
-            return self.change(Op::Dropped { client, epoch, entries: dropped }, recorded);
-        }
+        self.may_be_gone(client, epoch, &dropped);
+    }
+
+    /// The entries may have been given up, and so may whatever took a place in the queue that nobody saw.
+    fn may_be_gone(&mut self, client: ClientIndex, epoch: u64, entries: &[u64]) {
         for state in [&mut self.live, &mut self.base] {
-            let Some(session) = state.session(client, epoch) else { continue };
-            session
-                .entries
-                .iter_mut()
-                .filter(|entry| dropped.contains(&entry.id))
-                .for_each(|entry| entry.optional = true);
+            if let Some(session) = state.session(client, epoch) {
+                let gone = session.entries.iter_mut().filter(|entry| entries.contains(&entry.id));
+                gone.for_each(|entry| entry.optional = true);
+                session.backlog.iter_mut().filter(|due| !due.flying).for_each(|due| due.optional = true);
+            }
+            for entry in state.groups.values_mut().flat_map(|group| &mut group.entries) {
+                entry.optional |= entry.candidates.contains(&(client, epoch));
+            }
         }
         for (_, op) in &mut self.pending {
-            if let Op::Publish(publish) = op {
-                let entries =
-                    publish.entries.iter_mut().filter(|(of, _, entry)| *of == client && dropped.contains(&entry.id));
-                entries.for_each(|(_, _, entry)| entry.optional = true);
+            match op {
+                Op::Publish(publish) => {
+                    let of_client = publish.entries.iter_mut().filter(|(of, _, _)| *of == client);
+                    let gone = of_client.filter(|(_, _, entry)| entries.contains(&entry.id));
+                    gone.for_each(|(_, _, entry)| entry.optional = true);
+                }
+                Op::Subscribe { client: of, backlog, .. } if *of == client => {
+                    backlog.iter_mut().for_each(|due| due.optional = true);
+                }
+                _ => {}
             }
         }
     }
@@ -191,10 +240,12 @@ impl Oracle {
     pub(super) fn group_room(&self, group: usize, bytes: usize, now: u64) -> Room {
         let Some(group) = self.live.groups.get(&group) else { return Room::Yes };
         let (mut certain, mut possible) = ((0, 0), (0, 0));
-        for entry in group.entries.iter().filter(|entry| !is_expired(entry.expires_at, now)) {
+        for entry in group.entries.iter().filter(|entry| !is_surely_expired(entry.expires_at, now)) {
             let is_waiting = entry.holder == Holder::Nobody && !entry.optional;
             // Of a message that was published twice, nobody can tell which one waits.
-            let is_certain = is_waiting && self.registry.get(entry.message).copies < 2 && entry.candidates.is_empty();
+            let is_certain = is_waiting && self.registry.get(entry.message).copies < 2
+                && entry.candidates.is_empty()
+                && !is_expired(entry.expires_at, now);
             let is_possible = is_waiting
                 || (entry.optional && entry.holder != Holder::Done)
                 || matches!(entry.holder, Holder::Member { free: true, .. });

@@ -359,7 +359,9 @@ impl State {
             if let Some(group) = self.groups.get_mut(group) {
                 // What is long done need not be kept.
                 group.entries.retain(|entry| entry.holder != Holder::Done);
-                group.entries.push(entry.clone());
+                // A replay keeps it only if one of those who are recorded wants more than QoS 0.
+                let is_wanted = group.members.values().any(|sub| sub.qos > QoS::AtMostOnce);
+                group.entries.push(GroupEntry { optional: entry.optional || !is_wanted, ..entry.clone() });
             }
         }
         match publish.retained {

@@ -73,8 +73,9 @@ impl Oracle {
         deadlines.filter(|at| *at >= now).any(|at| (at - now).is_multiple_of(1000))
     }
 
-    /// The broker was killed and started again, and found the records up to `through`; `last` is the newest now.
-    pub(crate) fn restarted(&mut self, now: u64, through: u64, last: u64) {
+    /// The broker was killed and started again, and found the records up to `through`; `last` is the newest now, and so many
+    /// messages were given up for newer ones.
+    pub(crate) fn restarted(&mut self, now: u64, through: u64, last: u64, dropped: u64) {
         if through < self.durable {
             let detail = format!("record {} was durable, and the start found {through}", self.durable);
             self.breach(Rule::Recovery, detail);
@@ -87,7 +88,8 @@ impl Oracle {
         self.expected.clear();
         self.wills_published = 0;
         self.dropped_before = 0;
-        (self.last_before, self.last) = (through, last);
+        self.begin(last, dropped);
+        self.last_before = through;
         for session in self.base.sessions.iter_mut().flatten() {
             session.crashed = true;
         }

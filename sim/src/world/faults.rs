@@ -93,7 +93,8 @@ impl<B: Broker> World<B> {
         self.ends = vec![through];
         let last = self.last_record();
         self.note("started", [through, last, 0]);
-        self.oracle.restarted(self.now, through, last);
+        let dropped = self.broker.shard().counters().dropped_oldest;
+        self.oracle.restarted(self.now, through, last, dropped);
         self.observe()?;
         self.tick()
     }
