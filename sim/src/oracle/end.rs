@@ -20,7 +20,7 @@ impl Oracle {
             };
             let somebody = expected.link.is_some_and(|link| self.conns.get(&link).is_some_and(|conn| conn.open))
                 || expected.group.as_ref().is_some_and(in_group);
-            if somebody && !dropped {
+            if somebody && !dropped && !expected.optional {
                 self.breach(Rule::Lost, format!("not delivered at QoS 0: {expected:?}"));
             }
         }

@@ -4,7 +4,7 @@
 
 use causeway_protocol::{ProtocolVersion, QoS, ReasonCode, RetainHandling};
 
-use super::route::Room;
+use super::route::{Match, Matches, Room};
 use super::state::{ClientIndex, Due, FlightKind, Holder, LinkId, Op, Session, Sub, WillModel};
 use super::{AckDue, AckKind, AnswerDue, Conn, Finished, Oracle, Rule, is_expired};
 use crate::message::{MessageId, is_shared};
@@ -117,8 +117,15 @@ impl Oracle {
             && !refused
             && (!owed || last == self.last_before)
         {
-            // The broker knows it from before the crash, when nobody was owed it.
-            if let Some((_, session)) = self.session_of(link) {
+            // The broker knows it from before the crash, when nobody was owed it, or, where nobody is owed it now either,
+            // takes it once more.
+            if !owed {
+                let sessions = matches.sessions.into_iter().map(|one| Match { optional: true, ..one }).collect();
+                let groups = matches.groups.into_iter().map(|(group, _)| (group, true)).collect();
+                self.registry.accepted(message, epoch);
+                let received = Some((client, epoch, packet_id));
+                self.hand_out(now, message, false, Matches { sessions, groups }, received);
+            } else if let Some((_, session)) = self.session_of(link) {
                 session.received.insert(packet_id);
             }
             self.owe(link, kind, packet_id, ReasonCode::Success, 0);

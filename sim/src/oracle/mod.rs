@@ -124,6 +124,8 @@ struct Expected {
     message: u32,
     retain: bool,
     identifiers: Identifiers,
+    /// It may follow, and need not.
+    optional: bool,
 }
 
 #[derive(Debug)]
@@ -159,6 +161,8 @@ struct Finished {
 pub(crate) struct Oracle {
     pub(crate) registry: Registry,
     limits: Limits,
+    /// The broker has a folded state besides its log.
+    is_folding: bool,
     /// As the running broker has it.
     pub(crate) live: State,
     /// As it would be after a crash now.
@@ -255,10 +259,11 @@ impl Tally {
 }
 
 impl Oracle {
-    pub(crate) fn new(limits: Limits, clients: usize, tolerated: &'static [Rule]) -> Oracle {
+    pub(crate) fn new(limits: Limits, is_folding: bool, clients: usize, tolerated: &'static [Rule]) -> Oracle {
         Oracle {
             registry: Registry::new(),
             limits,
+            is_folding,
             live: State::new(clients),
             base: State::new(clients),
             pending: VecDeque::new(),
@@ -342,6 +347,11 @@ impl Oracle {
         if self.last == self.last_before {
             self.breach(Rule::NotRecorded, format!("{op:?}"));
         }
+        self.note_for_base(op);
+    }
+
+    /// Something that a crash leaves, once the newest record is durable.
+    fn note_for_base(&mut self, op: Op) {
         if self.last <= self.durable {
             self.base.apply(&op);
         } else {

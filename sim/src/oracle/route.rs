@@ -348,7 +348,8 @@ impl Oracle {
                 let link = session.link;
                 let identifiers = matched.identifiers;
                 if link.is_some() {
-                    self.expected.push(Expected { link, group: None, message, retain, identifiers });
+                    let optional = matched.optional;
+                    self.expected.push(Expected { link, group: None, message, retain, identifiers, optional });
                 }
                 continue;
             }
@@ -372,7 +373,7 @@ impl Oracle {
                 let mut members = self.live.groups.get(&group).into_iter().flat_map(|group| group.members.keys());
                 if members.any(|client| self.live.sessions[*client].as_ref().is_some_and(|one| one.link.is_some())) {
                     let (group, identifiers) = (Some(group), Identifiers::new());
-                    self.expected.push(Expected { link: None, group, message, retain: false, identifiers });
+                    self.expected.push(Expected { link: None, group, message, retain: false, identifiers, optional });
                 }
                 continue;
             }
@@ -388,7 +389,10 @@ impl Oracle {
             };
             op.group_entries.push((group, entry));
         }
-        // A change nobody is owed lives as long as the process.
+        // A change nobody is owed lives as long as the process, but for what a folded state may have of it.
+        if let Some((client, epoch, packet_id)) = received.filter(|_| !owed && self.is_folding) {
+            self.note_for_base(Op::MaybeReceived { client, epoch, packet_id });
+        }
         self.change(Op::Publish(Box::new(op)), owed);
         lsn
     }

@@ -205,6 +205,12 @@ pub(crate) enum Op {
         packet_id: u16,
         lsn: u64,
     },
+    /// Without a record, so only a folded state may know it after a crash.
+    MaybeReceived {
+        client: ClientIndex,
+        epoch: u64,
+        packet_id: u16,
+    },
     WillPublished {
         client: ClientIndex,
         epoch: u64,
@@ -333,12 +339,18 @@ impl State {
             Op::Released { client, epoch, packet_id, lsn } => {
                 if let Some(session) = self.session(*client, *epoch) {
                     session.received.remove(packet_id);
+                    session.maybe_received.remove(packet_id);
                     session.freed.insert(*packet_id, *lsn);
                 }
             }
             Op::Dropped { client, epoch, entries } => {
                 if let Some(session) = self.session(*client, *epoch) {
                     session.entries.retain(|entry| !entries.contains(&entry.id));
+                }
+            }
+            Op::MaybeReceived { client, epoch, packet_id } => {
+                if let Some(session) = self.session(*client, *epoch) {
+                    session.maybe_received.insert(*packet_id);
                 }
             }
             Op::WillPublished { client, epoch } => {
@@ -377,6 +389,7 @@ impl State {
             && let Some(session) = self.session(client, epoch)
         {
             session.received.insert(packet_id);
+            session.maybe_received.remove(&packet_id);
             session.freed.remove(&packet_id);
         }
     }

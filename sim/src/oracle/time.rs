@@ -93,13 +93,6 @@ impl Oracle {
         for session in self.base.sessions.iter_mut().flatten() {
             session.crashed = true;
         }
-        for (client, before) in self.live.sessions.iter().enumerate() {
-            let Some(before) = before else { continue };
-            if let Some(session) = self.base.session(client, before.epoch) {
-                let unsure: Vec<u16> = before.received.difference(&session.received).copied().collect();
-                session.maybe_received.extend(unsure);
-            }
-        }
         // The log does not say what expired; a start forgets that before it does anything else.
         self.base.retained.retain(|_, kept| !is_expired(kept.expires_at, now));
         self.live = self.base.clone();

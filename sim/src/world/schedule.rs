@@ -11,7 +11,7 @@ use causeway_storage::fault::{Failure, Random};
 use super::faults::Death;
 use super::{BROKER_SLOT, Over, World};
 use crate::Options;
-use crate::broker::Broker;
+use crate::broker::{Broker, Keeping};
 use crate::client::Client;
 use crate::disk::WatchedDisk;
 use crate::oracle::state::LinkId;
@@ -42,7 +42,8 @@ impl<B: Broker> World<B> {
             clients.push(client);
         }
         let disk = WatchedDisk::new(random.next());
-        let mut oracle = Oracle::new(Limits::clone(&limits), clients.len(), options.tolerated);
+        let is_folding = crate::keeping(options) != Keeping::Memory;
+        let mut oracle = Oracle::new(Limits::clone(&limits), is_folding, clients.len(), options.tolerated);
         if random.chance(35) {
             oracle.drops_oldest.iter_mut().for_each(|drops| *drops = random.chance(60));
         }
