@@ -4,7 +4,7 @@
 
 use causeway_protocol::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
-use super::state::{Entry, Flight, FlightKind, Holder, LinkId, Phase};
+use super::state::{Due, Entry, Flight, FlightKind, Holder, LinkId, Phase, Session};
 use super::{AckKind, Oracle, Rule, is_expired};
 use crate::message::{MessageId, TOPICS, is_shared};
 
@@ -252,20 +252,33 @@ impl Oracle {
         }
     }
 
-    /// Whether a message of the queue is exactly what came.
+    /// Whether a message of the queue is exactly what came, and nothing that must come before it stands before it.
     fn is_in_queue(&self, now: u64, publish: &Publish<'_>, came: Came<'_>) -> bool {
         let Some(session) = self.conns.get(&came.link).and_then(|conn| self.live.sessions[conn.client].as_ref()) else {
             return false;
         };
         let mut identifiers = publish.properties.subscription_identifiers.clone();
         identifiers.sort_unstable();
-        session.entries.iter().filter(|entry| entry.phase == Phase::Queued).any(|entry| {
+        let is_it = |entry: &Entry| {
             self.is_it(entry.message, came.seen, came.topic)
                 && (entry.packet_id == 0 || entry.packet_id == came.packet_id)
                 && (entry.qos, entry.retain) == (publish.qos, publish.retain)
                 && !is_expired(entry.expires_at, now)
                 && identifiers == *entry.identifiers
-        })
+        };
+        let is_urgent = came.packet_id > BULK_IDS;
+        let mut queued = session.entries.iter().filter(|entry| {
+            entry.phase == Phase::Queued && self.is_urgent(self.registry.get(entry.message).topic) == is_urgent
+        });
+        let first = queued.find(|entry| is_it(entry) || !(entry.optional || is_expired(entry.expires_at, now)));
+        first.is_some_and(|entry| is_it(entry) && entry.lsn <= self.durable)
+    }
+
+    /// Whether the session was sent what replaced the retained message.
+    fn is_replaced(&self, session: &Session, due: &Due) -> bool {
+        let topic = self.registry.get(due.message).topic;
+        let newest = session.newest.get(&topic).copied().unwrap_or(0);
+        self.live.retained.get(&topic).is_some_and(|kept| kept.stored != due.stored && newest > kept.stored)
     }
 
     /// A retained message that was given a place in the queue. Whether it is one.
@@ -279,15 +292,14 @@ impl Oracle {
                 if due.identifier == 0 { identifiers.is_empty() } else { *identifiers == [due.identifier] };
             self.is_it(due.message, came.seen, came.topic) && due.qos == publish.qos && identified
         });
-        let Some(due) = fitting.min_by_key(|due| (due.optional, due.id)).cloned().filter(|_| publish.retain) else {
+        // Of a message that was published twice, nobody can tell which one came.
+        let choice = |due: &&Due| (self.is_replaced(session, due), due.optional, due.id);
+        let Some(due) = fitting.min_by_key(choice).cloned().filter(|_| publish.retain) else {
             return false;
         };
         (self.tally.retained_sent, self.tally.directed) = (self.tally.retained_sent + 1, self.tally.directed + 1);
         let what = format!("client {client}: {} is {due:?}", self.describe(due.message));
-        let topic = self.registry.get(due.message).topic;
-        let kept = self.live.retained.get(&topic).copied();
-        let newest = session.newest.get(&topic).copied().unwrap_or(0);
-        if kept.is_some_and(|kept| kept.stored != due.stored && newest > kept.stored) {
+        if self.is_replaced(session, &due) {
             self.breach(Rule::Retained, format!("sent after the one that replaced it: {what}"));
         }
         if is_expired(due.expires_at, now) {
@@ -420,7 +432,7 @@ impl Oracle {
         let entry = session.entries[at].clone();
         let (epoch, crashed) = (session.epoch, session.crashed);
         for (id, message, may_be_gone) in passed {
-            if !may_be_gone {
+            if !may_be_gone && !self.came_for_another(client, epoch, message) {
                 let detail = format!("client {client} got {seen:?} before {}", self.describe(message));
                 self.breach(Rule::Order, detail);
             }
@@ -431,6 +443,9 @@ impl Oracle {
             }
         }
         self.check_own(now, client, publish, &entry, crashed);
+        if entry.optional && let Some(session) = self.live.session(client, epoch) {
+            session.came_maybe.push(entry.message);
+        }
         let topic = self.registry.get(entry.message).topic;
         if let Some(session) = self.live.session(client, epoch) {
             let newest = session.newest.entry(topic).or_default();
@@ -452,6 +467,13 @@ impl Oracle {
             received_lsn: 0,
             link,
         });
+    }
+
+    /// Whether a copy of the message came that was taken for one that need not have come.
+    fn came_for_another(&mut self, client: usize, epoch: u64, message: MessageId) -> bool {
+        let Some(session) = self.live.session(client, epoch) else { return false };
+        let at = session.came_maybe.iter().position(|came| *came == message);
+        at.map(|at| session.came_maybe.swap_remove(at)).is_some()
     }
 
     fn check_own(&mut self, now: u64, client: usize, publish: &Publish<'_>, entry: &Entry, crashed: bool) {

@@ -121,6 +121,8 @@ pub(crate) struct Session {
     pub(crate) crashed: bool,
     /// By topic, the newest message that was sent from its queue.
     pub(crate) newest: BTreeMap<usize, u64>,
+    /// Messages that came and were taken for entries that are optional: of several copies, nobody can tell which one it was.
+    pub(crate) came_maybe: Vec<MessageId>,
 }
 
 #[derive(Debug, Clone)]
@@ -261,6 +263,7 @@ impl Session {
             freed: BTreeMap::new(),
             crashed: false,
             newest: BTreeMap::new(),
+            came_maybe: Vec::new(),
         }
     }
 
