@@ -4,9 +4,9 @@
 
 use causeway_protocol::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
-use super::state::{Due, Entry, Flight, FlightKind, Holder, LinkId, Phase, Session};
+use super::state::{Due, Entry, Flight, FlightKind, Holder, Kept, LinkId, Phase, Session};
 use super::{AckKind, Oracle, Rule, is_expired};
-use crate::message::{MessageId, TOPICS, is_shared};
+use crate::message::{MessageId, Registry, TOPICS, is_shared};
 
 /// A PUBLISH from a session's queue.
 #[derive(Clone, Copy)]
@@ -277,8 +277,10 @@ impl Oracle {
     /// Whether the session was sent what replaced the retained message.
     fn is_replaced(&self, session: &Session, due: &Due) -> bool {
         let topic = self.registry.get(due.message).topic;
-        let newest = session.newest.get(&topic).copied().unwrap_or(0);
-        self.live.retained.get(&topic).is_some_and(|kept| kept.stored != due.stored && newest > kept.stored)
+        let (newest, message) = session.newest.get(&topic).copied().unwrap_or_default();
+        let is_newer = |kept: &Kept| kept.stored != due.stored && newest > kept.stored;
+        // The same message, published once more, is no other.
+        message != due.message && self.live.retained.get(&topic).is_some_and(is_newer)
     }
 
     /// A retained message that was given a place in the queue. Whether it is one.
@@ -383,11 +385,15 @@ impl Oracle {
 
     /// What was sent from a place in the queue stands there from now on, also after a crash.
     fn give_place(&mut self, client: usize, epoch: u64, entry: &Entry, link: LinkId) {
+        let urgent: [bool; TOPICS.len()] = std::array::from_fn(|topic| self.is_urgent(topic));
+        let lane = |registry: &Registry, entry: &Entry| urgent[registry.get(entry.message).topic];
+        let is_urgent = lane(&self.registry, entry);
         if let Some(session) = self.base.session(client, epoch) {
-            session.insert_sent(entry.clone());
+            session.insert_sent(entry.clone(), |other| lane(&self.registry, other) == is_urgent);
         }
         let Some(session) = self.live.session(client, epoch) else { return };
-        session.insert_sent(Entry { phase: Phase::Flying, ..entry.clone() });
+        let flying = Entry { phase: Phase::Flying, ..entry.clone() };
+        session.insert_sent(flying, |other| lane(&self.registry, other) == is_urgent);
         session.flights.push(Flight {
             packet_id: entry.packet_id,
             kind: FlightKind::Own(entry.id),
@@ -449,7 +455,7 @@ impl Oracle {
         let topic = self.registry.get(entry.message).topic;
         if let Some(session) = self.live.session(client, epoch) {
             let newest = session.newest.entry(topic).or_default();
-            *newest = entry.id.max(*newest);
+            *newest = (entry.id, entry.message).max(*newest);
         }
         for state in [&mut self.live, &mut self.base] {
             if let Some(entry) = state.session(client, epoch).and_then(|session| session.entry(entry.id)) {

@@ -119,8 +119,8 @@ pub(crate) struct Session {
     pub(crate) freed: BTreeMap<u16, u64>,
     /// It was there when the broker last crashed.
     pub(crate) crashed: bool,
-    /// By topic, the newest message that was sent from its queue.
-    pub(crate) newest: BTreeMap<usize, u64>,
+    /// By topic, the newest message that was sent from its queue, and when it came into it.
+    pub(crate) newest: BTreeMap<usize, (u64, MessageId)>,
     /// Messages that came and were taken for entries that are optional: of several copies, nobody can tell which one it was.
     pub(crate) came_maybe: Vec<MessageId>,
 }
@@ -276,9 +276,11 @@ impl Session {
     }
 
     /// Puts an entry that was sent, and of which nothing was known before, into its place in the queue.
-    pub(crate) fn insert_sent(&mut self, entry: Entry) {
-        let is_behind = |other: &Entry| other.packet_id == 0 || other.packet_id > entry.packet_id;
-        let at = self.entries.iter().position(is_behind).unwrap_or(self.entries.len());
+    /// `in_lane` names those that stand in the same one.
+    pub(crate) fn insert_sent(&mut self, entry: Entry, in_lane: impl Fn(&Entry) -> bool) {
+        let is_before = |other: &Entry| (1..entry.packet_id).contains(&other.packet_id) && in_lane(other);
+        let behind = self.entries.iter().rposition(is_before).map(|at| at + 1);
+        let at = behind.or_else(|| self.entries.iter().position(&in_lane)).unwrap_or(self.entries.len());
         self.entries.insert(at, entry);
     }
 
