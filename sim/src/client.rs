@@ -42,6 +42,8 @@ pub(crate) struct Client {
     /// What it will answer.
     pub(crate) replies: VecDeque<(AckKind, u16)>,
     incoming: BTreeMap<u16, Option<MessageId>>,
+    /// The session all this belongs to.
+    epoch: u64,
     /// Identifiers received on this connection and not acknowledged.
     unacknowledged: BTreeSet<u16>,
     /// How often a QoS 2 message came, in this session.
@@ -81,6 +83,7 @@ impl Client {
             window: 0,
             replies: VecDeque::new(),
             incoming: BTreeMap::new(),
+            epoch: 0,
             unacknowledged: BTreeSet::new(),
             counts: BTreeMap::new(),
             retained: Vec::new(),
@@ -112,6 +115,15 @@ impl Client {
         self.connected = false;
         self.replies.clear();
         self.unacknowledged.clear();
+    }
+
+    /// It is given a session. One that ended without its knowledge, because the CONNACK that said so was lost, left identifiers
+    /// behind that mean something else now: no broker can help that.
+    pub(crate) fn given(&mut self, epoch: u64) {
+        if std::mem::replace(&mut self.epoch, epoch) != epoch {
+            self.incoming.clear();
+            self.counts.clear();
+        }
     }
 
     /// What a sloppy client does now and then.

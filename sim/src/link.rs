@@ -17,6 +17,8 @@ pub(crate) struct Link {
     pub(crate) version: ProtocolVersion,
     /// What the broker calls it, once CONNECT was accepted.
     pub(crate) connection: Option<ConnectionId>,
+    /// The session it was given.
+    pub(crate) epoch: u64,
     /// From the client: on the way, and arrived.
     pub(crate) up: Vec<u8>,
     pub(crate) arrived: Vec<u8>,
@@ -43,6 +45,7 @@ impl Link {
             client,
             version,
             connection: None,
+            epoch: 0,
             up: Vec::new(),
             arrived: Vec::new(),
             down: Vec::new(),

@@ -326,6 +326,9 @@ impl<B: Broker> World<B> {
             let bytes = std::mem::replace(&mut link.received, rest);
             let Ok(packet) = decode(&head, &bytes[head.header_bytes..], link.version) else { return Ok(()) };
             let topic = resolve(&mut link.aliases[1], &packet);
+            if matches!(packet, Packet::ConnAck(_)) {
+                self.clients[index].given(link.epoch);
+            }
             match self.clients[index].receive(&packet, &topic, &self.oracle.registry) {
                 // What was released too early may come again.
                 Err(violation) if violation.rule == Rule::Twice && self.oracle.is_tainted => {

@@ -290,6 +290,8 @@ impl<B: Broker> World<B> {
         };
         self.note("-> CONNECT link client expiry", [u64::from(id), client as u64, u64::from(expiry_seconds)]);
         self.oracle.open(self.now, id, asked);
+        let epoch = self.oracle.live.sessions[client].as_ref().map_or(0, |session| session.epoch);
+        self.links.get_mut(&id).into_iter().for_each(|link| link.epoch = epoch);
         self.observe()
     }
 
