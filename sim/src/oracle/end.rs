@@ -85,13 +85,17 @@ impl Oracle {
         let (mut lost, mut missed) = (Vec::new(), Vec::new());
         for (client, session) in self.live.sessions.iter().enumerate() {
             let Some(session) = session else { continue };
+            let mut came_maybe = session.came_maybe.clone();
             for entry in &session.entries {
                 let is_owed = match entry.phase {
                     Phase::Queued => !entry.optional && !is_expired(entry.expires_at, now),
                     Phase::Flying => true,
                     Phase::Released => !entry.optional,
                 };
-                if is_owed {
+                let came = came_maybe.iter().position(|came| is_owed && *came == entry.message);
+                // A copy of it came that was taken for one that need not have come.
+                let came = came.map(|at| came_maybe.swap_remove(at)).is_some();
+                if is_owed && !came {
                     lost.push(format!("client {client} is still owed {}: {entry:?}", self.describe(entry.message)));
                 }
             }
