@@ -419,6 +419,16 @@ impl Oracle {
             self.publish_will(now, client, will.message);
             self.change(Op::WillPublished { client, epoch }, recorded);
         }
+        let flights = self.live.sessions[client].iter().flat_map(|session| &session.flights);
+        let with_it = flights.filter(|flight| flight.qos == QoS::ExactlyOnce).map(|flight| flight.kind);
+        for kind in with_it.collect::<Vec<_>>() {
+            // It ends with its member, and that may be durable soon.
+            if let FlightKind::Group(group, entry) = kind
+                && let Some(entry) = self.base.group_entry(group, entry)
+            {
+                entry.optional = true;
+            }
+        }
         self.change(Op::End { client, epoch }, recorded);
     }
 }

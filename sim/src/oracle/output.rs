@@ -17,6 +17,16 @@ struct Came<'a> {
     packet_id: u16,
 }
 
+/// How a message came into a session's queue.
+#[derive(Clone, Copy)]
+enum Place {
+    Own,
+    /// It was retained.
+    Directed,
+    /// It is shared.
+    Handed,
+}
+
 /// Packet identifiers up to this one follow from the place in the session's queue (decision record 4).
 const OWN_IDS: u16 = 32_767;
 /// Those up to this one belong to messages that are not urgent.
@@ -153,9 +163,13 @@ impl Oracle {
                 if packet_id <= OWN_IDS {
                     self.in_order(link, packet_id);
                     let came = Came { link, topic, seen: message, packet_id };
-                    let is_own = self.is_in_queue(now, publish, came)
-                        || !(self.emitted_directed(now, publish, came) || self.emitted_handed(now, publish, came));
-                    if is_own {
+                    let has_come = match self.place(now, publish, came) {
+                        Some(Place::Own) => false,
+                        Some(Place::Directed) => self.emitted_directed(now, publish, came),
+                        Some(Place::Handed) => self.emitted_handed(now, publish, came),
+                        None => self.emitted_directed(now, publish, came) || self.emitted_handed(now, publish, came),
+                    };
+                    if !has_come {
                         self.emitted_own(now, link, publish, topic, message, packet_id);
                     }
                 } else if publish.retain {
@@ -252,11 +266,23 @@ impl Oracle {
         }
     }
 
-    /// Whether a message of the queue is exactly what came, and nothing that must come before it stands before it.
-    fn is_in_queue(&self, now: u64, publish: &Publish<'_>, came: Came<'_>) -> bool {
-        let Some(session) = self.conns.get(&came.link).and_then(|conn| self.live.sessions[conn.client].as_ref()) else {
-            return false;
-        };
+    /// Where in the queue the message came from, if it may come from there: a message may have several places, and then those
+    /// count first from which it must come.
+    fn place(&self, now: u64, publish: &Publish<'_>, came: Came<'_>) -> Option<Place> {
+        let client = self.conns.get(&came.link)?.client;
+        let session = self.live.sessions[client].as_ref()?;
+        let places = [
+            (self.place_of_own(now, session, publish, came), Place::Own),
+            (self.place_of_directed(now, session, publish, came), Place::Directed),
+            (self.place_of_handed(now, client, publish, came), Place::Handed),
+        ];
+        let must = places.iter().find(|(must, _)| *must == Some(true));
+        must.or_else(|| places.iter().find(|(must, _)| must.is_some())).map(|(_, place)| *place)
+    }
+
+    /// Whether a message of the queue is exactly what came, and nothing that must come before it stands before it; and then
+    /// whether it must come.
+    fn place_of_own(&self, now: u64, session: &Session, publish: &Publish<'_>, came: Came<'_>) -> Option<bool> {
         let mut identifiers = publish.properties.subscription_identifiers.clone();
         identifiers.sort_unstable();
         let is_it = |entry: &Entry| {
@@ -271,7 +297,62 @@ impl Oracle {
             entry.phase == Phase::Queued && self.is_urgent(self.registry.get(entry.message).topic) == is_urgent
         });
         let first = queued.find(|entry| is_it(entry) || !(entry.optional || is_expired(entry.expires_at, now)));
-        first.is_some_and(|entry| is_it(entry) && entry.lsn <= self.durable)
+        let first = first.filter(|entry| is_it(entry) && entry.lsn <= self.durable);
+        first.map(|entry| !entry.optional || entry.packet_id != 0)
+    }
+
+    fn place_of_directed(&self, now: u64, session: &Session, publish: &Publish<'_>, came: Came<'_>) -> Option<bool> {
+        let due = self.find_directed(now, session, publish, came)?;
+        let may_come = !self.is_replaced(session, due) && !is_expired(due.expires_at, now) && due.lsn <= self.durable;
+        may_come.then_some(!due.optional)
+    }
+
+    fn place_of_handed(&self, now: u64, client: usize, publish: &Publish<'_>, came: Came<'_>) -> Option<bool> {
+        let (expired, optional, filter, id) = self.find_handed(now, client, came)?;
+        let entry = self.live.groups.get(&filter)?.entries.iter().find(|entry| entry.id == id)?;
+        let qos = publish.qos.min(self.registry.get(entry.message).qos);
+        (qos == QoS::ExactlyOnce && !expired && entry.lsn <= self.durable).then_some(!optional)
+    }
+
+    /// The retained message that may have come from a place in the queue. Of one that was published twice, nobody can tell
+    /// which came.
+    fn find_directed<'a>(
+        &self,
+        now: u64,
+        session: &'a Session,
+        publish: &Publish<'_>,
+        came: Came<'_>,
+    ) -> Option<&'a Due> {
+        let fitting = session.backlog.iter().filter(|due| {
+            let identifiers = &publish.properties.subscription_identifiers;
+            let identified =
+                if due.identifier == 0 { identifiers.is_empty() } else { *identifiers == [due.identifier] };
+            self.is_it(due.message, came.seen, came.topic) && due.qos == publish.qos && identified
+        });
+        let choice = |due: &&Due| {
+            let may_not = self.is_replaced(session, due) || is_expired(due.expires_at, now);
+            (may_not, due.optional, due.id)
+        };
+        fitting.min_by_key(choice).filter(|_| publish.retain)
+    }
+
+    /// The shared message that may have come from a place in the member's queue: whether it expired and whether it need not
+    /// come, and where it stands.
+    fn find_handed(&self, now: u64, client: usize, came: Came<'_>) -> Option<(bool, bool, usize, u64)> {
+        let epoch = self.live.sessions[client].as_ref()?.epoch;
+        let mut fitting = Vec::new();
+        for (filter, group) in &self.live.groups {
+            let sub = group.members.get(&client);
+            for entry in &group.entries {
+                let is_member = sub.is_some_and(|sub| sub.qos == QoS::ExactlyOnce);
+                let may_have = is_member || entry.candidates.contains(&(client, epoch));
+                let is_free = matches!(entry.holder, Holder::Nobody | Holder::Member { free: true, .. });
+                if may_have && is_free && self.is_it(entry.message, came.seen, came.topic) {
+                    fitting.push((is_expired(entry.expires_at, now), entry.optional, *filter, entry.id));
+                }
+            }
+        }
+        fitting.into_iter().min()
     }
 
     /// Whether the session was sent what replaced the retained message.
@@ -288,17 +369,7 @@ impl Oracle {
         let Some(client) = self.conns.get(&came.link).map(|conn| conn.client) else { return false };
         let Some(session) = &self.live.sessions[client] else { return false };
         let epoch = session.epoch;
-        let fitting = session.backlog.iter().filter(|due| {
-            let identifiers = &publish.properties.subscription_identifiers;
-            let identified =
-                if due.identifier == 0 { identifiers.is_empty() } else { *identifiers == [due.identifier] };
-            self.is_it(due.message, came.seen, came.topic) && due.qos == publish.qos && identified
-        });
-        // Of a message that was published twice, nobody can tell which one came.
-        let choice = |due: &&Due| (self.is_replaced(session, due), due.optional, due.id);
-        let Some(due) = fitting.min_by_key(choice).cloned().filter(|_| publish.retain) else {
-            return false;
-        };
+        let Some(due) = self.find_directed(now, session, publish, came).cloned() else { return false };
         (self.tally.retained_sent, self.tally.directed) = (self.tally.retained_sent + 1, self.tally.directed + 1);
         let what = format!("client {client}: {} is {due:?}", self.describe(due.message));
         if self.is_replaced(session, &due) {
@@ -335,19 +406,7 @@ impl Oracle {
         let Some(client) = self.conns.get(&came.link).map(|conn| conn.client) else { return false };
         let Some(session) = &self.live.sessions[client] else { return false };
         let epoch = session.epoch;
-        let mut fitting = Vec::new();
-        for (filter, group) in &self.live.groups {
-            let sub = group.members.get(&client);
-            for entry in &group.entries {
-                let is_member = sub.is_some_and(|sub| sub.qos == QoS::ExactlyOnce);
-                let may_have = is_member || entry.candidates.contains(&(client, epoch));
-                let is_free = matches!(entry.holder, Holder::Nobody | Holder::Member { free: true, .. });
-                if may_have && is_free && self.is_it(entry.message, came.seen, came.topic) {
-                    fitting.push((is_expired(entry.expires_at, now), entry.optional, *filter, entry.id));
-                }
-            }
-        }
-        let Some((expired, _, filter, id)) = fitting.into_iter().min() else { return false };
+        let Some((expired, _, filter, id)) = self.find_handed(now, client, came) else { return false };
         let Some(entry) = self.live.group_entry(filter, id).map(|entry| entry.clone()) else { return false };
         (self.tally.shared, self.tally.handed) = (self.tally.shared + 1, self.tally.handed + 1);
         let what = format!("client {client} through {}: {entry:?}", Self::filter_text(filter));
