@@ -115,6 +115,7 @@ impl Shard {
                     None => folded::remove_retained(&topic),
                 });
             } else {
+                self.fold_began(changes);
                 self.fold_ended(changes);
                 changes.push(folded::put_meta(self.epoch));
                 let end = CheckpointEnd { applied: checkpoint.applied, through: self.recorder.last() };
@@ -151,6 +152,14 @@ impl Shard {
         let Some(group) = self.groups.get(key) else { return 0 };
         changes.push(folded::put_group(group, &self.queues, self.recorder.last()));
         group.queue.len() / 16
+    }
+
+    /// Groups that began during the fold. A session in it may be a member, and without an entry of the group's own a replay would
+    /// take it for one that was there all along, and give it what was published before it began.
+    fn fold_began(&mut self, changes: &mut Vec<Change>) {
+        for key in std::mem::take(&mut self.changed.new_groups) {
+            self.fold_group(key, changes);
+        }
     }
 
     fn fold_ended(&mut self, changes: &mut Vec<Change>) {

@@ -166,7 +166,7 @@ impl Shard {
             Some(&group) => group,
             None => {
                 let group = self.groups.insert(Group::new(share_name, filter));
-                self.changed.group(group);
+                self.changed.group_began(group);
                 self.group_by_name.insert(name, group);
                 self.index.insert_group(filter, group);
                 group

@@ -314,3 +314,20 @@ fn a_queue_that_gives_up_its_oldest_keeps_what_is_in_flight_also_after_a_crash()
         world.hang_up(client);
     }
 }
+
+#[test]
+fn a_group_that_begins_during_a_fold_gets_nothing_that_was_published_before() {
+    let mut world = World::new().on_disk();
+    sleeping(&mut world, "first", "t", 1);
+    let member = world.join(persistent("member"));
+    world.fold(1, true);
+    let publisher = world.join(connect("pub"));
+    world.publish(publisher, publish(1, 1, "t", "before"));
+    world.subscribe(member, "$share/g/t", options(1));
+    world.hang_up(member);
+    world.publish(publisher, publish(1, 2, "t", "after"));
+    world.fold(usize::MAX, true);
+    world.restart();
+    let (_, said) = world.dial(persistent("member"));
+    assert_eq!(said[1..], ["pub q1 l1 t=after"]);
+}
