@@ -311,7 +311,7 @@ impl Oracle {
     pub(crate) fn set_durable(&mut self, through: u64) {
         self.durable = self.durable.max(through);
         while let Some((_, op)) = self.pending.pop_front_if(|(at, _)| *at <= self.durable) {
-            self.base.apply(&op);
+            self.apply_to_base(&op);
         }
         let (base, durable) = (&mut self.base, self.durable);
         self.finished.retain(|done| {
@@ -353,10 +353,25 @@ impl Oracle {
     /// Something that a crash leaves, once the newest record is durable.
     fn note_for_base(&mut self, op: Op) {
         if self.last <= self.durable {
-            self.base.apply(&op);
+            self.apply_to_base(&op);
         } else {
             self.pending.push_back((self.last, op));
         }
+    }
+
+    /// A group whose members are all unknown to the log has no place in it. But whoever joins later gets what waits there, and a
+    /// fold has that.
+    fn apply_to_base(&mut self, op: &Op) {
+        if let Op::Publish(publish) = op {
+            for (group, _) in publish.group_entries.iter().filter(|_| self.is_folding) {
+                if self.live.groups.contains_key(group) {
+                    self.base.groups.entry(*group).or_default();
+                }
+            }
+        }
+        self.base.apply(op);
+        let (base, live) = (&mut self.base.groups, &self.live.groups);
+        base.retain(|filter, group| !group.members.is_empty() || live.contains_key(filter));
     }
 }
 

@@ -491,7 +491,9 @@ impl Oracle {
             .map(|(_, entry)| (entry.id, entry.message, entry.optional || is_expired(entry.expires_at, now)))
             .collect();
         let Some(at) = found else {
-            let detail = format!("client {client} got {seen:?} on {topic} with packet identifier {packet_id}, unasked");
+            let Publish { dup, qos, retain, properties, .. } = publish;
+            let how = format!("dup {dup}, {qos:?}, retain {retain}, {:?}", properties.subscription_identifiers);
+            let detail = format!("client {client} got {seen:?} on {topic}, identifier {packet_id}, {how}, unasked");
             return self.breach(Rule::WrongDelivery, detail);
         };
         let entry = session.entries[at].clone();

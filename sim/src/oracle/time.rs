@@ -93,6 +93,7 @@ impl Oracle {
         for session in self.base.sessions.iter_mut().flatten() {
             session.crashed = true;
         }
+        self.base.groups.retain(|_, group| !group.members.is_empty());
         // The log does not say what expired; a start forgets that before it does anything else.
         self.base.retained.retain(|_, kept| !is_expired(kept.expires_at, now));
         self.live = self.base.clone();
