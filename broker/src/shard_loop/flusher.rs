@@ -11,7 +11,7 @@ use std::time::Duration;
 use causeway_core::{ConnectionId, Effect, Event, EventLevel, Millis, Outbox, Verdict};
 use causeway_protocol::ReasonCode;
 use causeway_storage::LogError;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Sleep, sleep};
 
 use super::budget::after_next_io;
 use super::connection::End;
@@ -28,8 +28,6 @@ const WRITE_STALL_MILLISECONDS: u64 = 30_000;
 const STALL_CHECK_MILLISECONDS: u64 = 1000;
 /// How often the report is renewed: it is the shard's sign of life, too.
 const REPORT_MILLISECONDS: u64 = 1000;
-/// Making the report walks all sessions: there is this many times as long until the next.
-const REPORT_COST_FACTOR: u64 = 200;
 
 /// What the flusher does without being woken.
 struct Timers {
@@ -40,7 +38,6 @@ struct Timers {
     report_at: Option<Millis>,
     /// Set from when a pause is noticed until what came meanwhile has been read.
     catching_up: Option<CatchUp>,
-    report_interval_milliseconds: u64,
 }
 
 impl ShardLoop {
@@ -51,7 +48,6 @@ impl ShardLoop {
             stall_check_at: None,
             report_at: None,
             catching_up: None,
-            report_interval_milliseconds: REPORT_MILLISECONDS,
         };
         poll_fn(|context| self.poll_turn(context, &mut timers)).await;
     }
@@ -214,17 +210,14 @@ impl ShardLoop {
         }
     }
 
-    fn publish_counts(&self, world: &World, timers: &mut Timers, now: Millis) {
+    fn publish_counts(&self, world: &mut World, timers: &mut Timers, now: Millis) {
         self.counters.bytes_received.add(self.received.take());
         self.counters.bytes_sent.add(self.sent.take());
-        let due = *timers.report_at.get_or_insert(Millis(now.0 + timers.report_interval_milliseconds));
+        let due = *timers.report_at.get_or_insert(Millis(now.0 + REPORT_MILLISECONDS));
         if due <= now {
-            let started = Instant::now();
-            let (counters, gauges) = (*world.shard.counters(), world.shard.gauges());
-            let cost = started.elapsed().as_millis() as u64;
-            timers.report_interval_milliseconds = REPORT_MILLISECONDS.max(cost * REPORT_COST_FACTOR);
-            self.report.renew(counters, gauges, Duration::from_millis(timers.report_interval_milliseconds));
-            timers.report_at = Some(Millis(now.0 + timers.report_interval_milliseconds));
+            let (counters, gauges) = (*world.shard.counters(), world.shard.survey());
+            self.report.renew(counters, gauges, Duration::from_millis(REPORT_MILLISECONDS));
+            timers.report_at = Some(Millis(now.0 + REPORT_MILLISECONDS));
         }
     }
 

@@ -10,6 +10,7 @@ mod close;
 mod connect;
 mod deliver;
 mod fetch;
+mod gauges;
 mod publish;
 mod pump;
 mod reauthenticate;
@@ -39,11 +40,12 @@ use crate::record::{PendingGroup, Recorder};
 use crate::retained::Retained;
 use crate::session::{Session, SessionKey};
 use crate::shared::{GroupKey, Groups};
-use crate::{Bound, ConnectionId, Counters, Gauges, Limits, Lsn, Millis, Outbox};
+use crate::{Bound, ConnectionId, Counters, Limits, Lsn, Millis, Outbox};
 use changed::Changed;
 use checkpoint::Checkpoint;
 use deliver::Match;
 use fetch::Fetches;
+use gauges::Survey;
 use timers::Timers;
 
 pub use checkpoint::{Change, CheckpointEnd};
@@ -117,6 +119,7 @@ pub struct Shard {
     releases: VecDeque<(Lsn, Release)>,
     timers: Timers,
     dirty: VecDeque<ConnectionId>,
+    survey: Survey,
     effects: VecDeque<Effect>,
     counters: Counters,
     /// What the message at hand matched; kept for its memory.
@@ -164,6 +167,7 @@ impl Shard {
             releases: VecDeque::new(),
             timers: Timers::default(),
             dirty: VecDeque::new(),
+            survey: Survey::default(),
             effects: VecDeque::new(),
             counters: Counters::default(),
             matches: Vec::new(),
@@ -324,28 +328,6 @@ impl Shard {
     /// What was counted since the start.
     pub fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// What there is now. Walks all sessions: ask about once a second, not for every message.
-    pub fn gauges(&self) -> Gauges {
-        let mut gauges = Gauges {
-            connections: self.connected as u64,
-            sessions: self.sessions.len() as u64,
-            subscriptions: self.index.len() as u64,
-            retained_messages: self.retained.messages() as u64,
-            retained_bytes: self.retained.bytes() as u64,
-            queued_messages: self.queues.pool.len() as u64,
-            body_bytes: self.queues.bodies.here_bytes() as u64,
-            ..Gauges::default()
-        };
-        for (_, session) in &self.sessions {
-            gauges.queued_bytes += session.held_bytes as u64;
-            gauges.inflight_messages += session.inflight.len() as u64;
-        }
-        for (_, group) in self.groups.iter() {
-            gauges.queued_bytes += group.queue.bytes() as u64;
-        }
-        gauges
     }
 
     fn connection(&self, id: ConnectionId) -> Option<&Connection> {

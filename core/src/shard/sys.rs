@@ -21,7 +21,7 @@ impl Shard {
         let uptime_seconds = now.0.saturating_sub(self.started.0) / 1000;
         self.publish_sys("version", &self.sys_version.clone(), now);
         self.publish_sys("uptime", &format!("{uptime_seconds} seconds"), now);
-        let (gauges, counters) = (self.gauges(), self.counters);
+        let (gauges, counters) = (self.survey(), self.counters);
         let figures = [
             ("clients/connected", gauges.connections),
             ("clients/disconnected", gauges.sessions - gauges.connections.min(gauges.sessions)),

@@ -475,8 +475,7 @@ impl Oracle {
     ) {
         let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return };
         let Some(session) = &self.live.sessions[client] else { return };
-        let in_lane =
-            |entry: &Entry| self.is_urgent(self.registry.get(entry.message).topic) == (packet_id > BULK_IDS);
+        let in_lane = |entry: &Entry| self.is_urgent(self.registry.get(entry.message).topic) == (packet_id > BULK_IDS);
         let queued = session.entries.iter().enumerate();
         let queued = queued.filter(|(_, entry)| entry.phase == Phase::Queued && in_lane(entry));
         let is_it = |entry: &Entry| {
@@ -510,7 +509,9 @@ impl Oracle {
             }
         }
         self.check_own(now, client, publish, &entry, crashed);
-        if entry.optional && let Some(session) = self.live.session(client, epoch) {
+        if entry.optional
+            && let Some(session) = self.live.session(client, epoch)
+        {
             session.came_maybe.push(entry.message);
         }
         let topic = self.registry.get(entry.message).topic;

@@ -243,7 +243,8 @@ impl Oracle {
         for entry in group.entries.iter().filter(|entry| !is_surely_expired(entry.expires_at, now)) {
             let is_waiting = entry.holder == Holder::Nobody && !entry.optional;
             // Of a message that was published twice, nobody can tell which one waits.
-            let is_certain = is_waiting && self.registry.get(entry.message).copies < 2
+            let is_certain = is_waiting
+                && self.registry.get(entry.message).copies < 2
                 && entry.candidates.is_empty()
                 && !is_expired(entry.expires_at, now);
             let is_possible = is_waiting

@@ -372,3 +372,24 @@ fn a_filter_that_stands_twice_in_one_packet_brings_retained_messages_once() {
     world.send(client, Packet::Subscribe(subscribe));
     assert_eq!(world.heard(client), ["suback 01,00", "pub q0 retain r=x"]);
 }
+
+#[test]
+fn many_sessions_are_surveyed_in_a_few_calls() {
+    let mut world = World::new();
+    for number in 0..50 {
+        let client = world.join(persistent(&format!("c{number}")));
+        world.subscribe(client, "a", options(1));
+        if number % 2 == 0 {
+            world.disconnect(client);
+        }
+    }
+    let publisher = world.join(connect("p"));
+    world.publish(publisher, publish(1, 1, "a", "hello"));
+    let all = world.shard.gauges();
+    assert_eq!((all.inflight_messages, all.queued_messages), (25, 25));
+    let calls = world.shard.gauges().sessions.div_ceil(10) + 20;
+    let surveyed: Vec<_> = (0..calls).map(|_| world.shard.survey_of(10)).collect();
+    assert_eq!(surveyed[0], crate::Gauges { queued_bytes: 0, inflight_messages: 0, ..all }, "not whole yet");
+    assert_eq!(surveyed.last(), Some(&all));
+    assert_eq!(world.shard.survey(), all);
+}
