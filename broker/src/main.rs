@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Many small buffers that live from moments to months: the system's allocator keeps much more of what was freed.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     causeway_broker::cli::main()
 }
