@@ -201,7 +201,12 @@ impl Shard {
 
     fn replay_directed(&mut self, key: SessionKey, at: Lsn, directed: &DirectedRecord<'_>) {
         let session = &mut self.sessions[key as usize];
-        if let Some(place) = session.backlog.iter().position(|due| due.retained_at == directed.retained_at) {
+        // Another subscription may have brought the same message at another QoS.
+        let is_it = |due: &Delivery| {
+            (due.retained_at, due.qos, &due.identifiers)
+                == (directed.retained_at, directed.qos, &directed.identifiers)
+        };
+        if let Some(place) = session.backlog.iter().position(is_it) {
             session.backlog.remove(place);
             self.backlog_messages -= 1;
         }

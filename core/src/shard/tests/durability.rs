@@ -322,3 +322,23 @@ fn a_retained_message_that_expired_while_the_broker_was_down_makes_room_for_a_wi
         assert_eq!(world.heard(reader), ["suback 01", "pub q1 p1 retain status=gone"], "on disk: {on_disk}");
     }
 }
+
+#[test]
+fn a_retained_message_that_two_subscriptions_brought_is_sent_as_often_after_a_crash() {
+    let mut world = World::new();
+    let publisher = world.join(connect("p"));
+    world.publish(publisher, Publish { retain: true, ..publish(1, 1, "a/b", "old") });
+    let reader = world.join(persistent("reader"));
+    world.sync();
+    world.durable_at_once = false;
+    world.subscribe(reader, "a/+", options(0));
+    world.subscribe(reader, "a/#", options(1));
+    world.publish(publisher, publish(1, 2, "a/b", "new"));
+    world.hang_up(reader);
+    world.sync();
+    world.restart();
+    world.durable_at_once = true;
+    let (_, said) = world.dial(persistent("reader"));
+    let expected = ["pub q0 retain a/b=old", "pub q1 p1 retain a/b=old", "pub q1 p2 a/b=new"];
+    assert_eq!(said[1..], expected);
+}
