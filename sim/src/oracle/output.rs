@@ -481,10 +481,15 @@ impl Oracle {
         let is_it = |entry: &Entry| {
             self.is_it(entry.message, seen, topic) && (entry.packet_id == 0 || entry.packet_id == packet_id)
         };
-        // Published twice, the first may have expired.
-        let mut fitting = queued.clone().filter(|(_, entry)| is_it(entry));
-        let first = fitting.clone().next();
-        let found = fitting.find(|(_, entry)| !is_expired(entry.expires_at, now)).or(first).map(|(at, _)| at);
+        // Published twice, the first may have expired, and another subscription may have brought it.
+        let mut identifiers = publish.properties.subscription_identifiers.clone();
+        identifiers.sort_unstable();
+        let fitting = queued.clone().filter(|(_, entry)| is_it(entry));
+        let found = fitting.min_by_key(|(_, entry)| {
+            let as_asked = (entry.qos, entry.retain) == (publish.qos, publish.retain);
+            (!as_asked || identifiers != *entry.identifiers, is_expired(entry.expires_at, now))
+        });
+        let found = found.map(|(at, _)| at);
         let passed: Vec<(u64, MessageId, bool)> = queued
             .take_while(|(at, _)| Some(*at) != found)
             .map(|(_, entry)| (entry.id, entry.message, entry.optional || is_expired(entry.expires_at, now)))
