@@ -5,7 +5,7 @@
 use causeway_protocol::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
 use super::state::{Due, Entry, Flight, FlightKind, Holder, Kept, LinkId, Phase, Session};
-use super::{AckKind, Oracle, Rule, is_expired};
+use super::{AckKind, Finished, Oracle, Rule, is_expired};
 use crate::message::{MessageId, Registry, TOPICS, is_shared};
 
 /// A PUBLISH from a session's queue.
@@ -509,8 +509,12 @@ impl Oracle {
             }
             // It is gone: the queue is in order.
             self.tally.expired_messages += 1;
-            for state in [&mut self.live, &mut self.base] {
-                state.session(client, epoch).into_iter().for_each(|session| session.forget_entry(id));
+            self.live.session(client, epoch).into_iter().for_each(|session| session.forget_entry(id));
+            // Whatever says so may not be durable yet.
+            if let Some(entry) = self.base.session(client, epoch).and_then(|session| session.entry(id)) {
+                entry.optional = true;
+                let lsn = Some(self.last);
+                self.finished.push_back(Finished { client, epoch, entry: id, at: now, lsn });
             }
         }
         self.check_own(now, client, publish, &entry, crashed);

@@ -191,7 +191,10 @@ impl Oracle {
         let (epoch, recorded) = (session.epoch, session.recorded);
         if let Some(entries) = self.given_up(now, client, bytes) {
             self.dropped_surely += entries.len() as u64;
-            return self.change(Op::Dropped { client, epoch, entries }, recorded);
+            if !entries.is_empty() {
+                self.change(Op::Dropped { client, epoch, entries }, recorded);
+            }
+            return;
         }
         self.is_dropping_unsure = true;
         if self.dropped == 0 {
