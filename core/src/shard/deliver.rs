@@ -323,6 +323,11 @@ impl Shard {
     /// Makes room in a queue that gives up its oldest messages for newer ones, and tells.
     fn drop_oldest(&mut self, now: Millis, key: SessionKey, bytes: usize) {
         let Some(session) = self.sessions.get_mut(key as usize) else { return };
+        if session.room(&self.limits, bytes).is_ok() {
+            return;
+        }
+        // A retained message may have taken the last place just now: what expired goes before what lives.
+        self.counters.dropped_expired += session.drop_expired(&mut self.queues, now);
         let Err(bound) = session.room(&self.limits, bytes) else { return };
         // What is urgent goes last.
         for lane in [LaneName::Bulk, LaneName::Urgent] {

@@ -1,5 +1,7 @@
 //! What waits on disk: bodies that are read when they are needed, lanes, full queues, a full disk, and folds.
 
+use causeway_protocol::{Publish, PublishProperties};
+
 use super::world::*;
 use crate::Overflow;
 
@@ -330,4 +332,29 @@ fn a_group_that_begins_during_a_fold_gets_nothing_that_was_published_before() {
     world.restart();
     let (_, said) = world.dial(persistent("member"));
     assert_eq!(said[1..], ["pub q1 l1 t=after"]);
+}
+
+#[test]
+fn a_queue_gives_up_what_expired_before_what_lives() {
+    let mut world = World::with(|limits| limits.session_queue_messages_max = 4).on_disk();
+    world.overflow = Overflow::DropOldest;
+    let publisher = world.join(connect("pub"));
+    world.publish(publisher, Publish { retain: true, ..publish(1, 1, "t", "kept") });
+    let subscriber = world.join(persistent("sub"));
+    world.subscribe(subscriber, "u", options(1));
+    world.durable_at_once = false;
+    world.subscribe(subscriber, "t", options(1));
+    world.hang_up(subscriber);
+    world.sync();
+    world.durable_at_once = true;
+    world.publish(publisher, publish(1, 2, "u", "oldest"));
+    let properties = PublishProperties { message_expiry_interval_seconds: Some(1), ..Default::default() };
+    world.publish(publisher, Publish { properties, ..publish(1, 3, "u", "expires") });
+    world.publish(publisher, publish(1, 4, "u", "middle"));
+    world.wait(5000);
+    // The retained message takes a place in the queue before what replaces it.
+    world.publish(publisher, publish(1, 5, "t", "newest"));
+    let (_, said) = world.dial(persistent("sub"));
+    let texts: Vec<&str> = said[1..].iter().filter_map(|word| word.rsplit('=').next()).collect();
+    assert_eq!(texts, ["oldest", "middle", "kept", "newest"]);
 }
