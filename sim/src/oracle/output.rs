@@ -331,7 +331,8 @@ impl Oracle {
         });
         let choice = |due: &&Due| {
             let may_not = self.is_replaced(session, due) || is_expired(due.expires_at, now);
-            (may_not, due.optional, due.id)
+            let kept = self.live.retained.get(&self.registry.get(due.message).topic);
+            (may_not, due.optional, kept.is_none_or(|kept| kept.stored != due.stored), due.id)
         };
         fitting.min_by_key(choice).filter(|_| publish.retain)
     }

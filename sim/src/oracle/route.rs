@@ -4,7 +4,7 @@
 
 use causeway_protocol::QoS;
 
-use super::state::{ClientIndex, Entry, FlightKind, GroupEntry, Holder, Identifiers, Kept, Op, Phase, PublishOp};
+use super::state::{ClientIndex, Entry, FlightKind, GroupEntry, Holder, Identifiers, Kept, Op, Phase, PublishOp, Session};
 use super::{Expected, Oracle, Rule, is_expired};
 use crate::message::{FILTERS, MessageId, is_shared};
 
@@ -90,7 +90,7 @@ impl Oracle {
             if entry.phase == Phase::Queued && !is_surely_expired(entry.expires_at, now) {
                 let bytes = self.registry.bytes(entry.message);
                 (possible.0, possible.1) = (possible.0 + 1, possible.1 + bytes);
-                if !entry.optional && !is_expired(entry.expires_at, now) {
+                if self.stands_in_queue(session, entry, now) {
                     (certain.0, certain.1) = (certain.0 + 1, certain.1 + bytes);
                 }
             }
@@ -113,6 +113,11 @@ impl Oracle {
         }
         let bounds = (self.limits.session_queue_messages_max, self.limits.session_queue_bytes_max);
         Room::of(bounds, certain, possible, bytes)
+    }
+
+    /// Whether the entry is sure to stand in the queue.
+    fn stands_in_queue(&self, session: &Session, entry: &Entry, now: u64) -> bool {
+        !entry.optional && !is_expired(entry.expires_at, now) && !session.came_maybe.contains(&entry.message)
     }
 
     /// Whether there is room, or older messages make some.
@@ -158,7 +163,7 @@ impl Oracle {
     fn given_up(&self, now: u64, client: ClientIndex, bytes: usize) -> Option<Vec<u64>> {
         let session = self.live.sessions[client].as_ref()?;
         let order = self.order_of_dropping(client);
-        let is_sure = order.iter().all(|entry| !entry.optional && !is_expired(entry.expires_at, now))
+        let is_sure = order.iter().all(|entry| self.stands_in_queue(session, entry, now))
             && session.flights.iter().all(|flight| !matches!(flight.kind, FlightKind::Group(..)))
             && session.backlog.iter().all(|due| due.qos == QoS::AtMostOnce)
             && !self.may_have_been_given(client, session.epoch);
