@@ -163,7 +163,11 @@ impl Oracle {
                 if packet_id <= OWN_IDS {
                     self.in_order(link, packet_id);
                     let came = Came { link, topic, seen: message, packet_id };
-                    let has_come = match self.place(now, publish, came) {
+                    let place = self.place(now, publish, came);
+                    if matches!(place, Some(Place::Directed | Place::Handed)) {
+                        self.note_mistakable(now, publish, came);
+                    }
+                    let has_come = match place {
                         Some(Place::Own) => false,
                         Some(Place::Directed) => self.emitted_directed(now, publish, came),
                         Some(Place::Handed) => self.emitted_handed(now, publish, came),
@@ -271,8 +275,9 @@ impl Oracle {
     fn place(&self, now: u64, publish: &Publish<'_>, came: Came<'_>) -> Option<Place> {
         let client = self.conns.get(&came.link)?.client;
         let session = self.live.sessions[client].as_ref()?;
+        let own = self.find_own(now, session, publish, came);
         let places = [
-            (self.place_of_own(now, session, publish, came), Place::Own),
+            (own.map(|entry| !entry.optional || entry.packet_id != 0), Place::Own),
             (self.place_of_directed(now, session, publish, came), Place::Directed),
             (self.place_of_handed(now, client, publish, came), Place::Handed),
         ];
@@ -280,9 +285,14 @@ impl Oracle {
         must.or_else(|| places.iter().find(|(must, _)| must.is_some())).map(|(_, place)| *place)
     }
 
-    /// Whether a message of the queue is exactly what came, and nothing that must come before it stands before it; and then
-    /// whether it must come.
-    fn place_of_own(&self, now: u64, session: &Session, publish: &Publish<'_>, came: Came<'_>) -> Option<bool> {
+    /// The message of the queue that is exactly what came, unless something that must come before it stands before it.
+    fn find_own<'a>(
+        &self,
+        now: u64,
+        session: &'a Session,
+        publish: &Publish<'_>,
+        came: Came<'_>,
+    ) -> Option<&'a Entry> {
         let mut identifiers = publish.properties.subscription_identifiers.clone();
         identifiers.sort_unstable();
         let is_it = |entry: &Entry| {
@@ -297,8 +307,35 @@ impl Oracle {
             entry.phase == Phase::Queued && self.is_urgent(self.registry.get(entry.message).topic) == is_urgent
         });
         let first = queued.find(|entry| is_it(entry) || !(entry.optional || is_expired(entry.expires_at, now)));
-        let first = first.filter(|entry| is_it(entry) && entry.lsn <= self.durable);
-        first.map(|entry| !entry.optional || entry.packet_id != 0)
+        first.filter(|entry| is_it(entry) && entry.lsn <= self.durable)
+    }
+
+    /// What came is taken for something that must come, and might be a message of the queue that need not: then that comes later.
+    fn note_mistakable(&mut self, now: u64, publish: &Publish<'_>, came: Came<'_>) {
+        let Some(client) = self.conns.get(&came.link).map(|conn| conn.client) else { return };
+        let Some(session) = &self.live.sessions[client] else { return };
+        let mistakable = self.find_own(now, session, publish, came).cloned();
+        self.live.sessions[client].iter_mut().for_each(|session| session.mistakable.extend(mistakable.clone()));
+    }
+
+    /// Something comes that stands in no queue any more. Whether it was taken for something else before.
+    fn emitted_mistaken(&mut self, publish: &Publish<'_>, came: Came<'_>) -> bool {
+        let Some(client) = self.conns.get(&came.link).map(|conn| conn.client) else { return false };
+        let Some(session) = &self.live.sessions[client] else { return false };
+        let mut identifiers = publish.properties.subscription_identifiers.clone();
+        identifiers.sort_unstable();
+        let at = session.mistakable.iter().position(|entry| {
+            self.is_it(entry.message, came.seen, came.topic)
+                && (entry.qos, entry.retain) == (publish.qos, publish.retain)
+                && identifiers == *entry.identifiers
+        });
+        let Some((at, epoch)) = at.map(|at| (at, session.epoch)) else { return false };
+        let entry = self.live.sessions[client].as_mut().map(|session| session.mistakable.swap_remove(at));
+        let Some(entry) = entry else { return false };
+        let id = self.fresh_id();
+        let entry = Entry { id, packet_id: came.packet_id, phase: Phase::Queued, optional: false, ..entry };
+        self.give_place(client, epoch, &entry, came.link);
+        true
     }
 
     fn place_of_directed(&self, now: u64, session: &Session, publish: &Publish<'_>, came: Came<'_>) -> Option<bool> {
@@ -311,7 +348,8 @@ impl Oracle {
         let (expired, optional, filter, id) = self.find_handed(now, client, came)?;
         let entry = self.live.groups.get(&filter)?.entries.iter().find(|entry| entry.id == id)?;
         let qos = publish.qos.min(self.registry.get(entry.message).qos);
-        (qos == QoS::ExactlyOnce && !expired && entry.lsn <= self.durable).then_some(!optional)
+        let is_plain = !publish.retain && publish.properties.subscription_identifiers.is_empty();
+        (qos == QoS::ExactlyOnce && is_plain && !expired && entry.lsn <= self.durable).then_some(!optional)
     }
 
     /// The retained message that may have come from a place in the queue. Of one that was published twice, nobody can tell
@@ -496,6 +534,9 @@ impl Oracle {
             .map(|(_, entry)| (entry.id, entry.message, entry.optional || is_expired(entry.expires_at, now)))
             .collect();
         let Some(at) = found else {
+            if self.emitted_mistaken(publish, Came { link, topic, seen, packet_id }) {
+                return;
+            }
             let Publish { dup, qos, retain, properties, .. } = publish;
             let how = format!("dup {dup}, {qos:?}, retain {retain}, {:?}", properties.subscription_identifiers);
             let detail = format!("client {client} got {seen:?} on {topic}, identifier {packet_id}, {how}, unasked");

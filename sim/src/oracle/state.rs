@@ -123,6 +123,8 @@ pub(crate) struct Session {
     pub(crate) newest: BTreeMap<usize, (u64, MessageId)>,
     /// Messages that came and were taken for entries that are optional: of several copies, nobody can tell which one it was.
     pub(crate) came_maybe: Vec<MessageId>,
+    /// Entries that need not come, and that may have been what came when something was taken for another message that must.
+    pub(crate) mistakable: Vec<Entry>,
 }
 
 #[derive(Debug, Clone)]
@@ -264,6 +266,7 @@ impl Session {
             crashed: false,
             newest: BTreeMap::new(),
             came_maybe: Vec::new(),
+            mistakable: Vec::new(),
         }
     }
 
