@@ -44,10 +44,10 @@ pub struct Options {
     pub tolerated: &'static [Rule],
 }
 
-/// Promises that are tolerated for now: the judge does not yet follow overflowing queues, members of shared subscriptions at
-/// QoS 0, and QoS 2 identifiers that a fold remembers though no record does. Each goes when the judge, or what breaks it, is mended.
-pub const KNOWN: &[Rule] =
-    &[Rule::Bound, Rule::Connection, Rule::Order, Rule::WrongAcknowledgement, Rule::WrongDelivery];
+/// Promises that are tolerated: a record of progress cannot say that a QoS 2 message is finished which stands behind older ones
+/// that wait, so after two crashes its PUBREL may come again. A client answers that it knows no such identifier, and no harm is
+/// done, since identifiers follow from places in the queue and no other message has it.
+pub const KNOWN: &[Rule] = &[Rule::ReleasedAgain];
 
 /// A run in which every promise was kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ pub struct Report {
 }
 
 /// How many of the last events a failure shows.
-const EVENTS_SHOWN: usize = 1_000_000;
+const EVENTS_SHOWN: usize = 150;
 
 /// A run in which a promise was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]

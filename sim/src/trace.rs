@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::fmt;
 
 /// How many events a failure shows.
-const KEPT: usize = 1_000_000;
+const KEPT: usize = 1500;
 
 /// One thing that happened.
 #[derive(Debug, Clone, Copy)]

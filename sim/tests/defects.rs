@@ -99,7 +99,6 @@ fn losing_the_last_record_is_found() {
 }
 
 #[test]
-#[ignore = "the judge trips over something else first: see KNOWN"]
 fn dropping_a_message_on_replay_is_found() {
     let dropping = |lsn: u64, last: u64, record: &[u8]| {
         // Not the very last record, whose loss the log itself would notice.
@@ -113,7 +112,6 @@ fn dropping_a_message_on_replay_is_found() {
 }
 
 #[test]
-#[ignore = "the judge trips over something else first: see KNOWN"]
 fn delivering_qos_2_twice_after_a_restart_is_found() {
     let twice = |_, _, record: &[u8]| if is_publish(record, b"2") { Replayed::Twice } else { Replayed::Once };
     let failure =

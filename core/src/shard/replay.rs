@@ -203,8 +203,7 @@ impl Shard {
         let session = &mut self.sessions[key as usize];
         // Another subscription may have brought the same message at another QoS.
         let is_it = |due: &Delivery| {
-            (due.retained_at, due.qos, &due.identifiers)
-                == (directed.retained_at, directed.qos, &directed.identifiers)
+            (due.retained_at, due.qos, &due.identifiers) == (directed.retained_at, directed.qos, &directed.identifiers)
         };
         if let Some(place) = session.backlog.iter().position(is_it) {
             session.backlog.remove(place);

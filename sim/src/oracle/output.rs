@@ -286,13 +286,7 @@ impl Oracle {
     }
 
     /// The message of the queue that is exactly what came, unless something that must come before it stands before it.
-    fn find_own<'a>(
-        &self,
-        now: u64,
-        session: &'a Session,
-        publish: &Publish<'_>,
-        came: Came<'_>,
-    ) -> Option<&'a Entry> {
+    fn find_own<'a>(&self, now: u64, session: &'a Session, publish: &Publish<'_>, came: Came<'_>) -> Option<&'a Entry> {
         let mut identifiers = publish.properties.subscription_identifiers.clone();
         identifiers.sort_unstable();
         let is_it = |entry: &Entry| {

@@ -4,7 +4,9 @@
 
 use causeway_protocol::QoS;
 
-use super::state::{ClientIndex, Entry, FlightKind, GroupEntry, Holder, Identifiers, Kept, Op, Phase, PublishOp, Session};
+use super::state::{
+    ClientIndex, Entry, FlightKind, GroupEntry, Holder, Identifiers, Kept, Op, Phase, PublishOp, Session,
+};
 use super::{Expected, Oracle, Rule, is_expired};
 use crate::message::{FILTERS, MessageId, is_shared};
 
