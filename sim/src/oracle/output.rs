@@ -297,11 +297,13 @@ impl Oracle {
                 && identifiers == *entry.identifiers
         };
         let is_urgent = came.packet_id > BULK_IDS;
-        let mut queued = session.entries.iter().filter(|entry| {
+        let queued = session.entries.iter().filter(|entry| {
             entry.phase == Phase::Queued && self.is_urgent(self.registry.get(entry.message).topic) == is_urgent
         });
-        let first = queued.find(|entry| is_it(entry) || !(entry.optional || is_expired(entry.expires_at, now)));
-        first.filter(|entry| is_it(entry) && entry.lsn <= self.durable)
+        let mut in_order = queued.clone().filter(|entry| !entry.anywhere);
+        let first = in_order.find(|entry| is_it(entry) || self.stands_in_queue(session, entry, now));
+        let may_come = |entry: &&Entry| is_it(entry) && entry.lsn <= self.durable;
+        first.filter(may_come).or_else(|| queued.filter(|entry| entry.anywhere).find(may_come))
     }
 
     /// What came is taken for something that must come, and might be a message of the queue that need not: then that comes later.
@@ -327,7 +329,8 @@ impl Oracle {
         let entry = self.live.sessions[client].as_mut().map(|session| session.mistakable.swap_remove(at));
         let Some(entry) = entry else { return false };
         let id = self.fresh_id();
-        let entry = Entry { id, packet_id: came.packet_id, phase: Phase::Queued, optional: false, ..entry };
+        let entry =
+            Entry { id, packet_id: came.packet_id, phase: Phase::Queued, optional: false, anywhere: false, ..entry };
         self.give_place(client, epoch, &entry, came.link);
         true
     }
@@ -429,6 +432,7 @@ impl Oracle {
             packet_id: came.packet_id,
             phase: Phase::Queued,
             optional: false,
+            anywhere: false,
         };
         self.give_place(client, epoch, &entry, came.link);
         true
@@ -470,6 +474,7 @@ impl Oracle {
             packet_id: came.packet_id,
             phase: Phase::Queued,
             optional: false,
+            anywhere: false,
         };
         self.give_place(client, epoch, &entry, came.link);
         true
@@ -523,8 +528,10 @@ impl Oracle {
             (!as_asked || identifiers != *entry.identifiers, is_expired(entry.expires_at, now))
         });
         let found = found.map(|(at, _)| at);
+        let is_in_order = found.is_some_and(|at| !session.entries[at].anywhere);
         let passed: Vec<(u64, MessageId, bool)> = queued
-            .take_while(|(at, _)| Some(*at) != found)
+            .take_while(|(at, _)| is_in_order && Some(*at) != found)
+            .filter(|(_, entry)| !entry.anywhere)
             .map(|(_, entry)| (entry.id, entry.message, entry.optional || is_expired(entry.expires_at, now)))
             .collect();
         let Some(at) = found else {
@@ -554,6 +561,13 @@ impl Oracle {
             }
         }
         self.check_own(now, client, publish, &entry, crashed);
+        if entry.anywhere {
+            for state in [&mut self.live, &mut self.base] {
+                state.session(client, epoch).into_iter().for_each(|session| session.forget_entry(entry.id));
+            }
+            let entry = Entry { packet_id, phase: Phase::Queued, optional: false, anywhere: false, ..entry };
+            return self.give_place(client, epoch, &entry, link);
+        }
         if entry.optional
             && let Some(session) = self.live.session(client, epoch)
         {

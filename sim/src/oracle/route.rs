@@ -118,7 +118,7 @@ impl Oracle {
     }
 
     /// Whether the entry is sure to stand in the queue.
-    fn stands_in_queue(&self, session: &Session, entry: &Entry, now: u64) -> bool {
+    pub(super) fn stands_in_queue(&self, session: &Session, entry: &Entry, now: u64) -> bool {
         !entry.optional && !is_expired(entry.expires_at, now) && !session.came_maybe.contains(&entry.message)
     }
 
@@ -215,7 +215,7 @@ impl Oracle {
             }
             dropped.push(entry.id);
             // One that may be gone already may not be counted.
-            left -= usize::from(!entry.optional && !is_expired(entry.expires_at, now));
+            left -= usize::from(self.stands_in_queue(session, entry, now));
         }
         self.may_be_gone(client, epoch, &dropped);
     }
@@ -376,6 +376,7 @@ impl Oracle {
                 packet_id: 0,
                 phase: Phase::Queued,
                 optional: matched.optional,
+                anywhere: false,
             };
             op.entries.push((matched.client, epoch, entry));
         }

@@ -58,6 +58,8 @@ pub(crate) struct Entry {
     pub(crate) phase: Phase,
     /// May be delivered and need not be.
     pub(crate) optional: bool,
+    /// Nobody can tell where in the queue it stands.
+    pub(crate) anywhere: bool,
 }
 
 /// A message in flight to a session.
@@ -428,6 +430,7 @@ impl State {
                 packet_id: 0,
                 phase: Phase::Queued,
                 optional: true,
+                anywhere: true,
             });
         }
     }
