@@ -115,6 +115,25 @@ fn dev_says_where_it_listens_serves_and_stops() {
     assert!(TcpStream::connect(&mqtt).is_err());
 }
 
+#[test]
+fn a_log_nobody_can_write_stops_nobody() {
+    let arguments = ["dev", "--port", "0"];
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut running = Running(causewayd(&arguments).stderr(full).spawn().unwrap());
+    let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let address = lines.find_map(|line| line.trim().strip_prefix("mqtt://").map(str::to_owned)).unwrap();
+    for _ in 0..20 {
+        assert_eq!(connect(&address, None), 0);
+        // A second CONNECT is a protocol error, which is worth a line.
+        let twice = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x".repeat(2);
+        let mut answer = Vec::new();
+        dial(&address, &twice).read_to_end(&mut answer).unwrap();
+        assert_eq!(answer[..4], [0x20, 2, 0, 0]);
+    }
+    running.signal(Signal::TERM);
+    assert_eq!(running.exit_code(), Some(0));
+}
+
 /// A connection that spoke `bytes` first.
 fn dial(address: &str, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();

@@ -99,6 +99,8 @@ pub(crate) struct Connection {
     /// `None` once the connection lost its session: it only waits for its socket to close.
     pub(crate) session: Option<SessionKey>,
     pub(crate) outbox: Outbox,
+    /// Whether nothing may leave the outbox yet: its CONNACK waits for the log, and all else behind it.
+    pub(crate) corked: bool,
     /// Whether it stands in the list of connections to flush.
     pub(crate) dirty: bool,
     /// One and a half keep alives; 0 means no timeout.
@@ -180,6 +182,7 @@ impl Connection {
             principal,
             session: None,
             outbox: Outbox::default(),
+            corked: false,
             dirty: false,
             silence_max_milliseconds: u64::from(terms.keep_alive_seconds) * 1500,
             last_received: now,

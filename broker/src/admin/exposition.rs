@@ -136,6 +136,9 @@ const LOG_COUNTERS: &Table<LogReport> = &[
     ("causeway_folds_failed_total", "Folds of the state that failed, and are tried again.", |l| l.fold_failures.get()),
     ("causeway_fold_bytes_total", "Bytes that folds of the state wrote.", |l| l.fold_bytes.get()),
     ("causeway_bodies_fetched_total", "Messages that were read back from the disk.", |l| l.bodies_fetched.get()),
+    ("causeway_body_read_failures_total", "Reads of messages that failed and are tried again.", |l| {
+        l.read_failures.get()
+    }),
     ("causeway_bodies_unreadable_total", "Messages that could not be read back from the disk.", |l| l.unreadable.get()),
 ];
 

@@ -53,8 +53,10 @@ pub struct LogReport {
     pub full_events: Counter,
     /// Messages that were asked of the disk.
     pub bodies_fetched: Counter,
-    /// Messages that could not be read back.
+    /// Messages that could not be read back, and are lost to their receivers.
     pub unreadable: Counter,
+    /// Reads that failed and are tried again.
+    pub read_failures: Counter,
     /// Folds of the state that became durable.
     pub folds: Counter,
     /// Folds of the state that failed; nothing is lost by that, but the log grows.

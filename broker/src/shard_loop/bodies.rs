@@ -12,12 +12,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_core::Lsn;
-use causeway_storage::BodyReader;
+use causeway_storage::{BodyReader, ReadError};
 
 use crate::server::LogReport;
 
 /// Messages that cannot be read are told at most this often; all are counted.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A message that could not be read is tried again after this.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// What was asked for, and the record where there is one.
 pub(super) type Fetched = (Lsn, Option<Bytes>);
@@ -122,21 +125,42 @@ impl Drop for Bodies {
     }
 }
 
+/// The thread's end.
+struct Reading<'a> {
+    reader: &'a BodyReader,
+    report: &'a LogReport,
+    /// What could not be read, though nothing says that it is damaged, and when it is tried again.
+    again: Vec<Lsn>,
+    again_at: Instant,
+    /// The next line may be written then.
+    line_at: Instant,
+}
+
 fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
-    let mut line_at = Instant::now();
+    let now = Instant::now();
+    let mut reading = Reading { reader, report, again: Vec::new(), again_at: now, line_at: now };
     loop {
         let mut state = shared.state();
-        let asked = std::mem::take(&mut state.asked);
+        let mut asked = std::mem::take(&mut state.asked);
         if state.ended {
             return;
         }
         drop(state);
+        let wait = reading.again_at.saturating_duration_since(Instant::now());
+        if !reading.again.is_empty() && wait.is_zero() {
+            asked.append(&mut reading.again);
+        }
         if asked.is_empty() {
-            thread::park();
+            match reading.again.is_empty() {
+                true => thread::park(),
+                false => thread::park_timeout(wait),
+            }
             continue;
         }
-        let mut answers: Vec<Fetched> =
-            asked.into_iter().map(|lsn| (lsn, read(reader, lsn, report, &mut line_at))).collect();
+        let mut answers: Vec<Fetched> = asked.into_iter().filter_map(|lsn| Some((lsn, reading.read(lsn)?))).collect();
+        if answers.is_empty() {
+            continue;
+        }
         report.bodies_fetched.add(answers.len() as u64);
         shared.state().answers.append(&mut answers);
         shared.has_answers.store(true, Ordering::Release);
@@ -146,21 +170,39 @@ fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
     }
 }
 
-/// One message that cannot be read is lost to its receivers, and told; all others are still served.
-fn read(reader: &BodyReader, lsn: Lsn, report: &LogReport, line_at: &mut Instant) -> Option<Bytes> {
-    let why = match reader.read(lsn.0) {
-        Ok(Some(bytes)) => return Some(bytes),
-        Ok(None) => "it is not kept any more".to_owned(),
-        Err(error) => error.to_string(),
-    };
-    report.unreadable.add(1);
-    let now = Instant::now();
-    if now >= *line_at {
-        *line_at = now + LINE_INTERVAL;
-        tracing::error!(target: "causeway::log", record = lsn.0, unreadable = report.unreadable.get(),
-            "a message cannot be read from the disk, so it is not delivered: {why}");
+impl Reading<'_> {
+    /// The record; `Some(None)` where it is damaged or gone, and so lost to its receivers. Where the system only does not let it be read,
+    /// nothing is lost: it is tried again, and whoever waits for it waits. All others are still served.
+    fn read(&mut self, lsn: Lsn) -> Option<Option<Bytes>> {
+        let now = Instant::now();
+        let (lost, why) = match self.reader.read(lsn.0) {
+            Ok(Some(bytes)) => return Some(Some(bytes)),
+            Ok(None) => (true, "it is not kept any more".to_owned()),
+            Err(error) => (matches!(error, ReadError::Corrupt { .. }), error.to_string()),
+        };
+        let may_tell = now >= self.line_at;
+        if may_tell {
+            self.line_at = now + LINE_INTERVAL;
+        }
+        if !lost {
+            if self.again.is_empty() {
+                self.again_at = now + RETRY;
+            }
+            self.again.push(lsn);
+            self.report.read_failures.add(1);
+            if may_tell {
+                tracing::error!(target: "causeway::log", record = lsn.0, waiting = self.again.len(),
+                    "a message cannot be read from the disk now, so its receivers wait; it is tried again: {why}");
+            }
+            return None;
+        }
+        self.report.unreadable.add(1);
+        if may_tell {
+            tracing::error!(target: "causeway::log", record = lsn.0, unreadable = self.report.unreadable.get(),
+                "a message cannot be read from the disk, so it is not delivered: {why}");
+        }
+        Some(None)
     }
-    None
 }
 
 #[cfg(test)]
@@ -195,5 +237,34 @@ mod tests {
         assert_eq!(answers, asked.iter().map(expected).collect::<Vec<_>>());
         assert_eq!(report.unreadable.get(), 1);
         assert!(!bodies.has_answers());
+    }
+
+    #[test]
+    fn what_the_system_does_not_let_be_read_is_read_later() {
+        let (log_disk, state_disk) = (FaultyDisk::new(1), FaultyDisk::new(2));
+        let options = ShardOptions::new(0);
+        let mut store = ShardStore::open_on(Arc::new(log_disk.clone()), Arc::new(state_disk), options).unwrap();
+        store.log.append(1, &mut std::iter::once(b"record".as_slice())).unwrap();
+        store.log.sync().unwrap();
+        let report = Arc::new(LogReport::default());
+        let mut bodies = Bodies::start(store.bodies, report.clone()).unwrap();
+        log_disk.fail_reads(true);
+        bodies.ask(Lsn(1));
+        bodies.submit();
+        let started = Instant::now();
+        while report.read_failures.get() == 0 {
+            assert!(started.elapsed() < DEADLINE, "it was not tried");
+            thread::yield_now();
+        }
+        assert!(bodies.take().is_empty());
+        log_disk.fail_reads(false);
+        let mut answers = Vec::new();
+        while answers.is_empty() {
+            assert!(started.elapsed() < DEADLINE, "it is not tried again");
+            answers = bodies.take();
+            thread::yield_now();
+        }
+        assert_eq!(answers, [(Lsn(1), Some(Bytes::from_static(b"record")))]);
+        assert_eq!(report.unreadable.get(), 0);
     }
 }

@@ -293,7 +293,7 @@ impl Connection {
                 return bytes.len();
             }
             let rest = &bytes[taken..];
-            if !rest.is_empty() && reading.budget.is_spent() {
+            if !rest.is_empty() && (reading.budget.is_spent() || shard.is_corked(self.id)) {
                 self.backlog = true;
                 return taken;
             }

@@ -16,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 use super::budget::after_next_io;
 use super::connection::End;
 use super::pause::CatchUp;
-use super::{ShardLoop, Upkeep, World, find, pause};
+use super::{PanicWatch, ShardLoop, Upkeep, World, find, pause};
 use crate::server::Counter;
 use crate::shown::Line;
 
@@ -42,6 +42,7 @@ struct Timers {
 
 impl ShardLoop {
     pub(super) async fn flush_forever(self: Rc<Self>) {
+        let _watch = PanicWatch(self.clone());
         let mut timers = Timers {
             sleep: Box::pin(sleep(Duration::ZERO)),
             armed: None,

@@ -154,6 +154,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         sent: Cell::new(0),
         alive: Cell::new(0),
         changed: Notify::new(),
+        panicked: Cell::new(false),
     });
     let outcome = runtime.block_on(shard_loop.clone().run(ears, ready));
     // With it, its tasks end, and with them the connections that are left.
@@ -217,8 +218,22 @@ struct ShardLoop {
     sent: Cell<u64>,
     /// Tasks of connections that have not ended.
     alive: Cell<usize>,
-    /// Told when `alive` becomes 0, when the last fold is over, and when the log failed.
+    /// Told when `alive` becomes 0, when the last fold is over, when the log failed, and when a task panicked.
     changed: Notify,
+    /// Whether one of the tasks did. The runtime keeps that to itself, and the world may be half changed.
+    panicked: Cell<bool>,
+}
+
+/// Held by each task of a shard: a panic of one is the end of all.
+struct PanicWatch(Rc<ShardLoop>);
+
+impl Drop for PanicWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.panicked.set(true);
+            self.0.changed.notify_one();
+        }
+    }
 }
 
 impl ShardLoop {
@@ -233,6 +248,9 @@ impl ShardLoop {
                 told = &mut ears.stop => break told.unwrap_or_default(),
                 Some(arrival) = ears.arrivals.recv(), if !holds => self.admit(*arrival),
                 () = self.changed.notified() => {
+                    if self.panicked.get() {
+                        return Err(ShardError::Panicked);
+                    }
                     if let Some(failure) = self.world.borrow_mut().failure.take() {
                         return Err(failure.into());
                     }
@@ -246,11 +264,14 @@ impl ShardLoop {
         let _ = tokio::time::timeout_at(deadline, self.until_all_left()).await;
         // What is folded is not replayed at the next start. If it takes too long, it is.
         let _ = tokio::time::timeout_at(deadline, self.until_folded()).await;
+        if self.panicked.get() {
+            return Err(ShardError::Panicked);
+        }
         self.world.borrow_mut().failure.take().map_or(Ok(()), |failure| Err(failure.into()))
     }
 
     async fn until_all_left(&self) {
-        while self.alive.get() > 0 && self.world.borrow().failure.is_none() {
+        while self.alive.get() > 0 && self.world.borrow().failure.is_none() && !self.panicked.get() {
             self.changed.notified().await;
         }
     }
@@ -267,7 +288,7 @@ impl ShardLoop {
 
     fn is_folded(&self) -> bool {
         let world = self.world.borrow();
-        world.failure.is_some() || world.upkeep.as_ref().is_none_or(Upkeep::is_over)
+        self.panicked.get() || world.failure.is_some() || world.upkeep.as_ref().is_none_or(Upkeep::is_over)
     }
 
     /// Notes that there is work for the flusher; returns the time of the turn. The first call of a turn reads the clock.
@@ -323,6 +344,7 @@ impl ShardLoop {
 
     /// The task of one connection: reads until there is a reason to close, then closes.
     async fn serve(self: Rc<Self>, id: ConnectionId) {
+        let _watch = PanicWatch(self.clone());
         let end = std::future::poll_fn(|context| self.poll_connection(id, context)).await;
         // Closing needs timers; boxed, they cost nothing while the connection lives.
         Box::pin(self.close(id, end)).await;

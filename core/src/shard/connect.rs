@@ -15,7 +15,8 @@ use crate::session::{Session, SessionKey};
 use crate::{Bound, ConnectionId, Limits, Lsn, Millis};
 
 impl Shard {
-    /// Makes a connection of an accepted request. Its CONNACK is in the outbox; a refused one is closed by an effect.
+    /// Makes a connection of an accepted request. Its CONNACK is in the outbox, which may wait for the log; a refused one is closed by an
+    /// effect.
     pub fn open(&mut self, now: Millis, mut request: ConnectRequest) -> ConnectionId {
         let admitted = self.admit(&request);
         let id = self.insert_connection(now, &mut request);
@@ -24,7 +25,11 @@ impl Shard {
             self.refuse(id, &request, reason, &why);
             return id;
         }
+        let before = self.recorder.last();
         let (key, present) = self.attach(now, id, &request);
+        let after = self.recorder.last();
+        // What CONNACK says of the session is to be true after a crash, too.
+        self.connections[id.index()].corked = after > before;
         self.connected += 1;
         self.counters.connections_opened += 1;
         self.write_connack(id, &request, present);
@@ -39,6 +44,9 @@ impl Shard {
         self.event(EventLevel::Debug, id, "connected", None, "");
         self.on_keep_alive(now, id);
         // Nothing is sent before it is durable that there is a connection.
+        if after > before {
+            self.when_durable(now, after, Release::Uncork(id));
+        }
         let session = &self.sessions[key as usize];
         let (epoch, attached_at) = (session.epoch, session.attached_at);
         self.when_durable(now, attached_at, Release::Session { session: key, epoch });

@@ -57,6 +57,8 @@ enum Release {
     Ack { connection: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode },
     /// SUBACK or UNSUBACK, encoded.
     Answer { connection: ConnectionId, bytes: Bytes },
+    /// What waits for a connection, CONNACK first.
+    Uncork(ConnectionId),
     /// A session whose queue starts with a message that was not durable.
     Session { session: SessionKey, epoch: u64 },
     /// Likewise a shared subscription.
@@ -232,8 +234,9 @@ impl Shard {
     pub fn wants_input(&self, connection: ConnectionId) -> bool {
         let open = self.connection(connection).filter(|connection| connection.session.is_some());
         open.is_some_and(|connection| {
+            !connection.corked
             // Messages stop at the bound itself: what comes above it is answers to the client's own packets.
-            connection.outbox.bytes() <= 2 * self.limits.outbox_bytes_max
+            && connection.outbox.bytes() <= 2 * self.limits.outbox_bytes_max
                 && connection.withheld <= 2 * u32::from(self.limits.receive_maximum)
         })
     }
@@ -256,9 +259,15 @@ impl Shard {
         None
     }
 
-    /// The bytes waiting for a connection; there until [`Shard::closed`].
+    /// Whether the connection's CONNACK waits for the log. Until it does not, hand the shard no packet of it.
+    pub fn is_corked(&self, connection: ConnectionId) -> bool {
+        self.connection(connection).is_some_and(|connection| connection.corked)
+    }
+
+    /// The bytes waiting for a connection; there until [`Shard::closed`], but not while it is corked.
     pub fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
-        self.connection_mut(connection).map(|connection| &mut connection.outbox)
+        let connection = self.connection_mut(connection).filter(|connection| !connection.corked);
+        connection.map(|connection| &mut connection.outbox)
     }
 
     /// The records to append and sync next. Report them with [`Shard::persisted`], in order.
@@ -308,6 +317,12 @@ impl Shard {
                 //= [MQTT-3.14.4-1] nothing after a DISCONNECT
                 if let Some(open) = open.filter(|open| open.id == connection && open.session.is_some()) {
                     open.write_encoded(&bytes);
+                    mark_dirty(&mut self.dirty, open);
+                }
+            }
+            Release::Uncork(id) => {
+                if let Some(open) = self.connections.get_mut(id.index()).filter(|open| open.id == id) {
+                    open.corked = false;
                     mark_dirty(&mut self.dirty, open);
                 }
             }
@@ -389,7 +404,7 @@ impl Shard {
 
 /// Notes that a connection has bytes to write.
 fn mark_dirty(dirty: &mut VecDeque<ConnectionId>, connection: &mut Connection) {
-    if !connection.dirty {
+    if !connection.dirty && !connection.corked {
         connection.dirty = true;
         dirty.push_back(connection.id);
     }

@@ -48,6 +48,8 @@ struct State {
     capacity_bytes: u64,
     locked: bool,
     powered: bool,
+    /// Whether the system lets nothing be read, for as long as that lasts.
+    reads_fail: bool,
     /// Counts power cuts: whatever was open before one is dead.
     life: u64,
 }
@@ -73,6 +75,7 @@ impl FaultyDisk {
             capacity_bytes: u64::MAX,
             locked: false,
             powered: true,
+            reads_fail: false,
             life: 0,
         };
         FaultyDisk { state: Arc::new(Mutex::new(state)) }
@@ -117,6 +120,11 @@ impl FaultyDisk {
     /// Whether no planned failure has turned the power off since the last cut.
     pub fn is_powered(&self) -> bool {
         self.state().powered
+    }
+
+    /// From now on reads fail, or do so no more. Nothing is damaged.
+    pub fn fail_reads(&self, fail: bool) {
+        self.state().reads_fail = fail;
     }
 
     /// The room there is for all files together, in bytes.
@@ -336,7 +344,11 @@ impl FaultyFile {
 
 impl ReadAt for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.state()?.files[self.file].current().read_at(buffer, offset)
+        let state = self.state()?;
+        if state.reads_fail {
+            return Err(io::Error::other("reads fail, as planned"));
+        }
+        state.files[self.file].current().read_at(buffer, offset)
     }
 }
 

@@ -342,3 +342,44 @@ fn a_retained_message_that_two_subscriptions_brought_is_sent_as_often_after_a_cr
     let expected = ["pub q0 retain a/b=old", "pub q1 p1 retain a/b=old", "pub q1 p2 a/b=new"];
     assert_eq!(said[1..], expected);
 }
+
+#[test]
+fn connack_says_what_is_true_after_a_crash() {
+    let mut world = World::new();
+    let old = world.join(persistent("c"));
+    world.subscribe(old, "a", options(1));
+    world.disconnect(old);
+    world.durable_at_once = false;
+
+    // The old session is given up: that is not said before it is true for good.
+    let (new, said) = world.dial(Connect { clean_start: true, ..persistent("c") });
+    assert!(said.is_empty() && world.shard.is_corked(new.id), "{said:?}");
+    assert!(!world.shard.wants_input(new.id));
+    let publisher = world.join(connect("p"));
+    world.publish(publisher, publish(0, 0, "b", "live"));
+    world.sync();
+    assert!(world.shard.wants_input(new.id));
+    assert_eq!(world.heard(new).len(), 1, "CONNACK alone");
+
+    // Nothing is recorded about a session that nobody keeps.
+    let (_, said) = world.dial(connect("d"));
+    assert_eq!(said.len(), 1);
+}
+
+#[test]
+fn what_comes_before_a_late_connack_waits_behind_it() {
+    let mut world = World::new();
+    let client = world.join(persistent("c"));
+    world.subscribe(client, "a", options(0));
+    world.disconnect(client);
+    world.durable_at_once = false;
+    let (client, said) = world.dial(persistent("c"));
+    assert!(said.is_empty());
+    let publisher = world.join(connect("p"));
+    world.publish(publisher, publish(0, 0, "a", "live"));
+    assert!(world.heard(client).is_empty());
+    world.sync();
+    let said = world.heard(client);
+    assert!(said[0].starts_with("connack 0x00 present"), "{said:?}");
+    assert_eq!(said[1..], ["pub q0 a=live"]);
+}

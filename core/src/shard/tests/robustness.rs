@@ -116,7 +116,7 @@ fn play(world: &mut World, clients: &mut [Option<Client>; 4], step: Move) {
         Move::Join { client, clean, window } => {
             let mut connect = if clean { connect(CLIENTS[client]) } else { persistent(CLIENTS[client]) };
             connect.properties.receive_maximum = Some(window);
-            let old = clients[client].replace(world.join(connect));
+            let old = clients[client].replace(world.dial(connect).0);
             if let Some(old) = old {
                 world.hang_up(old);
             }
@@ -168,7 +168,8 @@ fn play(world: &mut World, clients: &mut [Option<Client>; 4], step: Move) {
 }
 
 fn raw(world: &mut World, client: Option<Client>, packet: Packet<'_>) {
-    let Some(client) = client else { return };
+    // The edge reads nothing of a client whose CONNACK waits for the log.
+    let Some(client) = client.filter(|client| !world.shard.is_corked(client.id)) else { return };
     let mut bytes = bytes::BytesMut::new();
     encode(&packet, client.version, &mut bytes).unwrap();
     world.send(client, packet);
