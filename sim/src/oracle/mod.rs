@@ -7,6 +7,7 @@
 mod end;
 pub(crate) mod input;
 mod output;
+mod place;
 mod route;
 pub(crate) mod state;
 mod time;

@@ -4,33 +4,15 @@
 
 use causeway_protocol::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
-use super::state::{Due, Entry, Flight, FlightKind, Holder, Kept, LinkId, Phase, Session};
+use super::place::{Came, Place};
+use super::state::{Entry, Flight, FlightKind, Holder, LinkId, Phase};
 use super::{AckKind, Finished, Oracle, Rule, is_expired};
 use crate::message::{MessageId, Registry, TOPICS, is_shared};
-
-/// A PUBLISH from a session's queue.
-#[derive(Clone, Copy)]
-struct Came<'a> {
-    link: LinkId,
-    topic: &'a str,
-    seen: Option<MessageId>,
-    packet_id: u16,
-}
-
-/// How a message came into a session's queue.
-#[derive(Clone, Copy)]
-enum Place {
-    Own,
-    /// It was retained.
-    Directed,
-    /// It is shared.
-    Handed,
-}
 
 /// Packet identifiers up to this one follow from the place in the session's queue (decision record 4).
 const OWN_IDS: u16 = 32_767;
 /// Those up to this one belong to messages that are not urgent.
-const BULK_IDS: u16 = 24_576;
+pub(super) const BULK_IDS: u16 = 24_576;
 
 impl Oracle {
     /// A packet entered the outbox of a connection; `topic` is that of a PUBLISH with its alias resolved.
@@ -186,7 +168,7 @@ impl Oracle {
     }
 
     /// Whether the packet stands for the message.
-    fn is_it(&self, message: MessageId, seen: Option<MessageId>, topic: &str) -> bool {
+    pub(super) fn is_it(&self, message: MessageId, seen: Option<MessageId>, topic: &str) -> bool {
         let one = self.registry.get(message);
         match seen {
             Some(seen) => seen == message,
@@ -215,7 +197,9 @@ impl Oracle {
         if publish.retain {
             return self.emitted_retained(now, link, publish, topic, seen);
         }
-        if self.emitted_shared_at_qos0(now, client, topic, seen) {
+        if self.emitted_shared_at_qos0(now, client, topic, seen)
+            || (self.give_mistaken_back(client, topic, seen) && self.emitted_shared_at_qos0(now, client, topic, seen))
+        {
             return;
         }
         self.breach(Rule::WrongDelivery, format!("client {client} got {seen:?} on {topic} at QoS 0, unasked"));
@@ -268,136 +252,6 @@ impl Oracle {
         if before >= packet_id {
             self.breach(Rule::Order, format!("link {link}: packet identifier {packet_id} after {before}"));
         }
-    }
-
-    /// Where in the queue the message came from, if it may come from there: a message may have several places, and then those
-    /// count first from which it must come.
-    fn place(&self, now: u64, publish: &Publish<'_>, came: Came<'_>) -> Option<Place> {
-        let client = self.conns.get(&came.link)?.client;
-        let session = self.live.sessions[client].as_ref()?;
-        let own = self.find_own(now, session, publish, came);
-        let places = [
-            (own.map(|entry| !entry.optional || entry.packet_id != 0), Place::Own),
-            (self.place_of_directed(now, session, publish, came), Place::Directed),
-            (self.place_of_handed(now, client, publish, came), Place::Handed),
-        ];
-        let must = places.iter().find(|(must, _)| *must == Some(true));
-        must.or_else(|| places.iter().find(|(must, _)| must.is_some())).map(|(_, place)| *place)
-    }
-
-    /// The message of the queue that is exactly what came, unless something that must come before it stands before it.
-    fn find_own<'a>(&self, now: u64, session: &'a Session, publish: &Publish<'_>, came: Came<'_>) -> Option<&'a Entry> {
-        let mut identifiers = publish.properties.subscription_identifiers.clone();
-        identifiers.sort_unstable();
-        let is_it = |entry: &Entry| {
-            self.is_it(entry.message, came.seen, came.topic)
-                && (entry.packet_id == 0 || entry.packet_id == came.packet_id)
-                && (entry.qos, entry.retain) == (publish.qos, publish.retain)
-                && !is_expired(entry.expires_at, now)
-                && identifiers == *entry.identifiers
-        };
-        let is_urgent = came.packet_id > BULK_IDS;
-        let queued = session.entries.iter().filter(|entry| {
-            entry.phase == Phase::Queued && self.is_urgent(self.registry.get(entry.message).topic) == is_urgent
-        });
-        let mut in_order = queued.clone().filter(|entry| !entry.anywhere);
-        let first = in_order.find(|entry| is_it(entry) || self.stands_in_queue(session, entry, now));
-        let may_come = |entry: &&Entry| is_it(entry) && entry.lsn <= self.durable;
-        first.filter(may_come).or_else(|| queued.filter(|entry| entry.anywhere).find(may_come))
-    }
-
-    /// What came is taken for something that must come, and might be a message of the queue that need not: then that comes later.
-    fn note_mistakable(&mut self, now: u64, publish: &Publish<'_>, came: Came<'_>) {
-        let Some(client) = self.conns.get(&came.link).map(|conn| conn.client) else { return };
-        let Some(session) = &self.live.sessions[client] else { return };
-        let mistakable = self.find_own(now, session, publish, came).cloned();
-        self.live.sessions[client].iter_mut().for_each(|session| session.mistakable.extend(mistakable.clone()));
-    }
-
-    /// Something comes that stands in no queue any more. Whether it was taken for something else before.
-    fn emitted_mistaken(&mut self, publish: &Publish<'_>, came: Came<'_>) -> bool {
-        let Some(client) = self.conns.get(&came.link).map(|conn| conn.client) else { return false };
-        let Some(session) = &self.live.sessions[client] else { return false };
-        let mut identifiers = publish.properties.subscription_identifiers.clone();
-        identifiers.sort_unstable();
-        let at = session.mistakable.iter().position(|entry| {
-            self.is_it(entry.message, came.seen, came.topic)
-                && (entry.qos, entry.retain) == (publish.qos, publish.retain)
-                && identifiers == *entry.identifiers
-        });
-        let Some((at, epoch)) = at.map(|at| (at, session.epoch)) else { return false };
-        let entry = self.live.sessions[client].as_mut().map(|session| session.mistakable.swap_remove(at));
-        let Some(entry) = entry else { return false };
-        let id = self.fresh_id();
-        let entry =
-            Entry { id, packet_id: came.packet_id, phase: Phase::Queued, optional: false, anywhere: false, ..entry };
-        self.give_place(client, epoch, &entry, came.link);
-        true
-    }
-
-    fn place_of_directed(&self, now: u64, session: &Session, publish: &Publish<'_>, came: Came<'_>) -> Option<bool> {
-        let due = self.find_directed(now, session, publish, came)?;
-        let may_come = !self.is_replaced(session, due) && !is_expired(due.expires_at, now) && due.lsn <= self.durable;
-        may_come.then_some(!due.optional)
-    }
-
-    fn place_of_handed(&self, now: u64, client: usize, publish: &Publish<'_>, came: Came<'_>) -> Option<bool> {
-        let (expired, optional, filter, id) = self.find_handed(now, client, came)?;
-        let entry = self.live.groups.get(&filter)?.entries.iter().find(|entry| entry.id == id)?;
-        let qos = publish.qos.min(self.registry.get(entry.message).qos);
-        let is_plain = !publish.retain && publish.properties.subscription_identifiers.is_empty();
-        (qos == QoS::ExactlyOnce && is_plain && !expired && entry.lsn <= self.durable).then_some(!optional)
-    }
-
-    /// The retained message that may have come from a place in the queue. Of one that was published twice, nobody can tell
-    /// which came.
-    fn find_directed<'a>(
-        &self,
-        now: u64,
-        session: &'a Session,
-        publish: &Publish<'_>,
-        came: Came<'_>,
-    ) -> Option<&'a Due> {
-        let fitting = session.backlog.iter().filter(|due| {
-            let identifiers = &publish.properties.subscription_identifiers;
-            let identified =
-                if due.identifier == 0 { identifiers.is_empty() } else { *identifiers == [due.identifier] };
-            self.is_it(due.message, came.seen, came.topic) && due.qos == publish.qos && identified
-        });
-        let choice = |due: &&Due| {
-            let may_not = self.is_replaced(session, due) || is_expired(due.expires_at, now);
-            let kept = self.live.retained.get(&self.registry.get(due.message).topic);
-            (may_not, due.optional, kept.is_none_or(|kept| kept.stored != due.stored), due.id)
-        };
-        fitting.min_by_key(choice).filter(|_| publish.retain)
-    }
-
-    /// The shared message that may have come from a place in the member's queue: whether it expired and whether it need not
-    /// come, and where it stands.
-    fn find_handed(&self, now: u64, client: usize, came: Came<'_>) -> Option<(bool, bool, usize, u64)> {
-        let epoch = self.live.sessions[client].as_ref()?.epoch;
-        let mut fitting = Vec::new();
-        for (filter, group) in &self.live.groups {
-            let sub = group.members.get(&client);
-            for entry in &group.entries {
-                let is_member = sub.is_some_and(|sub| sub.qos == QoS::ExactlyOnce);
-                let may_have = is_member || entry.candidates.contains(&(client, epoch));
-                let is_free = matches!(entry.holder, Holder::Nobody | Holder::Member { free: true, .. });
-                if may_have && is_free && self.is_it(entry.message, came.seen, came.topic) {
-                    fitting.push((is_expired(entry.expires_at, now), entry.optional, *filter, entry.id));
-                }
-            }
-        }
-        fitting.into_iter().min()
-    }
-
-    /// Whether the session was sent what replaced the retained message.
-    fn is_replaced(&self, session: &Session, due: &Due) -> bool {
-        let topic = self.registry.get(due.message).topic;
-        let (newest, message) = session.newest.get(&topic).copied().unwrap_or_default();
-        let is_newer = |kept: &Kept| kept.stored != due.stored && newest > kept.stored;
-        // The same message, published once more, is no other.
-        message != due.message && self.live.retained.get(&topic).is_some_and(is_newer)
     }
 
     /// A retained message that was given a place in the queue. Whether it is one.
@@ -481,7 +335,7 @@ impl Oracle {
     }
 
     /// What was sent from a place in the queue stands there from now on, also after a crash.
-    fn give_place(&mut self, client: usize, epoch: u64, entry: &Entry, link: LinkId) {
+    pub(super) fn give_place(&mut self, client: usize, epoch: u64, entry: &Entry, link: LinkId) {
         let urgent: [bool; TOPICS.len()] = std::array::from_fn(|topic| self.is_urgent(topic));
         let lane = |registry: &Registry, entry: &Entry| urgent[registry.get(entry.message).topic];
         let is_urgent = lane(&self.registry, entry);
@@ -708,7 +562,11 @@ impl Oracle {
 
     fn emitted_shared(&mut self, now: u64, link: LinkId, publish: &Publish<'_>, topic: &str, seen: Option<MessageId>) {
         let Some(client) = self.conns.get(&link).map(|conn| conn.client) else { return };
-        let Some((group, id)) = self.find_shared(now, client, publish.qos, topic, seen) else {
+        let mut found = self.find_shared(now, client, publish.qos, topic, seen);
+        if found.is_none() && self.give_mistaken_back(client, topic, seen) {
+            found = self.find_shared(now, client, publish.qos, topic, seen);
+        }
+        let Some((group, id)) = found else {
             let detail = format!("client {client} got {seen:?} on {topic} through no group of its own");
             return self.breach(Rule::WrongDelivery, detail);
         };
