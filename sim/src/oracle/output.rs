@@ -5,7 +5,7 @@
 use causeway_protocol::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
 use super::place::{Came, Place};
-use super::state::{Entry, Flight, FlightKind, Holder, LinkId, Phase};
+use super::state::{Due, Entry, Flight, FlightKind, Holder, LinkId, Phase};
 use super::{AckKind, Finished, Oracle, Rule, is_expired};
 use crate::message::{MessageId, Registry, TOPICS, is_shared};
 
@@ -274,6 +274,12 @@ impl Oracle {
         self.finish_due(client, epoch, due.id);
         if let Some(session) = self.base.session(client, epoch) {
             session.backlog.retain(|one| one.id != due.id);
+        }
+        // An older copy of the same message may be what came just now, and this one still comes.
+        let terms = |due: &Due| (due.message, due.qos, due.identifier);
+        for session in [&mut self.live, &mut self.base].into_iter().filter_map(|state| state.session(client, epoch)) {
+            let copies = session.backlog.iter_mut().filter(|one| terms(one) == terms(&due) && one.stored < due.stored);
+            copies.for_each(|one| (one.stored, one.optional) = (due.stored, true));
         }
         let entry = Entry {
             id: due.id,
