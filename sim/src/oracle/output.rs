@@ -395,7 +395,10 @@ impl Oracle {
             .map(|(_, entry)| (entry.id, entry.message, entry.optional || is_expired(entry.expires_at, now)))
             .collect();
         let Some(at) = found else {
-            if self.emitted_mistaken(publish, Came { link, topic, seen, packet_id }) {
+            let came = Came { link, topic, seen, packet_id };
+            let is_mistaken = self.emitted_mistaken(publish, came)
+                || (self.give_mistaken_back(client, topic, seen) && self.emitted_handed(now, publish, came));
+            if is_mistaken {
                 return;
             }
             let Publish { dup, qos, retain, properties, .. } = publish;

@@ -268,6 +268,10 @@ impl Oracle {
                 (certain.0, certain.1) = (certain.0 + 1, certain.1 + bytes);
             }
         }
+        // What was taken for a message of a group may have been another one.
+        for mistakable in self.live.sessions.iter().flatten().flat_map(|session| &session.mistakable) {
+            (possible.0, possible.1) = (possible.0 + 1, possible.1 + self.registry.bytes(mistakable.message));
+        }
         let bounds = (self.limits.session_queue_messages_max, self.limits.session_queue_bytes_max);
         Room::of(bounds, certain, possible, bytes)
     }
