@@ -385,7 +385,7 @@ impl Oracle {
         let fitting = queued.clone().filter(|(_, entry)| is_it(entry));
         let found = fitting.min_by_key(|(_, entry)| {
             let as_asked = (entry.qos, entry.retain) == (publish.qos, publish.retain);
-            (!as_asked || identifiers != *entry.identifiers, is_expired(entry.expires_at, now))
+            (!as_asked || identifiers != *entry.identifiers, is_expired(entry.expires_at, now), entry.anywhere)
         });
         let found = found.map(|(at, _)| at);
         let is_in_order = found.is_some_and(|at| !session.entries[at].anywhere);

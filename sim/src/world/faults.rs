@@ -118,7 +118,8 @@ impl<B: Broker> World<B> {
         names.retain(|name| name.ends_with(".log"));
         names.sort();
         let begins = positions.first().map_or(0, |(_, position)| position >> 32);
-        let Some(name) = names.get((segment - begins) as usize).cloned() else { return Ok(()) };
+        // Where the power failed just before, nothing can be read: the start cuts it off and begins again.
+        let Some(name) = names.get((segment - begins) as usize).cloned() else { return self.start(death) };
         let mask = 1 << self.random.below(8);
         self.note("a bit flips", [segment, flipped, mask]);
         self.disk.faulty.flip(&name, flipped, mask as u8);
