@@ -264,6 +264,11 @@ impl Shard {
         self.connection(connection).is_some_and(|connection| connection.corked)
     }
 
+    /// What waits for a connection, corked or not: for whoever watches.
+    pub fn waiting(&self, connection: ConnectionId) -> Option<&Outbox> {
+        self.connection(connection).map(|connection| &connection.outbox)
+    }
+
     /// The bytes waiting for a connection; there until [`Shard::closed`], but not while it is corked.
     pub fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
         let connection = self.connection_mut(connection).filter(|connection| !connection.corked);

@@ -53,6 +53,8 @@ impl Oracle {
             version: asked.version,
             open: true,
             connack: Some(resumed && !asked.clean),
+            // Whatever is recorded now is about this session, or the one before.
+            connack_lsn: if self.last > self.last_before { self.last } else { 0 },
             acks: Default::default(),
             answers: Default::default(),
             strays: 0,

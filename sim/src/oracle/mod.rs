@@ -135,6 +135,8 @@ struct Conn {
     version: ProtocolVersion,
     open: bool,
     connack: Option<bool>,
+    /// The record that CONNACK relies on.
+    connack_lsn: u64,
     acks: VecDeque<AckDue>,
     answers: VecDeque<AnswerDue>,
     /// PUBRECs nobody waited for: PUBREL 0x92 follows.

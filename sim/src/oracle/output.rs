@@ -47,6 +47,17 @@ impl Oracle {
         }
     }
 
+    /// Bytes of a connection are on their way: its CONNACK among them, or before.
+    pub(crate) fn left(&mut self, link: LinkId) {
+        let durable = self.durable;
+        if let Some(conn) = self.conns.get(&link)
+            && conn.connack_lsn > durable
+        {
+            let detail = format!("CONNACK on link {link} relies on {}, {durable} is durable", conn.connack_lsn);
+            self.breach(Rule::AckedBeforeDurable, detail);
+        }
+    }
+
     fn emitted_ack(&mut self, link: LinkId, kind: AckKind, ack: &Ack<'_>) {
         let durable = self.durable;
         let Some(conn) = self.conns.get_mut(&link) else { return };

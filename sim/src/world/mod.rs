@@ -103,6 +103,7 @@ impl<B: Broker> World<B> {
                 let Some(&id) = self.by_connection.get(&connection) else { continue };
                 self.look_at(id);
             }
+            self.look_behind_corks();
             if !self.drain_quick() {
                 break;
             }
@@ -134,6 +135,16 @@ impl<B: Broker> World<B> {
         self.check()
     }
 
+    /// Looks at what waits behind a CONNACK that waits itself.
+    fn look_behind_corks(&mut self) {
+        let connections = self.by_connection.iter().map(|(connection, id)| (*connection, *id));
+        let corked: smallvec::SmallVec<[LinkId; 4]> = connections
+            .filter(|(connection, _)| self.broker.shard().is_corked(*connection))
+            .map(|(_, id)| id)
+            .collect();
+        corked.into_iter().for_each(|id| self.look_at(id));
+    }
+
     /// Takes the outboxes of quick links. Whether there was anything.
     fn drain_quick(&mut self) -> bool {
         let mut any = false;
@@ -159,6 +170,9 @@ impl<B: Broker> World<B> {
         if !link.is_cut {
             link.down.extend_from_slice(&bytes);
         }
+        if !bytes.is_empty() {
+            self.oracle.left(id);
+        }
         if low {
             self.input(|shard, now| shard.flushed(now, connection));
         }
@@ -169,7 +183,7 @@ impl<B: Broker> World<B> {
     fn look_at(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(connection) = link.connection else { return };
-        let Some(outbox) = self.broker.shard().outbox(connection) else { return };
+        let Some(outbox) = self.broker.shard().waiting(connection) else { return };
         let all = gather(outbox);
         let mut rest = all.get(link.observed..).unwrap_or_default();
         link.observed = all.len();

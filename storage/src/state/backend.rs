@@ -4,20 +4,25 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::disk::DiskFile;
 use crate::segmented::read_up_to;
 
 #[derive(Debug)]
-pub(super) struct DiskBackend(pub(super) Arc<dyn DiskFile>);
+pub(super) struct DiskBackend {
+    pub(super) file: Arc<dyn DiskFile>,
+    /// Set once a sync failed.
+    pub(super) sync_failed: Arc<AtomicBool>,
+}
 
 impl redb::StorageBackend for DiskBackend {
     fn len(&self) -> io::Result<u64> {
-        self.0.size()
+        self.file.size()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        if read_up_to(self.0.as_ref(), out, offset)? < out.len() {
+        if read_up_to(self.file.as_ref(), out, offset)? < out.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(())
@@ -25,14 +30,18 @@ impl redb::StorageBackend for DiskBackend {
 
     /// Sets no space aside: redb doubles its file, and would take twice what it needs.
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_size(len)
+        self.file.set_size(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        let outcome = self.file.sync_data();
+        if outcome.is_err() {
+            self.sync_failed.store(true, Ordering::Release);
+        }
+        outcome
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(data, offset)
+        self.file.write_at(data, offset)
     }
 }

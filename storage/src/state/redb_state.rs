@@ -8,12 +8,13 @@
 //! - Commits have two phases and save the allocator's state (redb calls it quick repair): opening again after a failure trusts what
 //!   the first sync covered, and has nothing to walk. With one phase redb would take a commit whose sync failed for good if its pages
 //!   can still be read, though they never came to the disk.
-//! - If only the second sync of a commit failed, the kernel may show a header that the disk does not have. Opening again, redb writes
-//!   and syncs the header before all else, so that the two agree before a page is used again.
+//! - After a sync that failed, the kernel may show what the disk does not have, the file's length included, and no later sync of that
+//!   file need change that. So what it shows is copied into a new file, which is synced and takes the old one's place, before anything is
+//!   written again.
 //! - A file gets its name only once it is complete, and nothing is committed to it before the name is durable.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,7 +26,9 @@ use redb::{
 
 use super::backend::DiskBackend;
 use super::{Fold, FoldMark, StateError, StateOptions, StateStore, VisitBody, VisitEntry};
-use crate::disk::{Disk, RealDisk};
+use crate::RunId;
+use crate::disk::{Disk, RealDisk, named};
+use crate::segmented::read_up_to;
 
 const FILE_NAME: &str = "state.redb";
 /// The file is called so until it is complete.
@@ -36,11 +39,15 @@ const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 
 const FORMAT_KEY: &str = "format";
-const FORMAT_VERSION: u64 = 1;
+const FORMAT_VERSION: u64 = 2;
 const SHARD_KEY: &str = "shard";
+/// The upper and the lower half.
+const RUN_KEYS: [&str; 2] = ["run_above", "run_below"];
 const APPLIED_KEY: &str = "applied";
 const THROUGH_KEY: &str = "through";
 
+/// A file is copied in pieces of this many bytes.
+const COPY_BYTES: usize = 1 << 20;
 /// Changes are handed to redb in order, this many bytes at a time.
 const BATCH_BYTES: usize = 1 << 20;
 /// What a change costs beside its bytes.
@@ -70,7 +77,8 @@ impl RedbState {
     /// As [`open`](RedbState::open).
     pub fn open_on(disk: Arc<dyn Disk>, options: StateOptions) -> Result<RedbState, StateError> {
         let names = disk.names()?;
-        let mut store = Store { disk, options, opened: RwLock::default(), folding: AtomicBool::new(false) };
+        let (opened, sync_failed, folding) = (RwLock::default(), Arc::default(), AtomicBool::new(false));
+        let mut store = Store { disk, options, opened, sync_failed, folding };
         if !names.iter().any(|name| name == FILE_NAME) {
             store.create()?;
         } else if names.iter().any(|name| name == UNFINISHED_NAME) {
@@ -90,6 +98,8 @@ struct Store {
     disk: Arc<dyn Disk>,
     options: StateOptions,
     opened: RwLock<Opened>,
+    /// A sync of the file failed: it is not to be written any more.
+    sync_failed: Arc<AtomicBool>,
     /// A fold is open. It may outlive the database it began with, and must be gone before that is opened again.
     folding: AtomicBool,
 }
@@ -114,6 +124,9 @@ impl Store {
             let mut meta = to.open_table(META)?;
             meta.insert(FORMAT_KEY, FORMAT_VERSION)?;
             meta.insert(SHARD_KEY, u64::from(self.options.shard))?;
+            let run = self.options.run.unwrap_or_else(|| RunId::new(self.disk.as_ref()));
+            meta.insert(RUN_KEYS[0], (run.0 >> 64) as u64)?;
+            meta.insert(RUN_KEYS[1], run.0 as u64)?;
             to.open_table(ENTRIES)?;
             to.open_table(BODIES)?;
             Ok(())
@@ -129,7 +142,9 @@ impl Store {
             self.disk.remove(UNFINISHED_NAME)?;
         }
         let file = self.disk.create(UNFINISHED_NAME)?;
-        let database = self.builder().create_with_backend(DiskBackend(file)).map_err(|error| self.error(error))?;
+        // If it fails, nobody uses it.
+        let backend = DiskBackend { file, sync_failed: Arc::default() };
+        let database = self.builder().create_with_backend(backend).map_err(|error| self.error(error))?;
         let transaction = self.begin(&database)?;
         fill(&transaction)?;
         transaction.commit().map_err(|error| self.error(error))
@@ -157,14 +172,39 @@ impl Store {
     fn open_into(&self, opened: &mut Opened, check: bool) -> Result<(), StateError> {
         // The old one goes first: they would write over each other.
         *opened = Opened::default();
+        if self.sync_failed.load(Ordering::Acquire) {
+            self.replace_file()?;
+            self.sync_failed.store(false, Ordering::Release);
+        }
         // The file may have got its name just now. What is committed to it must not go with the name.
         self.disk.sync_folder()?;
         let file = self.disk.open(FILE_NAME)?;
         let mut builder = self.builder();
         builder.set_check_integrity_on_open(check);
-        let database = builder.create_with_backend(DiskBackend(file)).map_err(|error| self.error(error))?;
+        let backend = DiskBackend { file, sync_failed: self.sync_failed.clone() };
+        let database = builder.create_with_backend(backend).map_err(|error| self.error(error))?;
         self.check_meta(&database)?;
         opened.database = Some(database);
+        Ok(())
+    }
+
+    /// Puts a copy in the place of the file, byte by byte as it can be read now.
+    fn replace_file(&self) -> Result<(), StateError> {
+        if self.disk.names()?.iter().any(|name| name == UNFINISHED_NAME) {
+            self.disk.remove(UNFINISHED_NAME)?;
+        }
+        let (from, to) = (self.disk.open(FILE_NAME)?, self.disk.create(UNFINISHED_NAME)?);
+        let (size, mut offset, mut buffer) = (from.size()?, 0, vec![0; COPY_BYTES]);
+        while offset < size {
+            let read = read_up_to(from.as_ref(), &mut buffer, offset)?;
+            if read == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            to.write_at(&buffer[..read], offset)?;
+            offset += read as u64;
+        }
+        to.sync_all()?;
+        self.disk.rename(UNFINISHED_NAME, FILE_NAME)?;
         Ok(())
     }
 
@@ -252,7 +292,11 @@ impl Store {
 
     fn error(&self, error: impl Into<redb::Error>) -> StateError {
         match error.into() {
-            redb::Error::Io(error) => StateError::Io(error),
+            // What redb reads is not what it wrote, or not all of it.
+            redb::Error::Io(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
+                self.corrupt(&error.to_string())
+            }
+            redb::Error::Io(error) => StateError::Io(named(self.disk.describe(FILE_NAME).as_ref())(error)),
             redb::Error::Corrupted(detail) => self.corrupt(&detail),
             redb::Error::ValueTooLarge(bytes) => StateError::TooLarge { bytes: bytes as u64 },
             error @ (redb::Error::PreviousIo | redb::Error::DatabaseClosed) => {
@@ -272,6 +316,17 @@ impl StateStore for RedbState {
                 (None, None) => Ok(None),
                 _ => Err(store.corrupt("half of its mark is missing")),
             }
+        })
+    }
+
+    fn run(&self) -> Result<Option<RunId>, StateError> {
+        let store = &self.store;
+        store.with_reader(|transaction| {
+            let [above, below] = [store.meta(transaction, RUN_KEYS[0])?, store.meta(transaction, RUN_KEYS[1])?];
+            let (Some(above), Some(below)) = (above, below) else {
+                return Err(store.corrupt("it does not say which run it belongs to"));
+            };
+            Ok(Some(RunId(u128::from(above) << 64 | u128::from(below))))
         })
     }
 
