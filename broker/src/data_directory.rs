@@ -3,12 +3,11 @@
 //! Owns who may use it, where each shard keeps what it has in it, and what is said where it cannot be used. It never looks into a
 //! record.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use causeway_core::RecordError;
-use causeway_storage::disk::RealDisk;
+use causeway_storage::disk::{FileLock, LockError, RealDisk, lock_alone};
 use causeway_storage::{Durability, LogOptions, OpenError, RecoverError, ShardOptions, ShardStore, StateError};
 
 use crate::config;
@@ -107,6 +106,11 @@ fn remedy(error: &io::Error, folder: &Path) -> String {
         }
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ". Make room on this disk, and start again".to_owned(),
         ErrorKind::NotADirectory | ErrorKind::AlreadyExists => ". It has to be a folder".to_owned(),
+        ErrorKind::IsADirectory => {
+            ". A folder is in the place of a file: move it away, and restore the file if it was one of \
+             the broker's"
+                .to_owned()
+        }
         ErrorKind::ReadOnlyFilesystem => ". The file system is mounted read-only".to_owned(),
         _ => String::new(),
     }
@@ -153,7 +157,7 @@ pub(crate) struct DataDirectory {
     free_space_floor_bytes: u64,
     disk_factor: f64,
     /// The kernel gives the lock free with the file, however the process ends.
-    _lock: File,
+    _lock: FileLock,
 }
 
 impl DataDirectory {
@@ -164,19 +168,10 @@ impl DataDirectory {
     pub(crate) fn take(path: &Path, settings: &config::Storage) -> Result<DataDirectory, StorageError> {
         let refused = |source| StorageError::Folder { folder: path.to_owned(), source };
         RealDisk::new(path).map_err(refused)?;
-        let file = path.join(LOCK_NAME);
-        // Not truncated on opening: it may say who holds it.
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&file);
-        let mut lock = options.map_err(refused)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StorageError::InUse { folder: path.to_owned(), holder: holder(&mut lock) });
-            }
-            Err(TryLockError::Error(error)) => return Err(refused(error)),
-        }
-        // Who holds it is said for people only: a full disk must not keep the broker from starting.
-        let _ = lock.set_len(0).and_then(|()| write!(lock, "process {}", std::process::id()));
+        let lock = lock_alone(&path.join(LOCK_NAME)).map_err(|error| match error {
+            LockError::Held { holder, .. } => StorageError::InUse { folder: path.to_owned(), holder },
+            LockError::Io(source) => refused(source),
+        })?;
         let durability = match settings.durability {
             config::Durability::Fsync => Durability::Fsync,
             config::Durability::Os => Durability::Os,
@@ -230,14 +225,6 @@ impl DataDirectory {
     }
 }
 
-fn holder(lock: &mut File) -> String {
-    let mut holder = String::new();
-    match lock.take(64).read_to_string(&mut holder) {
-        Ok(count) if count > 0 => holder,
-        _ => "another process".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,6 +252,58 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let refusal = taken(&path.join("data")).unwrap_err();
         assert!(refusal.contains("It has to be a folder"), "{refusal}");
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_a_file_is_named() {
+        for name in ["state.redb", "state.redb.new", "log/next.tmp", "log/lock", "log/00000000000000000009.log"] {
+            let folder = tempfile::tempdir().unwrap();
+            let directory = taken(folder.path()).unwrap();
+            let path = folder.path().join("shard-0").join(name);
+            drop(directory.open_store().unwrap());
+            if path.is_file() {
+                std::fs::remove_file(&path).unwrap();
+            }
+            std::fs::create_dir(&path).unwrap();
+            let refusal = directory.open_store().unwrap_err().to_string();
+            assert!(refusal.contains(&format!("{}: Is a directory", path.display())), "{refusal}");
+            assert!(refusal.contains("move it away"), "{refusal}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join(LOCK_NAME)).unwrap();
+        let refusal = taken(folder.path()).unwrap_err();
+        assert!(refusal.contains("causeway.lock: Is a directory") && refusal.contains("move it away"), "{refusal}");
+    }
+
+    #[test]
+    fn a_folded_state_that_is_none_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = taken(folder.path()).unwrap();
+        drop(directory.open_store().unwrap());
+        let path = folder.path().join("shard-0/state.redb");
+        let intact = std::fs::read(&path).unwrap();
+        let garbage: Vec<u8> = (0..20_000_u32).map(|at| (at * 7 % 251) as u8).collect();
+        for damaged in [&intact[..intact.len() / 2], &intact[..100], &garbage, b"", &vec![0; intact.len()]] {
+            std::fs::write(&path, damaged).unwrap();
+            let refusal = directory.open_store().unwrap_err().to_string();
+            assert!(refusal.starts_with(&format!("{} is damaged: ", path.display())), "{refusal}");
+            assert!(refusal.contains("from a copy"), "{refusal}");
+        }
+        std::fs::write(&path, &intact).unwrap();
+        directory.open_store().unwrap();
+    }
+
+    #[test]
+    fn a_folder_stays_taken_when_its_lock_files_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = taken(folder.path()).unwrap();
+        let _store = directory.open_store().unwrap();
+        for name in [LOCK_NAME, "shard-0/log/lock"] {
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+        }
+        let refusal = taken(folder.path()).unwrap_err();
+        assert!(refusal.contains("is in use by another process"), "{refusal}");
+        assert!(matches!(directory.open_store(), Err(StorageError::Log { source: RecoverError::Locked(_), .. })));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{Authenticator, Exchange, hashing};
 use crate::config::{ProxyProtocol, Transport};
-use crate::listener::{Accepted, Listener, Permit};
+use crate::listener::{Accepted, ConnectionPermit, Listener};
 use crate::log_gate::LogGate;
 use crate::proxy;
 use crate::server::EdgeCounters;
@@ -101,7 +101,7 @@ pub(crate) struct Arrival {
     /// Where the client used enhanced authentication: it takes re-authentication, too.
     pub(crate) exchange: Option<Box<Exchange>>,
     /// The place in the listener's `connections_max`.
-    pub(crate) permit: Permit,
+    pub(crate) permit: ConnectionPermit,
 }
 
 /// Why a connection ended before it was one.
@@ -321,7 +321,7 @@ impl Greeting {
         Ok(())
     }
 
-    async fn hand_over(mut self, request: Box<ConnectRequest>, permit: Permit, patience: Duration) {
+    async fn hand_over(mut self, request: Box<ConnectRequest>, permit: ConnectionPermit, patience: Duration) {
         self.layer.established(2 * (self.door.limits.packet_bytes_max as usize).max(64 * 1024));
         let client_id = request.client_id.clone();
         let Greeting { door, listener, stream, peer, layer, plain, exchange, .. } = self;

@@ -37,6 +37,7 @@ pub(crate) struct Listener {
     pub(crate) policy: causeway_core::HandshakePolicy,
     open: Arc<AtomicUsize>,
     pending: Arc<AtomicUsize>,
+    sockets: Arc<Sockets>,
 }
 
 /// One unit of something bounded, given back when dropped.
@@ -60,6 +61,35 @@ impl Drop for Permit {
     }
 }
 
+/// Sockets of all listeners, within what the process may open: its log and its state need descriptors, too.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    open: Arc<AtomicUsize>,
+    max: usize,
+}
+
+impl Sockets {
+    pub(crate) fn new(max: usize) -> Sockets {
+        Sockets { open: Arc::default(), max }
+    }
+}
+
+/// The place of a connection in the bound of its listener, and in that of the process.
+#[derive(Debug)]
+pub(crate) struct ConnectionPermit {
+    _listener: Permit,
+    _socket: Permit,
+}
+
+#[cfg(test)]
+impl ConnectionPermit {
+    /// One of a bound of its own.
+    pub(crate) fn unbounded() -> ConnectionPermit {
+        let permit = || Permit(Arc::new(AtomicUsize::new(1)));
+        ConnectionPermit { _listener: permit(), _socket: permit() }
+    }
+}
+
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Listener({})", self.settings.name)
@@ -73,11 +103,12 @@ impl Listener {
         address: SocketAddr,
         tls: Option<ListenerTls>,
         policy: causeway_core::HandshakePolicy,
+        sockets: Arc<Sockets>,
     ) -> Listener {
         let websocket = settings.transport.is_websocket();
         let websocket_path = websocket.then(|| Arc::from(settings.websocket_path.as_str()));
         let (open, pending) = Default::default();
-        Listener { settings, address, tls, websocket_path, policy, open, pending }
+        Listener { settings, address, tls, websocket_path, policy, open, pending, sockets }
     }
 
     /// What it holds now.
@@ -90,8 +121,11 @@ impl Listener {
     }
 
     /// The right to one more connection.
-    fn connection_permit(&self) -> Option<Permit> {
-        Permit::take(&self.open, self.settings.connections_max)
+    fn connection_permit(&self) -> Option<ConnectionPermit> {
+        Some(ConnectionPermit {
+            _listener: Permit::take(&self.open, self.settings.connections_max)?,
+            _socket: Permit::take(&self.sockets.open, self.sockets.max)?,
+        })
     }
 
     /// The right to one more handshake at the same time.
@@ -129,7 +163,7 @@ pub(crate) fn listen(socket: Socket) -> io::Result<TcpListener> {
 pub(crate) struct Accepted {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
-    pub(crate) connection: Permit,
+    pub(crate) connection: ConnectionPermit,
     pub(crate) handshake: Permit,
 }
 
@@ -162,7 +196,8 @@ pub(crate) async fn accept_all(
             counters.refused_limit.add(1);
             if refused.pass() {
                 tracing::warn!(target: "causeway::refused", listener = name, %peer,
-                    "connection closed: connections_max or handshakes_pending_max of the listener is reached");
+                    "connection closed: connections_max or handshakes_pending_max of the listener, or the process's limit of open \
+                     files, is reached");
             }
             continue;
         };

@@ -421,3 +421,68 @@ fn what_is_no_request_for_a_backup_is_refused() {
     assert_eq!(made["entries"], 0, "{made}");
     said(&["inspect", "--verify"], &[&to]);
 }
+
+#[test]
+fn a_copy_is_not_made_in_what_it_is_a_copy_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, to] = ["data", "to"].map(|name| folder.path().join(name));
+    stopped_with_a_queue(&data);
+    let before = files(&data);
+    for target in [data.join("in"), data.clone(), data.join("a/b/in")] {
+        let refusal = refused(&["backup"], &[&data, &target]);
+        assert!(refusal.contains("name a folder elsewhere"), "{refusal}");
+    }
+    assert!(files(&data) == before && !data.join("a").exists());
+    said(&["backup"], &[&data, &to.join(".")]);
+    let refusal = refused(&["restore"], &[&to, &to.join("in")]);
+    assert!(refusal.contains("name a folder elsewhere"), "{refusal}");
+
+    let broker = Causewayd::start(&data);
+    let refusal = refused(&["backup", "--admin", &broker.admin], &[&data, &data.join("in")]);
+    assert!(refusal.contains("status 400") && refusal.contains("name a folder elsewhere"), "{refusal}");
+    said(&["backup", "--admin", &broker.admin], &[&data, &folder.path().join("other/.")]);
+    broker.terminate();
+    said(&["inspect", "--verify"], &[&folder.path().join("other")]);
+}
+
+/// A start, and every tool, says that what was acknowledged is not there.
+#[track_caller]
+fn nobody_takes_it(data: &Path, why: &str) {
+    let told = refused(&["inspect", "--verify"], &[data]);
+    assert!(told.contains(why), "{told}");
+    let to = data.with_extension("to");
+    let told = refused(&["backup"], &[data, &to]);
+    assert!(told.contains(why) && !to.exists(), "{told}");
+    let told = refused(&["dev", "--port", "0", "--admin-port", "0", "--data", data.to_str().unwrap()], &[]);
+    assert!(told.contains(why) && told.contains("move it away"), "{told}");
+}
+
+#[test]
+fn a_log_that_is_lost_or_cut_short_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    stopped_with_a_queue(&data);
+    let segment = last_segment(&data);
+    let intact = std::fs::read(&segment).unwrap();
+    for cut in [4096, 5000] {
+        std::fs::write(&segment, &intact[..cut]).unwrap();
+        nobody_takes_it(&data, "was cut short");
+    }
+    std::fs::remove_file(&segment).unwrap();
+    nobody_takes_it(&data, "holds no segment of the log");
+    std::fs::write(&segment, &intact).unwrap();
+    delivers_the_queue(&data);
+}
+
+#[test]
+fn a_folded_state_of_another_broker_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let [data, other] = ["data", "other"].map(|name| folder.path().join(name));
+    [&data, &other].map(|folder| stopped_with_a_queue(folder));
+    let [ours, theirs] = [&data, &other].map(|folder| folder.join("shard-0/state.redb"));
+    let intact = std::fs::read(&ours).unwrap();
+    std::fs::copy(theirs, &ours).unwrap();
+    nobody_takes_it(&data, "they come from different brokers");
+    std::fs::write(&ours, intact).unwrap();
+    delivers_the_queue(&data);
+}

@@ -45,6 +45,8 @@ const DROPS_OLDEST: u8 = 8;
 pub(crate) enum Folded<'a> {
     Meta {
         epoch: u64,
+        /// The time of the newest record.
+        newest: Millis,
     },
     Session(Box<FoldedSession<'a>>),
     /// Part of a queue; entries whose sequence is done are still in it.
@@ -120,10 +122,11 @@ fn put(key: Vec<u8>, value: BytesMut) -> Change {
 }
 
 /// Values that are the whole shard's.
-pub(crate) fn put_meta(epoch: u64) -> Change {
+pub(crate) fn put_meta(epoch: u64, newest: Millis) -> Change {
     let mut value = BytesMut::new();
     value.put_u8(VERSION);
     value.put_u64(epoch);
+    value.put_u64(newest.0);
     put(key(META, &[]), value)
 }
 
@@ -349,7 +352,7 @@ impl<'a> Folded<'a> {
             return Err(RecordError::UnknownVersion(version));
         }
         Ok(match kind {
-            META => Folded::Meta { epoch: value.u64()? },
+            META => Folded::Meta { epoch: value.u64()?, newest: Millis(value.u64()?) },
             SESSION => Folded::Session(Box::new(FoldedSession::decode(epoch, &mut value)?)),
             GROUP => {
                 let share_name = key.text()?;

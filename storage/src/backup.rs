@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::{Disk, RealDisk};
-use crate::inspect::{LOG_FOLDER, STATE_FILE};
+use crate::inspect::STATE_FILE;
+use crate::shard_store::LOG_FOLDER;
 use crate::state::{FoldMark, RedbState, StateError, StateOptions, StateStore};
 use crate::{Durability, Log, LogError, LogOptions, LogReader, ReadError, RecoverError, SegmentedLog, ShardOptions};
 
@@ -56,15 +57,31 @@ pub enum BackupError {
     /// The shard was folded again and again while it was copied.
     #[error("the shard changed each time while it was copied: try again when there is less to do")]
     Busy,
-    /// A state says that there were records, and the log has none left to go on behind.
-    #[error("the log holds no record, though the folded state shows records up to {through}: publish something first")]
-    EmptyLog {
-        /// What the state shows.
-        through: u64,
+    /// The copy would be lost with what it is a copy of.
+    #[error("{} is in {}: name a folder elsewhere", to.display(), folder.display())]
+    Inside {
+        /// The target.
+        to: PathBuf,
+        /// What is copied.
+        folder: PathBuf,
     },
     /// Whoever asked does not want it any more.
     #[error("stopped before the copy was complete")]
     Abandoned,
+}
+
+impl BackupError {
+    /// Whether there is no room for the copy.
+    pub fn is_full(&self) -> bool {
+        let is_full = |error: &io::Error| matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        match self {
+            BackupError::File { source, .. } => is_full(source),
+            BackupError::State(error) => error.is_full(),
+            BackupError::Open(RecoverError::Io(error)) => is_full(error),
+            BackupError::Log(LogError::Full { cause, .. } | LogError::Io(cause)) => is_full(cause),
+            _ => false,
+        }
+    }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> BackupError {
@@ -81,12 +98,19 @@ pub struct Destination {
 }
 
 impl Destination {
-    /// Begins what will be the folder `to`: it must not exist, or be empty.
+    /// Begins what will be the folder `to`, a copy of `folder`: it must not exist, or be empty, and not be in that one.
     ///
     /// # Errors
-    /// [`BackupError::Target`], [`BackupError::File`].
-    pub fn begin(to: &Path) -> Result<Destination, BackupError> {
+    /// [`BackupError::Inside`], [`BackupError::Target`], [`BackupError::File`].
+    pub fn begin(to: &Path, folder: &Path) -> Result<Destination, BackupError> {
         let target = |path: &Path, why: &str| BackupError::Target { path: path.to_owned(), why: why.to_owned() };
+        // Without a `.` at its end, which is no name.
+        let to = &to.components().collect::<PathBuf>();
+        let source = std::fs::canonicalize(folder).map_err(at(folder))?;
+        let inside = || BackupError::Inside { to: to.clone(), folder: folder.to_owned() };
+        if nearest(to)?.starts_with(&source) {
+            return Err(inside());
+        }
         match std::fs::read_dir(to).map(|mut entries| entries.next().is_none()) {
             Ok(true) => {}
             Ok(false) => return Err(target(to, "is not empty: name a folder that does not exist")),
@@ -109,7 +133,12 @@ impl Destination {
             }
             Err(error) => return Err(at(&partial)(error)),
         }
-        Ok(Destination { to: to.to_owned(), partial, finished: false })
+        let destination = Destination { to: to.to_owned(), partial, finished: false };
+        // The way there may have led through folders that were not there before.
+        match nearest(&destination.partial)?.starts_with(&source) {
+            true => Err(inside()),
+            false => Ok(destination),
+        }
     }
 
     /// Write into this folder.
@@ -130,6 +159,18 @@ impl Destination {
             None => sync_folder(Path::new(".")),
         }
     }
+}
+
+/// The deepest folder of a path that exists, without symbolic links.
+fn nearest(path: &Path) -> Result<PathBuf, BackupError> {
+    for folder in path.ancestors() {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        match std::fs::canonicalize(folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            outcome => return outcome.map_err(at(folder)),
+        }
+    }
+    Ok(PathBuf::from("/"))
 }
 
 impl Drop for Destination {
@@ -301,7 +342,8 @@ fn copy_state(
     goes_on: &mut dyn FnMut(u64) -> bool,
 ) -> Result<(), BackupError> {
     let (number, cache_bytes) = (shard.options.log.shard, shard.options.state_cache_bytes);
-    let copy = RedbState::open(to, StateOptions { shard: number, cache_bytes })?;
+    let run = shard.state.run()?;
+    let copy = RedbState::open(to, StateOptions { shard: number, cache_bytes, run })?;
     let Some(mark) = done.mark else { return Ok(()) };
     let mut fold = copy.fold()?;
     let mut outcome = Ok(());
@@ -347,16 +389,8 @@ fn copy_log(
     let through = done.mark.map_or(0, |mark| mark.through);
     // What a fold shows is durable.
     let durable = shard.durable.max(through);
-    let Some(first) = first_held(&shard.log, durable)? else {
-        // Where another fold came meanwhile, what was looked for may have gone with it.
-        return if shard.state.mark()? != done.mark {
-            Ok(false)
-        } else if through > 0 {
-            Err(BackupError::EmptyLog { through })
-        } else {
-            Ok(true)
-        };
-    };
+    let Some((run, first, _)) = shard.log.bounds() else { return Ok(true) };
+    copy.begin(first, run)?;
     let (mut group, mut group_first, mut bytes) = (Vec::new(), first, 0);
     for lsn in first..=durable {
         let Some(record) = shard.log.read_lsn(lsn)? else { return Ok(false) };
@@ -372,25 +406,11 @@ fn copy_log(
             (group_first, bytes) = (lsn + 1, 0);
         }
     }
-    (done.first, done.last) = (first, durable);
+    if first <= durable {
+        (done.first, done.last) = (first, durable);
+    }
     copy.close()?;
     Ok(true)
-}
-
-/// The oldest record the log holds, up to `last`. What it holds has no gaps, so few need to be asked for.
-fn first_held(log: &LogReader, last: u64) -> Result<Option<u64>, ReadError> {
-    if last == 0 || log.read_lsn(last)?.is_none() {
-        return Ok(None);
-    }
-    let (mut gone, mut held) = (0, last);
-    while held - gone > 1 {
-        let middle = gone + (held - gone) / 2;
-        match log.read_lsn(middle)? {
-            Some(_) => held = middle,
-            None => gone = middle,
-        }
-    }
-    Ok(Some(held))
 }
 
 #[cfg(test)]
@@ -497,7 +517,7 @@ mod tests {
         let mut store = ShardStore::open(folder.path().join("a"), options()).unwrap();
         let empty = folder.path().join("empty");
         assert_eq!(backup(&running(&store, 0), &empty, &mut |_| true).unwrap(), BackedUp::default());
-        drop(ShardStore::open(&empty, options()).unwrap());
+        assert_eq!(ShardStore::open(&empty, options()).unwrap().log.run(), store.log.run());
         let durable = append(&mut store, 500);
         fold(store.state.as_ref(), durable, &[]);
         store.log.truncate_before(durable + 1).unwrap();
@@ -551,17 +571,36 @@ mod tests {
     #[test]
     fn a_destination_is_whole_or_not_there() {
         let folder = tempfile::tempdir().unwrap();
-        let to = folder.path().join("deep/to");
-        let begun = Destination::begin(&to).unwrap();
+        let (to, data) = (folder.path().join("deep/to"), folder.path().join("data"));
+        std::fs::create_dir(&data).unwrap();
+        let begun = Destination::begin(&to, &data).unwrap();
         std::fs::write(begun.folder().join("x"), "x").unwrap();
-        assert!(Destination::begin(&to).unwrap_err().to_string().contains("to.partial is there already"));
+        assert!(Destination::begin(&to, &data).unwrap_err().to_string().contains("to.partial is there already"));
         drop(begun);
         assert!(!to.exists() && !to.with_file_name("to.partial").exists());
-        let begun = Destination::begin(&to).unwrap();
+        let begun = Destination::begin(&to, &data).unwrap();
         std::fs::write(begun.folder().join("x"), "x").unwrap();
         begun.finish().unwrap();
         assert_eq!(std::fs::read(to.join("x")).unwrap(), b"x");
-        assert!(Destination::begin(&to).unwrap_err().to_string().contains("is not empty"));
+        assert!(Destination::begin(&to, &data).unwrap_err().to_string().contains("is not empty"));
+    }
+
+    #[test]
+    fn a_destination_is_not_in_what_it_is_a_copy_of_however_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink(&data, folder.path().join("link")).unwrap();
+        for to in ["data", "data/in", "data/a/b/in", "data/../data/in", "link/in", "new/../data/in"] {
+            let refused = Destination::begin(&folder.path().join(to), &data);
+            assert!(matches!(refused, Err(BackupError::Inside { .. })), "{to}: {refused:?}");
+        }
+        assert_eq!(std::fs::read_dir(&data).unwrap().count(), 0);
+        for to in ["to/.", "to/./"] {
+            let begun = Destination::begin(&folder.path().join(to), &data).unwrap();
+            begun.finish().unwrap();
+            assert!(folder.path().join("to").is_dir() && !folder.path().join("to.partial").exists());
+        }
     }
 
     #[test]

@@ -4,21 +4,20 @@
 //! memory only, so that what is seen is exactly what a start would see. It never learns what a record means: whoever asks decodes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::disk::{Disk, DiskFile, FolderLock, LockError, ReadAt};
-use crate::shard_store::OpenError;
+use crate::disk::{Disk, DiskFile, FolderLock, LockError, ReadAt, lock_shared, named};
+use crate::shard_store::{LOG_FOLDER, OpenError};
 use crate::state::{RedbState, StateError, StateOptions};
 use crate::{LogOptions, Record, RecoverError, SegmentedLog, ShardOptions, ShardStore, StateStore};
 
-/// The log's folder within the shard's, and the state's file.
-pub(crate) const LOG_FOLDER: &str = "log";
+/// The state's file.
 pub(crate) const STATE_FILE: &str = "state.redb";
 const LOCK_NAME: &str = "lock";
 const PAGE_BYTES: u64 = 4096;
@@ -63,7 +62,7 @@ impl ReadOnlyDisk {
     /// `NotFound`, `NotADirectory`; whatever the file system says.
     pub fn new(path: impl Into<PathBuf>) -> io::Result<ReadOnlyDisk> {
         let folder = path.into();
-        std::fs::read_dir(&folder)?;
+        std::fs::read_dir(&folder).map_err(named(&folder))?;
         Ok(ReadOnlyDisk { folder, changed: Mutex::default() })
     }
 
@@ -84,7 +83,11 @@ impl ReadOnlyDisk {
             return Err(ErrorKind::NotFound.into());
         }
         let path = self.folder.join(name);
-        let size = std::fs::metadata(&path)?.len();
+        let metadata = std::fs::metadata(&path).map_err(named(&path))?;
+        if metadata.is_dir() {
+            return Err(named(&path)(ErrorKind::IsADirectory.into()));
+        }
+        let size = metadata.len();
         let pages = Pages { size, base_bytes: size, written: BTreeMap::new() };
         let content = Arc::new(Content { base: Some(path), pages: Mutex::new(pages) });
         changed.files.insert(name.to_owned(), content.clone());
@@ -105,14 +108,15 @@ impl Disk for ReadOnlyDisk {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let content = self.content(&mut self.changed(), name)?;
-        let base = content.base.as_ref().map(File::open).transpose()?;
+        let open = |path: &PathBuf| File::open(path).map_err(named(path));
+        let base = content.base.as_ref().map(open).transpose()?;
         Ok(Arc::new(ReadOnlyFile { base, content }))
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
         let changed = self.changed();
         let mut names: BTreeSet<String> = changed.files.keys().cloned().collect();
-        for entry in std::fs::read_dir(&self.folder)? {
+        for entry in std::fs::read_dir(&self.folder).map_err(named(&self.folder))? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             if !changed.hidden.contains(&name) {
                 names.insert(name);
@@ -153,36 +157,6 @@ impl Disk for ReadOnlyDisk {
 
     fn describe(&self, name: &str) -> String {
         self.folder.join(name).display().to_string()
-    }
-}
-
-/// A lock file that is held for reading, where there is one.
-#[derive(Debug)]
-pub struct SharedLock {
-    _file: Option<File>,
-}
-
-impl FolderLock for SharedLock {}
-
-/// Takes a lock file for reading, without making or changing it: others may read, too, but nobody writes.
-///
-/// # Errors
-/// [`LockError::Held`] where somebody has it for writing.
-pub fn lock_shared(path: &Path) -> Result<SharedLock, LockError> {
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(SharedLock { _file: None }),
-        Err(error) => return Err(error.into()),
-    };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(SharedLock { _file: Some(file) }),
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let said = (&mut file).take(64).read_to_string(&mut holder).is_ok_and(|count| count > 0);
-            let holder = if said { holder } else { "another process".to_owned() };
-            Err(LockError::Held { path: path.display().to_string(), holder })
-        }
-        Err(TryLockError::Error(error)) => Err(error.into()),
     }
 }
 
@@ -360,14 +334,20 @@ pub trait Decoder {
 /// Only where it cannot be looked at: somebody writes to it, or the disk fails. Damage is part of the answer.
 pub fn verify(path: &Path, shard: u32, decoder: &mut dyn Decoder) -> Result<Verified, OpenError> {
     let mut verified = Verified::default();
-    let disk = Arc::new(ReadOnlyDisk::new(path.join(LOG_FOLDER)).map_err(RecoverError::Io)?);
+    let disk = ReadOnlyDisk::new(path.join(LOG_FOLDER)).map_err(RecoverError::Io)?;
+    let (disk, has_state) = (Arc::new(disk), path.join(STATE_FILE).exists());
     let log = open_log(&disk, shard, &mut verified)?;
     if let Some(log) = &log {
         verify_log(log, disk.as_ref(), decoder, &mut verified)?;
+        if log.run().is_none() && has_state {
+            let none = OpenError::NoLog { folder: disk.describe("") };
+            verified.note(path.display().to_string(), None, none.to_string());
+        }
     }
     let disk = ReadOnlyDisk::new(path).map_err(StateError::Io)?;
     let file = disk.describe(STATE_FILE);
-    let options = StateOptions { shard, cache_bytes: options(shard).state_cache_bytes };
+    let run = log.as_ref().and_then(SegmentedLog::run);
+    let options = StateOptions { shard, cache_bytes: options(shard).state_cache_bytes, run };
     let state = match RedbState::open_on(Arc::new(disk), options) {
         Ok(state) => state,
         Err(StateError::Io(error)) => return Err(StateError::Io(error).into()),
@@ -394,7 +374,11 @@ pub fn verify(path: &Path, shard: u32, decoder: &mut dyn Decoder) -> Result<Veri
 /// Opens the log. Where the last segment is damaged, notes that and opens what is before it.
 fn open_log(disk: &Arc<ReadOnlyDisk>, shard: u32, to: &mut Verified) -> Result<Option<SegmentedLog>, OpenError> {
     for attempt in 0..2 {
-        match SegmentedLog::open_on(disk.clone(), options(shard).log) {
+        let opened = match attempt {
+            0 => SegmentedLog::open_on(disk.clone(), options(shard).log),
+            _ => SegmentedLog::open_remainder(disk.clone(), options(shard).log),
+        };
+        match opened {
             Ok(log) => return Ok(Some(log)),
             Err(RecoverError::Corrupt { file, offset, detail }) => {
                 let name = Path::new(&file).file_name().map(|name| name.to_string_lossy().into_owned());

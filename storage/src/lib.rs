@@ -12,6 +12,7 @@ pub mod fault;
 pub mod inspect;
 mod log;
 mod relocation;
+mod run;
 pub mod segmented;
 mod shard_store;
 mod space;
@@ -20,11 +21,12 @@ mod volatile;
 
 pub use log::{Log, LogError, Position};
 pub use relocation::plan_relocation;
+pub use run::RunId;
 pub use segmented::{
     Durability, LogOptions, LogReader, LogStats, ReadError, Record, RecoverError, Repair, SegmentStats, SegmentedLog,
     StoredRecord,
 };
-pub use shard_store::{BodyReader, OpenError, ShardOptions, ShardStore};
+pub use shard_store::{BodyReader, LOG_FOLDER, OpenError, ShardOptions, ShardStore};
 pub use space::free_bytes;
 pub use state::{Fold, FoldMark, RedbState, StateError, StateOptions, StateStore};
 pub use volatile::VolatileLog;

@@ -98,12 +98,14 @@ pub enum LogError {
         /// The number the caller gave.
         first: u64,
     },
-    /// The disk has no room for another segment. Nothing of the group was written and what was acknowledged stands: offer
-    /// the group again once there is room.
-    #[error("the disk is full: {wanted} bytes could not be set aside for the log")]
+    /// The disk has no room for another segment, or the system no file to give for it. Nothing of the group was written and
+    /// what was acknowledged stands: offer the group again later.
+    #[error("{wanted} bytes could not be set aside for the log: {cause}")]
     Full {
         /// The size of the segment that could not be had, in bytes.
         wanted: u64,
+        /// What the system says.
+        cause: std::io::Error,
     },
     /// The group is larger than the log takes at once. Nothing was written.
     #[error("a group of {bytes} bytes exceeds the {limit} bytes that one may have")]

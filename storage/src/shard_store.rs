@@ -2,6 +2,7 @@
 //!
 //! Owns that the two are of one run, and reading a body wherever it is. Never folds and never truncates: the shard's owner does.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,10 +10,12 @@ use bytes::Bytes;
 
 use crate::disk::{Disk, RealDisk};
 use crate::state::{FoldMark, RedbState, StateError, StateOptions, StateStore};
-use crate::{Log, LogOptions, LogReader, ReadError, RecoverError, SegmentedLog};
+use crate::{Log, LogError, LogOptions, LogReader, ReadError, RecoverError, RunId, SegmentedLog};
 
-/// The log's folder within the shard's.
-const LOG_FOLDER: &str = "log";
+/// Where, in the folder of a shard, its log is.
+pub const LOG_FOLDER: &str = "log";
+/// The state's file within the shard's folder.
+const STATE_FILE: &str = "state.redb";
 
 /// What can be chosen about a shard's store.
 #[derive(Debug, Clone)]
@@ -48,7 +51,8 @@ impl ShardStore {
     ///
     /// # Errors
     /// [`OpenError::Log`] and [`OpenError::State`] where one of them does not open; [`OpenError::LogTooShort`],
-    /// [`OpenError::LogTooLate`] and [`OpenError::NoState`] where they are not of one run.
+    /// [`OpenError::LogTooLate`], [`OpenError::NoState`], [`OpenError::NoLog`] and [`OpenError::OtherRun`] where they are not of
+    /// one run.
     pub fn open(path: impl AsRef<Path>, options: ShardOptions) -> Result<ShardStore, OpenError> {
         let path = path.as_ref();
         let log_disk = RealDisk::new(path.join(LOG_FOLDER)).map_err(RecoverError::Io)?;
@@ -66,22 +70,47 @@ impl ShardStore {
         options: ShardOptions,
     ) -> Result<ShardStore, OpenError> {
         let shard = options.log.shard;
-        // The log comes first: its lock covers the state.
-        let log = SegmentedLog::open_on(log_disk, options.log)?;
-        let state = RedbState::open_on(state_disk, StateOptions { shard, cache_bytes: options.state_cache_bytes })?;
+        // The log comes first: its lock covers the state, and it is begun before the state: a state without a log has lost it.
+        let mut log = SegmentedLog::open_on(log_disk.clone(), options.log)?;
+        let run = match log.run() {
+            Some(run) => run,
+            None if state_disk.names().map_err(StateError::Io)?.iter().any(|name| name == STATE_FILE) => {
+                return Err(OpenError::NoLog { folder: log_disk.describe("") });
+            }
+            None => {
+                let run = RunId::new(log_disk.as_ref());
+                log.begin(1, run).map_err(begun)?;
+                run
+            }
+        };
+        let cache_bytes = options.state_cache_bytes;
+        let state = RedbState::open_on(state_disk, StateOptions { shard, cache_bytes, run: Some(run) })?;
         ShardStore::join(log, Arc::new(state))
     }
 
     /// Joins a log and a state of any kind, if they are of one run.
     ///
     /// # Errors
-    /// [`OpenError::State`] where the state cannot be read; [`OpenError::LogTooShort`], [`OpenError::LogTooLate`] and
-    /// [`OpenError::NoState`].
+    /// [`OpenError::State`] where the state cannot be read; [`OpenError::LogTooShort`], [`OpenError::LogTooLate`],
+    /// [`OpenError::NoState`] and [`OpenError::OtherRun`].
     pub fn join(log: SegmentedLog, state: Arc<dyn StateStore>) -> Result<ShardStore, OpenError> {
         let mark = state.mark()?;
+        if let (Some(log), Some(state)) = (log.run(), state.run()?)
+            && log != state
+        {
+            return Err(OpenError::OtherRun { log, state });
+        }
         check_one_run(mark, log.first(), log.next())?;
         let bodies = BodyReader { log: log.reader(), state: state.clone() };
         Ok(ShardStore { log, state, bodies, mark })
+    }
+}
+
+/// What keeps a log from being begun.
+fn begun(error: LogError) -> RecoverError {
+    match error {
+        LogError::Io(error) | LogError::Full { cause: error, .. } => RecoverError::Io(error),
+        error => RecoverError::Io(io::Error::other(error)),
     }
 }
 
@@ -132,6 +161,20 @@ pub enum OpenError {
     /// The folded state does not open.
     #[error(transparent)]
     State(#[from] StateError),
+    /// There is a state, and the log has no segment, though it has one from its beginning.
+    #[error("the folded state is there, but {folder} holds no segment of the log")]
+    NoLog {
+        /// The log's folder.
+        folder: String,
+    },
+    /// Log and state were begun apart: one of them comes from another broker.
+    #[error("the log belongs to run {log}, but the folded state to run {state}: they come from different brokers")]
+    OtherRun {
+        /// The run of the log.
+        log: RunId,
+        /// The run of the state.
+        state: RunId,
+    },
     /// The log ends before what the state shows: an older log, or a newer state, was put in its place.
     #[error(
         "the folded state shows records up to {through}, but the log ends with record {last}: they are not of one run"

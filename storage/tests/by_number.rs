@@ -8,6 +8,7 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use causeway_storage::disk::Disk;
 use causeway_storage::fault::{FaultyDisk, Random};
 use causeway_storage::{Log, LogOptions, LogReader, ReadError, RecoverError, SegmentedLog};
 use common::{append, open, options, record, segment};
@@ -119,7 +120,7 @@ fn a_damaged_record_is_never_served() {
     let needle = record(damaged_in_first, 300);
     let at = content.windows(300).position(|window| window == needle).unwrap();
     disk.flip(&segment(1), at as u64 + 10, 1);
-    // While the index is there only the record itself cannot be read; without, what lies before it still can.
+    // Whether the index is there or has to be made around the damage.
     for reopened in [false, true] {
         if reopened {
             drop(log);
@@ -168,4 +169,89 @@ fn readers_keep_up_with_a_writer_that_appends_and_removes() {
         }
     });
     assert!(reader.read_lsn(3999).unwrap().is_some());
+}
+
+/// Flips of every byte, one at a time: what is not in that byte is read all the same, and the place that is told is that of the record.
+#[test]
+fn damage_hides_no_other_record() {
+    let groups: [&[usize]; 6] = [&[30, 0, 5], &[200, 40, 60, 50], &[9, 9], &[400, 20, 20], &[200; 5], &[100; 5]];
+    let disk = FaultyDisk::new(1);
+    let mut log = open(&disk).unwrap();
+    let (mut places, mut next) = (Vec::new(), 1);
+    for lengths in groups {
+        let placed = append(&mut log, next, lengths).unwrap();
+        next += lengths.len() as u64;
+        places.extend(placed.into_iter().zip(lengths).map(|(position, length)| (position.0, *length)));
+    }
+    log.close().unwrap();
+    // Damage in the last segment is for the start to refuse.
+    append(&mut log, next, &[7000]).unwrap();
+    log.sync().unwrap();
+    assert_eq!(log.stats().segments.len(), 2);
+    drop(log);
+    let end = places.last().map(|(offset, length)| offset + 12 + *length as u64).unwrap();
+    for at in 4096..end {
+        for mask in [1, 0xFF] {
+            disk.flip(&segment(1), at, mask);
+            let log = open(&disk).unwrap();
+            let reader = log.reader().unwrap();
+            for (lsn, (offset, length)) in (1..).zip(&places) {
+                let is_hit = (*offset..offset + 12 + *length as u64).contains(&at);
+                match reader.read_lsn(lsn) {
+                    Ok(found) => {
+                        let found = found.unwrap();
+                        assert!(!is_hit && found.bytes == record(lsn, *length), "byte {at}, record {lsn}");
+                    }
+                    Err(ReadError::Corrupt { offset: told, .. }) => {
+                        assert!(is_hit && told == *offset, "byte {at}, record {lsn} at {offset}: {told}");
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            disk.flip(&segment(1), at, mask);
+        }
+    }
+}
+
+/// Two groups lost with their headers, and the one between them intact.
+#[test]
+fn what_lies_between_damage_is_found() {
+    let disk = FaultyDisk::new(1);
+    let mut log = open(&disk).unwrap();
+    let places: Vec<u64> = (1..=12).map(|lsn| append(&mut log, lsn, &[400]).unwrap()[0].0).collect();
+    append(&mut log, 13, &[7000]).unwrap();
+    log.sync().unwrap();
+    drop(log);
+    for lost in [3, 4, 7] {
+        (places[lost] - 40..places[lost] + 100).for_each(|at| disk.flip(&segment(1), at, 0x55));
+    }
+    let log = open(&disk).unwrap();
+    let reader = log.reader().unwrap();
+    for lsn in 1..=12 {
+        match reader.read_lsn(lsn) {
+            Ok(found) => assert_eq!(found.unwrap().bytes, record(lsn, 400)),
+            Err(error) => assert!([4, 5, 8].contains(&lsn), "record {lsn}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_is_told_and_one_that_was_given_up_is_not_there() {
+    let disk = FaultyDisk::new(1);
+    let mut log = open(&disk).unwrap();
+    for lsn in 1..=30 {
+        append(&mut log, lsn, &[1000]).unwrap();
+    }
+    log.sync().unwrap();
+    drop(log);
+    let mut log = open(&disk).unwrap();
+    let reader = log.reader().unwrap();
+    let second = log.stats().segments[1].first;
+    disk.remove(&segment(second)).unwrap();
+    let missing = reader.read_lsn(second).unwrap_err();
+    assert!(matches!(missing, ReadError::Missing { .. }), "{missing}");
+    assert!(missing.to_string().contains(&segment(second)), "{missing}");
+    disk.put(&segment(second), b"");
+    log.truncate_before(second + 20).unwrap();
+    assert_eq!(reader.read_lsn(second).unwrap(), None);
 }

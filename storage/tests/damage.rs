@@ -5,6 +5,7 @@
 
 mod common;
 
+use causeway_storage::disk::Disk;
 use causeway_storage::fault::FaultyDisk;
 use causeway_storage::{Log, RecoverError};
 use common::{append, open, record, recovered, segment};
@@ -71,7 +72,6 @@ fn an_end_cut_off_at_any_byte_is_cleaned_away() {
         let mut zeroed = content.clone();
         zeroed[cut..].fill(0);
         check_recovers(&zeroed, &content, &begins, &format!("zeros from byte {cut}"));
-        check_recovers(&content[..cut], &content, &begins, &format!("file ends at byte {cut}"));
         let mut garbage = content.clone();
         garbage[cut..].iter_mut().enumerate().for_each(|(at, byte)| *byte = (at * 37 + 11) as u8 | 1);
         check_recovers(&garbage, &content, &begins, &format!("garbage from byte {cut}"));
@@ -97,7 +97,9 @@ fn what_a_sync_covered_outlives_a_cut_at_any_byte_behind_it() {
         let content = disk.content(&segment(1));
         for cut in durable_end..content.len().min(durable_end + 1200) {
             let reopened = FaultyDisk::new(11);
-            reopened.put(&segment(1), &content[..cut]);
+            let mut zeroed = content.clone();
+            zeroed[cut..].fill(0);
+            reopened.put(&segment(1), &zeroed);
             let log = open(&reopened).unwrap();
             let records = recovered(&log, 1).unwrap();
             assert!(records.len() as u64 >= durable, "sync {synced}, cut at byte {cut}");
@@ -239,4 +241,90 @@ fn a_proof_is_found_far_behind_the_damage() {
     assert!(matches!(refused, RecoverError::Corrupt { offset: 4096, .. }), "{refused}");
     let text = refused.to_string();
     assert!(text.starts_with("memory/00000000000000000001.log is damaged at byte 4096: no intact group"), "{text}");
+}
+
+/// A segment keeps the size it is made with until it has a follower.
+#[test]
+fn a_last_segment_that_is_cut_short_is_refused() {
+    let (content, begins) = content();
+    for cut in (4096..content.len()).step_by(97).chain(begins) {
+        let disk = FaultyDisk::new(9);
+        disk.put(&segment(1), &content[..cut]);
+        let refused = open(&disk).unwrap_err();
+        let at_end = matches!(refused, RecoverError::Corrupt { offset, .. } if offset == cut as u64);
+        assert!(at_end && refused.to_string().contains("was cut short"), "{refused}");
+    }
+}
+
+/// A log of several segments; what it was given up to.
+fn truncated(disk: &FaultyDisk, give_up: u64, more: u64) -> u64 {
+    let mut log = open(disk).unwrap();
+    for lsn in 1..=40 {
+        append(&mut log, lsn, &[1000]).unwrap();
+    }
+    log.sync().unwrap();
+    log.truncate_before(give_up).unwrap();
+    for lsn in 41..41 + more {
+        append(&mut log, lsn, &[1000]).unwrap();
+    }
+    log.close().unwrap();
+    log.first().unwrap()
+}
+
+#[test]
+fn missing_segments_at_either_end_are_refused() {
+    for (give_up, more) in [(1, 0), (20, 0), (20, 1), (20, 30)] {
+        let disk = FaultyDisk::new(1);
+        let first = truncated(&disk, give_up, more);
+        open(&disk).unwrap();
+        let mut names: Vec<String> = disk.names().unwrap().into_iter().filter(|name| name.ends_with(".log")).collect();
+        names.sort();
+        let contents: Vec<Vec<u8>> = names.iter().map(|name| disk.content(name)).collect();
+        for missing in 1..names.len() {
+            for (from_the_end, lost) in [(false, &names[..missing]), (true, &names[missing..])] {
+                lost.iter().for_each(|name| disk.remove(name).unwrap());
+                let refused = open(&disk).unwrap_err().to_string();
+                let expected = match from_the_end {
+                    true => "the segment that followed it is missing".to_owned(),
+                    false => format!("the log was to hold all records from {first} on"),
+                };
+                assert!(refused.contains(&expected), "{refused}");
+                names.iter().zip(&contents).for_each(|(name, content)| disk.put(name, content));
+            }
+        }
+        open(&disk).unwrap();
+    }
+}
+
+/// What says that segments were given up is damaged: no reason to take them for lost, and none to go on.
+#[test]
+fn a_damaged_note_is_refused() {
+    let disk = FaultyDisk::new(1);
+    truncated(&disk, 20, 0);
+    let mut names: Vec<String> = disk.names().unwrap().into_iter().filter(|name| name.ends_with(".log")).collect();
+    names.sort();
+    let last = names.last().unwrap();
+    // The mark is last, the note before it.
+    let end = disk.content(last).iter().rposition(|byte| *byte != 0).unwrap() as u64 / 8 * 8 + 8;
+    for at in end - 80..end - 40 {
+        disk.flip(last, at, 1);
+        let refused = open(&disk).unwrap_err();
+        let told = matches!(&refused, RecoverError::Corrupt { file, offset, .. } if file.ends_with(last) && *offset == end - 80);
+        assert!(told, "byte {at}: {refused}");
+        disk.flip(last, at, 1);
+    }
+    open(&disk).unwrap();
+}
+
+#[test]
+fn a_segment_of_another_run_is_refused() {
+    let [one, other] = [1, 2].map(|seed| {
+        let disk = FaultyDisk::new(seed);
+        truncated(&disk, 1, 0);
+        disk
+    });
+    let second = open(&one).unwrap().stats().segments[1].first;
+    one.put(&segment(second), &other.content(&segment(second)));
+    let refused = open(&one).unwrap_err().to_string();
+    assert!(refused.contains("belongs to run"), "{refused}");
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use causeway_storage::disk::{Disk, RealDisk};
 use causeway_storage::fault::{Failure, FaultyDisk};
-use causeway_storage::{Durability, Log, LogError, LogOptions, Position, ReadError, RecoverError, SegmentedLog};
+use causeway_storage::{Durability, Log, LogError, LogOptions, Position, ReadError, RecoverError, RunId, SegmentedLog};
 use common::{append, open, options, record, recovered, segment};
 
 #[test]
@@ -237,7 +237,7 @@ fn a_full_disk_refuses_the_group_and_goes_on_when_there_is_room() {
                 Err(refused) => break refused,
             }
         };
-        assert!(matches!(refused, LogError::Full { wanted: 8192 }), "{refused}");
+        assert!(matches!(refused, LogError::Full { wanted: 8192, .. }), "{refused}");
         assert!(!log.stats().spare);
         assert_eq!(log.sync().unwrap(), next - 1);
         assert!(matches!(append(&mut log, next, &[900]), Err(LogError::Full { .. })));
@@ -384,4 +384,51 @@ fn the_real_disk_keeps_to_the_contract() {
     disk.remove("b").unwrap();
     assert_eq!(disk.open("b").unwrap_err().kind(), std::io::ErrorKind::NotFound);
     assert_ne!(disk.unguessable(), disk.unguessable());
+}
+
+#[test]
+fn without_a_descriptor_to_be_had_the_group_is_refused_and_comes_again() {
+    let disk = FaultyDisk::new(13);
+    let mut log = open(&disk).unwrap();
+    append(&mut log, 1, &[5000]).unwrap();
+    for _ in 0..3 {
+        disk.fail_after(0, Failure::NoFile);
+        let refused = append(&mut log, 2, &[5000]).unwrap_err();
+        assert!(matches!(refused, LogError::Full { .. }), "{refused}");
+    }
+    assert_eq!(log.sync().unwrap(), 1);
+    append(&mut log, 2, &[5000]).unwrap();
+    assert_eq!(log.sync().unwrap(), 2);
+    drop(log);
+    assert_eq!(recovered(&open(&disk).unwrap(), 1).unwrap().len(), 2);
+}
+
+#[test]
+fn names_are_synced_without_a_new_descriptor() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = RealDisk::new(folder.path().join("log")).unwrap();
+    // The folder can no longer be opened by its name.
+    std::fs::rename(folder.path().join("log"), folder.path().join("moved")).unwrap();
+    disk.sync_folder().unwrap();
+}
+
+#[test]
+fn a_log_is_begun_where_and_as_what_it_is_told() {
+    let disk = FaultyDisk::new(14);
+    let mut log = open(&disk).unwrap();
+    assert_eq!((log.run(), log.reader().unwrap().bounds()), (None, None));
+    log.begin(70, RunId(5)).unwrap();
+    assert_eq!((log.first(), log.next()), (Some(70), Some(70)));
+    assert!(matches!(log.begin(70, RunId(5)), Err(LogError::Gap { .. })));
+    drop(log);
+    disk.power_cut(1);
+    let mut log = open(&disk).unwrap();
+    assert!(matches!(append(&mut log, 71, &[1]), Err(LogError::Gap { .. })));
+    append(&mut log, 70, &[9000]).unwrap();
+    append(&mut log, 71, &[9000]).unwrap();
+    assert_eq!(log.reader().unwrap().bounds(), Some((RunId(5), 70, 72)));
+    log.sync().unwrap();
+    drop(log);
+    let log = open(&disk).unwrap();
+    assert_eq!((log.run(), log.stats().segments.len()), (Some(RunId(5)), 2));
 }

@@ -97,7 +97,62 @@ fn a_log_and_a_state_of_different_runs_are_refused() {
         disk.remove(&name).unwrap();
     }
     let refused = open_on(&disk).unwrap_err();
-    assert!(matches!(refused, OpenError::LogTooShort { through: 50, last: 0 }), "{refused}");
+    assert!(matches!(refused, OpenError::NoLog { .. }), "{refused}");
+}
+
+#[test]
+fn a_log_and_a_state_of_different_brokers_are_refused() {
+    let [one, other] = [1, 2].map(|seed| {
+        let disk = FaultyDisk::new(seed);
+        let mut store = open_on(&disk).unwrap();
+        append_up_to(&mut store, 50);
+        fold(&store, 30, 3).unwrap();
+        assert_eq!(store.log.run(), store.state.run().unwrap());
+        store.state.compact().unwrap();
+        disk
+    });
+    one.put("state.redb", &other.content("state.redb"));
+    let refused = open_on(&one).unwrap_err();
+    assert!(matches!(refused, OpenError::OtherRun { .. }), "{refused}");
+    open_on(&other).unwrap();
+}
+
+/// Whenever the power goes, the next start finds nothing, or all of it, and no log that seems lost.
+#[test]
+fn a_shard_is_begun_whatever_happens_meanwhile() {
+    for operation in 0.. {
+        for seed in 0..8 {
+            let disk = FaultyDisk::new(seed);
+            disk.fail_after(operation, Failure::PowerOff);
+            drop(open_on(&disk));
+            if disk.is_powered() {
+                assert!(operation > 10, "it had only {operation} operations");
+                return;
+            }
+            disk.power_cut(seed);
+            let mut store = open_on(&disk).unwrap();
+            assert_eq!(store.log.run(), store.state.run().unwrap());
+            append_up_to(&mut store, 3);
+        }
+    }
+}
+
+/// What is there from the beginning cannot be taken for a new shard.
+#[test]
+fn a_log_that_is_lost_before_the_first_fold_is_missed() {
+    let disk = FaultyDisk::new(1);
+    let mut store = open_on(&disk).unwrap();
+    append_up_to(&mut store, 5);
+    drop(store);
+    let log = disk.content("00000000000000000001.log");
+    disk.remove("00000000000000000001.log").unwrap();
+    let refused = open_on(&disk).unwrap_err();
+    assert!(matches!(refused, OpenError::NoLog { .. }), "{refused}");
+    for cut in [4096, 5000] {
+        disk.put("00000000000000000001.log", &log[..cut]);
+        let refused = open_on(&disk).unwrap_err();
+        assert!(matches!(refused, OpenError::Log(RecoverError::Corrupt { .. })), "{refused}");
+    }
 }
 
 #[test]

@@ -69,9 +69,9 @@ fn status(error: &NoBackup) -> StatusCode {
         NoBackup::UnderWay | NoBackup::Copy(BackupError::Target { .. }) => StatusCode::CONFLICT,
         NoBackup::NotServing | NoBackup::Copy(BackupError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
         NoBackup::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
-        NoBackup::Inside(_) => StatusCode::BAD_REQUEST,
+        NoBackup::Copy(error) if error.is_full() => StatusCode::INSUFFICIENT_STORAGE,
+        NoBackup::Copy(BackupError::Inside { .. }) => StatusCode::BAD_REQUEST,
         NoBackup::Copy(BackupError::File { source, .. }) => match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
             ErrorKind::PermissionDenied | ErrorKind::NotADirectory | ErrorKind::ReadOnlyFilesystem => {
                 StatusCode::BAD_REQUEST
             }

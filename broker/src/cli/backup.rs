@@ -69,7 +69,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
         };
         anyhow::anyhow!("{error:#}{hint}")
     })?;
-    let destination = Destination::begin(&options.to)?;
+    let destination = Destination::begin(&options.to, &options.folder)?;
     let copied = copy(&options.folder, destination.folder(), &shards, Room::Holes)?;
     let checked = check_all(destination.folder(), &shards)?;
     if !checked.damage.is_empty() {
@@ -84,7 +84,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
 pub(super) fn restore(options: &RestoreOptions, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let (shards, _lock) = open(&options.from)?;
     // Said before a long check.
-    let destination = Destination::begin(&options.folder)?;
+    let destination = Destination::begin(&options.folder, &options.from)?;
     let checked = check_all(&options.from, &shards)?;
     if !checked.damage.is_empty() {
         print_damage(&checked, &mut stderr())?;

@@ -14,7 +14,8 @@ use causeway_core::inspect::{
     EntryView, Inspection, LaneView, SessionView, Totals, WillView, check_entry, check_record, message,
 };
 use causeway_core::{Lsn, Millis, RecordError};
-use causeway_storage::inspect::{Decoder, SharedLock, Verified, lock_shared, open_read_only, verify};
+use causeway_storage::disk::{FileLock, LockError, lock_shared};
+use causeway_storage::inspect::{Decoder, Verified, open_read_only, verify};
 use causeway_storage::{BodyReader, RecoverError, ShardStore, free_bytes};
 use clap::Args;
 use serde::Serialize;
@@ -255,7 +256,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
 }
 
 /// The shards of a data directory or backup, which no broker may write to while the lock is held.
-pub(super) fn open(folder: &Path) -> anyhow::Result<(Vec<u32>, SharedLock)> {
+pub(super) fn open(folder: &Path) -> anyhow::Result<(Vec<u32>, FileLock)> {
     let shown = folder.display();
     let mut shards = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| format!("{shown} cannot be read"))? {
@@ -268,10 +269,10 @@ pub(super) fn open(folder: &Path) -> anyhow::Result<(Vec<u32>, SharedLock)> {
     }
     shards.sort_unstable();
     let lock = lock_shared(&folder.join(LOCK_NAME)).map_err(|error| match error {
-        causeway_storage::disk::LockError::Held { holder, .. } => {
+        LockError::Held { holder, .. } => {
             anyhow::anyhow!("{shown} is in use by {holder}: stop that one first")
         }
-        causeway_storage::disk::LockError::Io(error) => anyhow::Error::new(error).context(LOCK_NAME),
+        LockError::Io(error) => anyhow::Error::new(error),
     })?;
     Ok((shards, lock))
 }

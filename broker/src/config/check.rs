@@ -7,6 +7,8 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 
+use causeway_protocol::{check_topic_filter, parse_shared};
+
 use super::problem::{Place, Problem, Severity};
 use super::{ClientCertificate, Config, Durability, Listener, ProxyProtocol, Tls};
 use crate::auth::PasswordFile;
@@ -198,6 +200,16 @@ fn check_limits(config: &Config, found: &mut Vec<Finding>) {
             let message = format!("a packet of packet_bytes_max = {packet} bytes would never fit into {key} = {bytes}");
             found.push(warning(format!("limits.{key}"), message));
         }
+    }
+    for (index, filter) in limits.urgent_topics.iter().enumerate() {
+        let why = match (check_topic_filter(filter, limits.topic_levels_max), parse_shared(filter)) {
+            (Err(error), _) | (_, Err(error)) => error.to_string(),
+            (Ok(()), Ok(Some(_))) => {
+                "a shared subscription has messages of any topic: give the filter alone".to_owned()
+            }
+            (Ok(()), Ok(None)) => continue,
+        };
+        found.push(error(format!("limits.urgent_topics[{index}]"), format!("{filter:?} is no topic filter: {why}")));
     }
 }
 

@@ -149,7 +149,7 @@ pub enum LogLevel {
 pub struct Storage {
     /// Folder of everything that must survive a restart: sessions, subscriptions, queued and retained messages. One process at a
     /// time can have it. Without it, all of that is lost when the process ends.
-    #[schemars(example = &"/var/lib/causeway")]
+    #[schemars(length(min = 1), example = &"/var/lib/causeway")]
     pub data_directory: Option<PathBuf>,
     /// When a message counts as kept, so that it can be acknowledged.
     pub durability: Durability,

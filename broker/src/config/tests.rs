@@ -281,3 +281,18 @@ fn what_may_be_lost_is_said() {
     let said = said(&format!("{MINIMAL}durability = 'os'\n"));
     assert!(said.contains("warning: with durability = \"os\", messages that were acknowledged are lost"), "{said}");
 }
+
+#[test]
+fn urgent_topics_are_topic_filters() {
+    for (filter, why) in
+        [("a/#/b", "is no topic filter"), ("", "is no topic filter"), ("$share/g/x", "shared subscription")]
+    {
+        let text = format!("{MINIMAL}[limits]\nurgent_topics = ['a/+', '{filter}']\n");
+        assert_part_said(&text, "c.toml:5:", why);
+    }
+}
+
+#[test]
+fn a_data_directory_has_a_name() {
+    assert_part_said("[[listener]]\n[storage]\ndata_directory = ''\n", "c.toml:3:", "storage.data_directory must be");
+}

@@ -23,7 +23,7 @@ use crate::auth::{Authenticator, hashing};
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
 use crate::frontdoor::{Arrival, FrontDoor, greet};
-use crate::listener::{Listener, accept_all, bind, listen};
+use crate::listener::{Listener, Sockets, accept_all, bind, listen};
 use crate::shard_loop::{self, ShardParts};
 use crate::tls::ListenerTls;
 
@@ -34,6 +34,9 @@ pub(crate) use backups::Wanted;
 pub use backups::{Backups, Made, NoBackup};
 pub use counters::{Counter, EdgeCounters};
 pub use log_report::{Gauge, LogReport};
+
+/// Descriptors that are not for clients: segments of the log being read, the state, backups, health checks.
+const DESCRIPTORS_KEPT_BACK: u64 = 256;
 
 /// Reports a shard may miss before it counts as stuck.
 const REPORTS_MISSED_MAX: u32 = 5;
@@ -159,14 +162,14 @@ pub async fn run(
 /// # Errors
 /// Where the data directory or a listener cannot be had or the shard does not start; then nothing is left running.
 pub async fn start(config: &Config, authenticator: Authenticator, observed: &Observed) -> Result<Running, ServerError> {
-    raise_descriptor_limit();
+    let sockets = Arc::new(Sockets::new(sockets_max(raise_descriptor_limit(), config.limits.connections_max)));
     // First of all: where the same broker runs already, this says so best.
     let storage = &config.storage;
     let directory = storage.data_directory.as_ref().map(|path| DataDirectory::take(path, storage)).transpose()?;
     let bound = config
         .listener
         .iter()
-        .map(|settings| bind_listener(settings, &authenticator))
+        .map(|settings| bind_listener(settings, &authenticator, &sockets))
         .collect::<Result<Vec<_>, _>>()?;
 
     let limits = Arc::new(config.limits.to_core());
@@ -251,6 +254,7 @@ fn outcome<E>(ended: Result<Result<(), ShardError>, E>) -> Result<(), ServerErro
 fn bind_listener(
     settings: &crate::config::Listener,
     authenticator: &Authenticator,
+    sockets: &Arc<Sockets>,
 ) -> Result<(Arc<Listener>, Socket), ServerError> {
     let tls = match (&settings.tls, settings.transport.is_encrypted()) {
         (Some(tls), true) => Some(ListenerTls::load(tls.clone(), settings.transport.is_websocket())),
@@ -265,18 +269,32 @@ fn bind_listener(
     });
     let (socket, address) = bound.map_err(|source| refused(settings, source))?;
     let policy = authenticator.policy(settings);
-    Ok((Arc::new(Listener::new(settings.clone(), address, tls, policy)), socket))
+    Ok((Arc::new(Listener::new(settings.clone(), address, tls, policy, sockets.clone())), socket))
 }
 
 fn refused(settings: &crate::config::Listener, source: io::Error) -> ServerError {
     ServerError::Bind { listener: settings.name.clone(), address: settings.bind, source }
 }
 
-/// Every connection is a file descriptor: takes as many as the system allows.
-fn raise_descriptor_limit() {
+/// Every connection is a file descriptor: takes as many as the system allows, and returns how many those are.
+fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!(target: "causeway::server", %error, current = limit.current, "cannot raise the limit of open files");
+        return limit.current.unwrap_or(u64::MAX);
     }
+    limit.maximum.unwrap_or(u64::MAX)
+}
+
+/// How many sockets may be open at the same time, with so many descriptors for the process.
+fn sockets_max(descriptors: u64, connections_max: usize) -> usize {
+    let kept_back = DESCRIPTORS_KEPT_BACK.min(descriptors / 2);
+    let sockets = usize::try_from(descriptors - kept_back).unwrap_or(usize::MAX);
+    if sockets < connections_max {
+        tracing::warn!(target: "causeway::server", descriptors, connections_max,
+            "the process may open too few files for limits.connections_max: {sockets} connections are taken at most. Raise its limit \
+             (systemd: LimitNOFILE=, else ulimit -n)");
+    }
+    sockets
 }

@@ -25,8 +25,28 @@ impl Clock {
         Millis(self.started_unix_millis + self.started.elapsed().as_millis() as u64)
     }
 
+    /// The same clock, or one that goes on from `newest`, where it is behind that.
+    pub(crate) fn not_before(mut self, newest: Millis) -> Clock {
+        let behind = newest.0.saturating_sub(self.now().0);
+        self.started_unix_millis += behind;
+        self
+    }
+
     /// When it will be `at`; now, where that is past.
     pub(crate) fn instant(&self, at: Millis) -> Instant {
         self.started + Duration::from_millis(at.0.saturating_sub(self.started_unix_millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_never_behind_what_was_recorded() {
+        let clock = Clock::new();
+        let (earlier, later) = (Millis(1), Millis(clock.now().0 + 1_000_000));
+        assert!(clock.not_before(earlier).now() < later);
+        assert!(clock.not_before(later).now() >= later);
     }
 }

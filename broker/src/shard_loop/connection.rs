@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 
 use super::budget::TurnBudget;
 use crate::auth::Exchange;
-use crate::listener::Permit;
+use crate::listener::ConnectionPermit;
 use crate::transport::{Flow, Layer};
 
 /// Bytes of the shared read buffer.
@@ -78,7 +78,7 @@ pub(super) struct Connection {
     /// The beginning of a packet.
     partial: Vec<u8>,
     /// The place in the listener's bound; given back when dropped.
-    _permit: Permit,
+    _permit: ConnectionPermit,
     /// How long `partial` must be before there is a packet in it; 0 where that is not known.
     partial_needed: usize,
     /// Whether `partial` may hold whole packets, for which the last turn had no time.
@@ -107,7 +107,7 @@ impl Connection {
         layer: Layer,
         peer: SocketAddr,
         exchange: Option<Box<Exchange>>,
-        permit: Permit,
+        permit: ConnectionPermit,
     ) -> Connection {
         Connection {
             id,

@@ -3,6 +3,7 @@
 //! Owns the one task that writes to sockets while connections live, the shard's timers, and the report to whoever watches.
 
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -136,6 +137,10 @@ impl ShardLoop {
 
     /// Commits, writes and carries out until nothing is left to do, or for long enough: `Ok(true)`.
     fn settle(&self, world: &mut World, now: Millis) -> Result<bool, LogError> {
+        if world.upkeep.as_ref().is_some_and(Upkeep::is_gone) {
+            let why = "its folder was removed, or another took its place, while the broker ran";
+            return Err(io::Error::other(why).into());
+        }
         let mut writes = 0;
         while writes < WRITES_PER_TURN {
             let mut quiet = true;
@@ -214,7 +219,7 @@ impl ShardLoop {
     fn publish_counts(&self, world: &mut World, timers: &mut Timers, now: Millis) {
         self.counters.bytes_received.add(self.received.take());
         self.counters.bytes_sent.add(self.sent.take());
-        let due = *timers.report_at.get_or_insert(Millis(now.0 + REPORT_MILLISECONDS));
+        let due = *timers.report_at.get_or_insert(now);
         if due <= now {
             let (counters, gauges) = (*world.shard.counters(), world.shard.survey());
             self.report.renew(counters, gauges, Duration::from_millis(REPORT_MILLISECONDS));
@@ -307,8 +312,11 @@ fn carry_out(world: &mut World, effect: Effect, now: Millis) {
     }
 }
 
-/// One line for whoever reads the log.
+/// One line for whoever reads the log. Of warnings, which strangers may cause, there are a few a second.
 fn tell(world: &mut World, event: &Event) {
+    if event.level() == EventLevel::Warn && !world.warnings.pass() {
+        return;
+    }
     let id = event.connection;
     let peer = id.and_then(|id| world.connection(id)).map(|connection| connection.peer);
     let peer = peer.map(tracing::field::display);

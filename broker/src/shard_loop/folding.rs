@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use causeway_core::{Change, Lsn};
 use causeway_storage::backup::{BackedUp, BackupError, RunningShard, backup};
 use causeway_storage::{
-    BodyReader, Fold, FoldMark, LogReader, ReadError, ShardOptions, StateError, StateStore, free_bytes,
+    BodyReader, Fold, FoldMark, LOG_FOLDER, LogReader, ReadError, ShardOptions, StateError, StateStore, free_bytes,
 };
 
 use super::reserve::Reserve;
@@ -89,6 +89,8 @@ struct Shared {
     /// Whether the shard has something to look at: an answer, room for jobs, or other free space.
     news: AtomicBool,
     is_low: AtomicBool,
+    /// The folder is not the one it was at the start.
+    is_gone: AtomicBool,
     abandoned: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
@@ -165,6 +167,11 @@ impl Folding {
         self.shared.is_low.load(Ordering::Relaxed)
     }
 
+    /// Whether the data directory was removed, or another put in its place: what is written now, nobody will find.
+    pub(super) fn is_gone(&self) -> bool {
+        self.shared.is_gone.load(Ordering::Relaxed)
+    }
+
     /// Hands a job over, or gives it back where too many wait; then there will be news.
     pub(super) fn submit(&self, job: Job) -> Result<(), Job> {
         let Some(jobs) = &self.jobs else { return Ok(()) };
@@ -232,12 +239,16 @@ struct Folder {
 impl Folder {
     fn run(mut self, inbox: &Receiver<Job>) {
         let mut space_at = Instant::now();
+        let folders = self.folders();
         loop {
             let now = Instant::now();
             if now >= space_at {
                 space_at = now + SPACE_INTERVAL;
                 self.look_for_space();
                 self.keep_reserve(self.parts.report.free_bytes.get());
+                if self.folders() != folders && !self.shared.is_gone.swap(true, Ordering::Relaxed) {
+                    self.shared.announce();
+                }
             }
             // Between folds. It waits for the next turn of this loop, at most a second.
             if self.begun.is_none() {
@@ -356,6 +367,12 @@ impl Folder {
             BackupError::Abandoned => NoBackup::NotServing,
             error => error.into(),
         })
+    }
+
+    /// What the shard's folder and the log's are, for as long as they are there.
+    fn folders(&self) -> [Option<(u64, u64)>; 2] {
+        let identity = |folder: &Path| folder.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        [identity(&self.parts.folder), identity(&self.parts.folder.join(LOG_FOLDER))]
     }
 
     /// Holds room back while there is plenty, and gives it up for a log that found none: without its newest records, nothing can be

@@ -35,6 +35,7 @@ use tokio::task::spawn_local;
 
 use crate::data_directory::{DataDirectory, StorageError};
 use crate::frontdoor::Arrival;
+use crate::log_gate::LogGate;
 use crate::server::{Backups, EdgeCounters, LogReport, ShardReport};
 use budget::{TurnBudget, after_next_io};
 use clock::Clock;
@@ -113,7 +114,7 @@ pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
 }
 
 fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
-    let clock = Clock::new();
+    let mut clock = Clock::new();
     let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
     let mut shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
     let (upkeep, commit) = match parts.directory {
@@ -124,6 +125,13 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
             (Some(upkeep), Commit::Beside(writer))
         }
     };
+    let (system, newest) = (clock.now(), shard.newest_record());
+    if newest > system {
+        clock = clock.not_before(newest);
+        let behind_seconds = (newest.0 - system.0).div_ceil(1000);
+        tracing::warn!(target: "causeway::log", behind_seconds, "the system's clock is behind the newest record, so it is wrong now or \
+            was wrong then: time goes on from the newest record, for all that expires. Set the clock, and start again");
+    }
     shard.recovered(clock.now());
     let runtime = Builder::new_current_thread()
         .enable_all()
@@ -140,6 +148,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         held: Vec::new(),
         holding_since: None,
         failure: None,
+        warnings: Arc::new(LogGate::new("warnings about clients were not logged")),
     };
     let shard_loop = Rc::new(ShardLoop {
         world: RefCell::new(world),
@@ -181,6 +190,8 @@ struct World {
     /// Since when nothing is read because the log is too far behind.
     holding_since: Option<Millis>,
     failure: Option<LogError>,
+    /// Bounds what is logged about clients.
+    warnings: Arc<LogGate>,
 }
 
 impl World {

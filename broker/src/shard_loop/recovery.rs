@@ -44,7 +44,8 @@ pub(super) fn recover(
     let (folder, stats) = (directory.shard(), log.stats());
     if let Some(repair) = log.repair() {
         tracing::warn!(target: "causeway::log", file = repair.file, offset = repair.offset, bytes = repair.bytes,
-            "the end of the log was torn, as a crash leaves it, and is cleaned away: nothing of it had been acknowledged");
+            "the end of the log was torn and is cleaned away: a crash or a power cut leaves it so, and nothing there says that any of it had \
+             been acknowledged. After an orderly stop, it is damage");
     }
     let mut progress = Progress { stats: &stats, next_line: started + PROGRESS_INTERVAL, records: 0, entries: 0 };
     shard.read_bodies_from_log();

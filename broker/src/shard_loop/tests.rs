@@ -1,7 +1,6 @@
 //! One connection and its shard, without the loop around them.
 
 use std::cell::Cell;
-use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use causeway_core::{Handshake, HandshakePolicy, Overflow, Step};
@@ -9,7 +8,7 @@ use causeway_protocol::{decode, frame};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::listener::Permit;
+use crate::listener::ConnectionPermit;
 use crate::transport::Layer;
 
 const CONNECT: &[u8] = b"\x10\x0e\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x01a";
@@ -32,7 +31,7 @@ async fn connected(shard: &mut Shard) -> Connection {
     let id = shard.open(Millis(0), *request);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let permit = Permit::take(&Arc::new(AtomicUsize::new(0)), 1).unwrap();
+    let permit = ConnectionPermit::unbounded();
     let peer = stream.local_addr().unwrap();
     Connection::new(id, version, stream, Layer::Plain, peer, None, permit)
 }

@@ -114,6 +114,11 @@ impl Upkeep {
         }
     }
 
+    /// Whether the data directory is not there any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.folding.is_gone()
+    }
+
     /// Folds once more, and then never again. A backup that is being made is given up.
     pub(super) fn fold_last(&mut self) {
         self.folding.stop_copying();

@@ -117,7 +117,7 @@ impl Shard {
             } else {
                 self.fold_began(changes);
                 self.fold_ended(changes);
-                changes.push(folded::put_meta(self.epoch));
+                changes.push(folded::put_meta(self.epoch, self.newest));
                 let end = CheckpointEnd { applied: checkpoint.applied, through: self.recorder.last() };
                 self.folding = Some((end.applied, checkpoint.resting));
                 return Some(end);

@@ -118,6 +118,8 @@ pub struct Shard {
     /// Only while the log is replayed.
     replaying: Option<replay::Replay>,
     durable: Lsn,
+    /// The time of the newest record.
+    newest: Millis,
     releases: VecDeque<(Lsn, Release)>,
     timers: Timers,
     dirty: VecDeque<ConnectionId>,
@@ -166,6 +168,7 @@ impl Shard {
             progress_timer_set: false,
             replaying: None,
             durable: Lsn(0),
+            newest: Millis(0),
             releases: VecDeque::new(),
             timers: Timers::default(),
             dirty: VecDeque::new(),
@@ -287,6 +290,12 @@ impl Shard {
             let Some((_, release)) = self.releases.pop_front() else { return };
             self.release(now, release);
         }
+    }
+
+    /// When the newest record was made, of those replayed, too. A clock that is behind this is wrong, and would make everything that
+    /// expires last longer.
+    pub fn newest_record(&self) -> Millis {
+        self.newest
     }
 
     /// Does it once the record at `lsn`, which is the newest or durable, is durable.

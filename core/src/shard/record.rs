@@ -28,6 +28,7 @@ const PROGRESS_MESSAGES: u32 = 1024;
 
 impl Shard {
     fn append(&mut self, now: Millis, event: Event<'_>) -> Lsn {
+        self.newest = self.newest.max(now);
         self.counters.records_appended += 1;
         self.recorder.append(&Record { now, event })
     }

@@ -82,6 +82,7 @@ impl Shard {
     pub fn replay(&mut self, at: Lsn, bytes: &[u8]) -> Result<(), RecordError> {
         let mut replay = self.replaying.take().unwrap_or_default();
         let record = Record::decode(bytes)?;
+        self.newest = self.newest.max(record.now);
         let applied = self.apply(&mut replay, at, record);
         self.replaying = Some(replay);
         self.recorder.resume_after(at);

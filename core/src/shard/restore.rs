@@ -40,7 +40,10 @@ impl Shard {
 
     fn restore_entry(&mut self, replay: &mut Replay, entry: Folded<'_>) -> Result<(), RecordError> {
         match entry {
-            Folded::Meta { epoch } => self.epoch = self.epoch.max(epoch),
+            Folded::Meta { epoch, newest } => {
+                self.epoch = self.epoch.max(epoch);
+                self.newest = self.newest.max(newest);
+            }
             Folded::Session(session) => self.restore_session(replay, *session)?,
             Folded::Queue { epoch, lane, entries } => {
                 let key = replay.key(epoch).ok_or(RecordError::OutOfPlace)?;

@@ -7,8 +7,10 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
+mod lock;
 mod real;
 
+pub use lock::{FileLock, lock_alone, lock_shared};
 pub use real::RealDisk;
 
 /// Bytes that can be read by offset.
@@ -119,6 +121,30 @@ pub trait Disk: Send + Sync + Debug {
 
     /// The file's name for people, with its folder.
     fn describe(&self, name: &str) -> String;
+}
+
+/// What the system says about a file, with the file's name.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+struct FileError {
+    path: String,
+    source: io::Error,
+}
+
+/// Puts the file's name before what the system says. The kind of the error stays.
+pub(crate) fn named(path: &std::path::Path) -> impl FnOnce(io::Error) -> io::Error {
+    let path = path.display().to_string();
+    move |source| io::Error::new(source.kind(), FileError { path, source })
+}
+
+/// Whether the system has no descriptor or memory to give now, as opposed to failing.
+pub(crate) fn is_short_of_resources(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<FileError>()) {
+        return is_short_of_resources(&inner.source);
+    }
+    let codes = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
 }
 
 /// A folder that is taken. Dropping it gives the folder free.

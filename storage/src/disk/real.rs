@@ -2,9 +2,9 @@
 //!
 //! Owns the system calls. Retries an interrupted call, never a failed one.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::{Disk, DiskFile, FolderLock, LockError, ReadAt};
+use super::{Disk, DiskFile, FolderLock, LockError, ReadAt, lock_alone, named};
 
 /// The file that is locked.
 const LOCK_NAME: &str = "lock";
@@ -23,6 +23,8 @@ const ZEROS_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct RealDisk {
     folder: PathBuf,
+    /// Open from the beginning: to sync names must not need a descriptor when there may be none.
+    opened: File,
 }
 
 impl RealDisk {
@@ -33,7 +35,9 @@ impl RealDisk {
     pub fn new(path: impl Into<PathBuf>) -> io::Result<RealDisk> {
         let folder = path.into();
         make_folder(&folder)?;
-        Ok(RealDisk { folder })
+        let opened = File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { &folder });
+        let opened = opened.map_err(named(&folder))?;
+        Ok(RealDisk { folder, opened })
     }
 }
 
@@ -45,53 +49,45 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     make_folder(parent)?;
     match std::fs::create_dir(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => File::open(parent)?.sync_all(),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(named(folder)(error)),
+        _ => File::open(parent).and_then(|parent| parent.sync_all()).map_err(named(parent)),
     }
 }
 
 impl Disk for RealDisk {
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(self.folder.join(name))?;
+        let path = self.folder.join(name);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(named(&path))?;
         Ok(Arc::new(RealFile(file)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).open(self.folder.join(name))?;
+        let path = self.folder.join(name);
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(named(&path))?;
         Ok(Arc::new(RealFile(file)))
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        let entries = std::fs::read_dir(&self.folder)?;
+        let entries = std::fs::read_dir(&self.folder).map_err(named(&self.folder))?;
         entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.folder.join(from), self.folder.join(to))
+        let to = self.folder.join(to);
+        std::fs::rename(self.folder.join(from), &to).map_err(named(&to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        std::fs::remove_file(self.folder.join(name))
+        let path = self.folder.join(name);
+        std::fs::remove_file(&path).map_err(named(&path))
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        File::open(&self.folder)?.sync_all()
+        self.opened.sync_all().map_err(named(&self.folder))
     }
 
     fn lock(&self) -> Result<Box<dyn FolderLock>, LockError> {
-        let path = self.folder.join(LOCK_NAME);
-        // Not truncated on opening: it may say who holds it.
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held { path: path.display().to_string(), holder: read_holder(&mut file) });
-            }
-            Err(TryLockError::Error(error)) => return Err(error.into()),
-        }
-        // Who holds it is said for people only: a disk too full to say so does not keep the log from opening.
-        let _ = file.set_len(0).and_then(|()| file.write_all(format!("process {}", std::process::id()).as_bytes()));
-        Ok(Box::new(RealLock { _file: file }))
+        lock_alone(&self.folder.join(LOCK_NAME)).map(|lock| Box::new(lock) as Box<dyn FolderLock>)
     }
 
     fn unguessable(&self) -> u64 {
@@ -103,22 +99,6 @@ impl Disk for RealDisk {
         self.folder.join(name).display().to_string()
     }
 }
-
-fn read_holder(file: &mut File) -> String {
-    let mut holder = String::new();
-    match file.take(64).read_to_string(&mut holder) {
-        Ok(count) if count > 0 => holder,
-        _ => "another process".to_owned(),
-    }
-}
-
-/// The kernel gives the lock free with the file, however the process ends.
-#[derive(Debug)]
-struct RealLock {
-    _file: File,
-}
-
-impl FolderLock for RealLock {}
 
 #[derive(Debug)]
 struct RealFile(File);

@@ -25,6 +25,8 @@ pub enum Failure {
     Io,
     /// There is no space (`ENOSPC`).
     Full,
+    /// The process has no descriptor left (`EMFILE`).
+    NoFile,
     /// The power goes: this operation may be half done, and none follows.
     PowerOff,
 }
@@ -203,6 +205,7 @@ impl State {
             None => Ok(()),
             Some(Failure::Io) => Err(io::Error::other("injected failure")),
             Some(Failure::Full) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Failure::NoFile) => Err(rustix::io::Errno::MFILE.into()),
             Some(Failure::PowerOff) => {
                 self.powered = false;
                 Err(dead())

@@ -82,6 +82,12 @@ pub enum ReadError {
         /// The offset in bytes.
         offset: u64,
     },
+    /// Its segment is not there, though the log never gave it up.
+    #[error("{file} is missing, though the log has not removed it")]
+    Missing {
+        /// The segment.
+        file: String,
+    },
     /// The disk failed.
     #[error("the log cannot be read: {0}")]
     Io(#[from] io::Error),

@@ -2,6 +2,7 @@
 //!
 //! Owns encoding and checking. Pure: never reads or writes a file.
 
+use crate::run::RunId;
 use crate::segmented::error::HeaderFault;
 
 /// The first group of a segment lies here: the header has a page to itself, which is never written again.
@@ -12,8 +13,12 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 12;
 pub(crate) const GROUP_ALIGNMENT: u64 = 8;
 
 const MAGIC: [u8; 8] = *b"CAUSELOG";
-const VERSION: u32 = 1;
-const HEADER_CONTENT_BYTES: usize = 44;
+const VERSION: u32 = 2;
+const HEADER_CONTENT_BYTES: usize = 76;
+/// Where the checksum of a header of version 1 lies.
+const CRC_OFFSET_1: usize = 40;
+/// A group header that is a note of what the log keeps.
+const KIND_NOTE: u32 = 1;
 
 /// What a segment says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +30,12 @@ pub(crate) struct SegmentHeader {
     pub(crate) first: u64,
     /// Begins every group of this segment and goes into every checksum. Nobody can guess it.
     pub(crate) salt: u64,
+    /// The run the log belongs to.
+    pub(crate) run: RunId,
+    /// The log held all records from this one on when the segment began.
+    pub(crate) kept: u64,
+    /// Bytes that were set aside when the segment began. It becomes shorter only once it has a follower.
+    pub(crate) room: u64,
 }
 
 impl SegmentHeader {
@@ -37,6 +48,9 @@ impl SegmentHeader {
         page.extend_from_slice(&0_u32.to_le_bytes());
         page.extend_from_slice(&self.first.to_le_bytes());
         page.extend_from_slice(&self.salt.to_le_bytes());
+        page.extend_from_slice(&self.run.0.to_le_bytes());
+        page.extend_from_slice(&self.kept.to_le_bytes());
+        page.extend_from_slice(&self.room.to_le_bytes());
         let crc = crc32c::crc32c(&page);
         page.extend_from_slice(&crc.to_le_bytes());
         page.resize(SEGMENT_HEADER_BYTES as usize, 0);
@@ -51,11 +65,13 @@ impl SegmentHeader {
             return Err(HeaderFault::Damaged("this is no segment of a log"));
         }
         let version = u32_at(page, 8);
-        if u32_at(page, HEADER_CONTENT_BYTES - 4) != crc32c::crc32c(&page[..HEADER_CONTENT_BYTES - 4]) {
-            return Err(HeaderFault::Damaged("the checksum of the segment's header is wrong"));
-        }
-        if version != VERSION {
+        let crc_fits = |at: usize| u32_at(page, at) == crc32c::crc32c(&page[..at]);
+        let genuine = crc_fits(HEADER_CONTENT_BYTES - 4);
+        if version != VERSION && (genuine || crc_fits(CRC_OFFSET_1)) {
             return Err(HeaderFault::Version(version));
+        }
+        if !genuine {
+            return Err(HeaderFault::Damaged("the checksum of the segment's header is wrong"));
         }
         if page[HEADER_CONTENT_BYTES..].iter().any(|byte| *byte != 0) {
             return Err(HeaderFault::Damaged("the space behind the segment's header is not empty"));
@@ -65,6 +81,9 @@ impl SegmentHeader {
             ordinal: u32_at(page, 16),
             first: u64_at(page, 24),
             salt: u64_at(page, 32),
+            run: RunId(u128::from(u64_at(page, 40)) | u128::from(u64_at(page, 48)) << 64),
+            kept: u64_at(page, 56),
+            room: u64_at(page, 64),
         })
     }
 
@@ -105,6 +124,8 @@ pub(crate) struct GroupHeader {
     pub(crate) records: u32,
     /// Bytes of the records with their headers, without the padding.
     pub(crate) body_bytes: u32,
+    /// Only in a note, which has no records: the log holds all records from this one on, and all before the note were durable.
+    pub(crate) kept: Option<u64>,
 }
 
 impl GroupHeader {
@@ -112,10 +133,10 @@ impl GroupHeader {
         let mut header = [0; GROUP_HEADER_BYTES];
         header[..8].copy_from_slice(&key.salt.to_le_bytes());
         header[8..16].copy_from_slice(&self.first.to_le_bytes());
-        header[16..24].copy_from_slice(&self.durable_before.to_le_bytes());
+        header[16..24].copy_from_slice(&self.kept.unwrap_or(self.durable_before).to_le_bytes());
         header[24..28].copy_from_slice(&self.records.to_le_bytes());
         header[28..32].copy_from_slice(&self.body_bytes.to_le_bytes());
-        // Bytes 32 to 36 are kept for later versions.
+        header[32..36].copy_from_slice(&self.kept.map_or(0, |_| KIND_NOTE).to_le_bytes());
         let crc = crc32c::crc32c(&header[..36]);
         header[36..].copy_from_slice(&crc.to_le_bytes());
         header
@@ -124,13 +145,18 @@ impl GroupHeader {
     pub(crate) fn decode(bytes: &[u8], key: &SegmentKey) -> Option<GroupHeader> {
         let genuine = bytes.len() == GROUP_HEADER_BYTES
             && u64_at(bytes, 0) == key.salt
-            && u32_at(bytes, 32) == 0
+            && u32_at(bytes, 32) <= KIND_NOTE
             && u32_at(bytes, 36) == crc32c::crc32c(&bytes[..36]);
-        genuine.then(|| GroupHeader {
-            first: u64_at(bytes, 8),
-            durable_before: u64_at(bytes, 16),
-            records: u32_at(bytes, 24),
-            body_bytes: u32_at(bytes, 28),
+        genuine.then(|| {
+            let (first, number) = (u64_at(bytes, 8), u64_at(bytes, 16));
+            let is_note = u32_at(bytes, 32) == KIND_NOTE;
+            GroupHeader {
+                first,
+                durable_before: if is_note { first } else { number },
+                records: u32_at(bytes, 24),
+                body_bytes: u32_at(bytes, 28),
+                kept: is_note.then_some(number),
+            }
         })
     }
 }
@@ -204,7 +230,7 @@ impl GroupBuffer {
     /// Fills in header and checksums.
     pub(crate) fn seal(&mut self, key: &SegmentKey, durable_before: u64) -> &[u8] {
         let body_bytes = (self.bytes.len() - GROUP_HEADER_BYTES) as u32;
-        let header = GroupHeader { first: self.first, durable_before, records: self.records, body_bytes };
+        let header = GroupHeader { first: self.first, durable_before, records: self.records, body_bytes, kept: None };
         self.bytes[..GROUP_HEADER_BYTES].copy_from_slice(&header.encode(key));
         let mut at = GROUP_HEADER_BYTES;
         for lsn in self.first..self.first + u64::from(self.records) {
@@ -269,7 +295,15 @@ pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use super::*;
 
-    const HEADER: SegmentHeader = SegmentHeader { shard: 3, ordinal: 7, first: 1_000, salt: 0x1122_3344_5566_7788 };
+    const HEADER: SegmentHeader = SegmentHeader {
+        shard: 3,
+        ordinal: 7,
+        first: 1_000,
+        salt: 0x1122_3344_5566_7788,
+        run: RunId(0x0123_4567_89AB_CDEF_0011_2233_4455_6677),
+        kept: 900,
+        room: 65_536,
+    };
 
     #[test]
     fn a_segment_header_survives_the_round_trip_and_no_flip() {
@@ -283,12 +317,17 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_told_from_damage() {
+    fn another_version_is_told_from_damage() {
         let mut page = HEADER.encode();
-        page[8] = 2;
-        let crc = crc32c::crc32c(&page[..40]);
-        page[40..44].copy_from_slice(&crc.to_le_bytes());
-        assert!(matches!(SegmentHeader::decode(&page), Err(HeaderFault::Version(2))));
+        page[8] = 3;
+        assert!(matches!(SegmentHeader::decode(&page), Err(HeaderFault::Damaged(_))));
+        for (version, at) in [(3, 72), (1, 40)] {
+            page[8] = version;
+            let crc = crc32c::crc32c(&page[..at]);
+            page[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+            let found = SegmentHeader::decode(&page);
+            assert!(matches!(found, Err(HeaderFault::Version(of)) if of == u32::from(version)), "{found:?}");
+        }
     }
 
     #[test]
@@ -303,7 +342,7 @@ mod tests {
         assert_eq!(placed, [(1_005, 40), (1_006, 55)]);
         assert_eq!(bytes.len(), 72);
         let header = GroupHeader::decode(&bytes[..40], &HEADER.key()).unwrap();
-        assert_eq!(header, GroupHeader { first: 1_005, durable_before: 1_004, records: 2, body_bytes: 27 });
+        assert_eq!(header, GroupHeader { first: 1_005, durable_before: 1_004, records: 2, body_bytes: 27, kept: None });
         assert_eq!(&bytes[52..55], b"one");
         let record = RecordHeader::decode(&bytes[40..52]);
         assert!(record.fits(&HEADER.key(), 1_005, b"one"));
@@ -311,6 +350,12 @@ mod tests {
         let other_salt = SegmentHeader { salt: 1, ..HEADER }.key();
         assert!(!record.fits(&other_salt, 1_005, b"one"));
         assert!(GroupHeader::decode(&bytes[..40], &other_salt).is_none());
+    }
+
+    #[test]
+    fn a_note_survives_the_round_trip() {
+        let note = GroupHeader { first: 1_005, durable_before: 1_005, records: 0, body_bytes: 0, kept: Some(950) };
+        assert_eq!(GroupHeader::decode(&note.encode(&HEADER.key()), &HEADER.key()), Some(note));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The log on disk: a folder of segments, one log for each shard.
 //!
 //! Owns what is durable. `format` has the bytes (drawn in `docs/storage-format.md`), `scan` walks them, `recovery` opens a folder,
-//! `roll` begins and removes segments, `reader` reads single records, `index` finds them by number. Never looks into a record.
+//! `roll` begins and removes segments, `reader` reads single records, `index` finds them by number, and `salvage` around damage. Never
+//! looks into a record.
 //!
 //! # Writing
 //! A group of records is one write and one `fdatasync`, into space that was set aside when the segment began, so that a
@@ -26,6 +27,12 @@
 //!
 //! Behind a bad place it is unknown where groups begin, so every multiple of 8 is tried. Nothing else passes for a group: it
 //! begins with the segment's salt, 64 bits nobody can guess, and has a checksum.
+//!
+//! # Telling what was removed from what is missing
+//! Before segments are removed, a *note* is written and synced that says from which record on the log is whole: a group of its own
+//! that stays, because a mark may be torn by the group that overwrites it. Each segment's header repeats it. A log that begins
+//! behind its newest note has lost segments. At the other end, a segment becomes shorter than it was made only once it has a follower: a
+//! last segment that is shorter has lost its follower, or its end.
 //!
 //! # Old bytes
 //! Before anything is appended after a repair, all that lies behind the end is overwritten with zeros and synced. Without that, a
@@ -52,6 +59,7 @@ mod options;
 mod reader;
 mod recovery;
 mod roll;
+mod salvage;
 mod scan;
 
 pub use error::{ReadError, RecoverError};
@@ -60,14 +68,17 @@ pub(crate) use reader::read_up_to;
 pub use reader::{LogReader, StoredRecord};
 
 use crate::disk::{Disk, DiskFile, FolderLock, RealDisk};
-use crate::{Log, LogError, Position};
+use crate::{Log, LogError, Position, RunId};
 use format::{GROUP_HEADER_BYTES, GroupBuffer, GroupHeader, RECORD_HEADER_BYTES};
 use reader::{Segment, Segments};
+use recovery::Extent;
 use roll::Prepared;
 use scan::{Cursor, Place};
 
-/// Room kept behind the last group for the mark.
+/// A mark, or a note.
 const MARK_BYTES: u64 = GROUP_HEADER_BYTES as u64;
+/// Room kept behind the last group: for the mark, and for notes before it, so that a full disk can be relieved.
+const END_BYTES: u64 = 4 * MARK_BYTES;
 /// The buffer of a larger group is given back.
 const BUFFER_BYTES_MAX: usize = 4 << 20;
 
@@ -103,6 +114,10 @@ pub struct SegmentedLog {
     next: Option<u64>,
     /// All records below this survive the power going.
     durable_before: u64,
+    /// What the log belongs to. None before it is begun.
+    run: Option<RunId>,
+    /// All records from this one on are in the log, as the disk has it.
+    kept: u64,
     buffer: GroupBuffer,
     poison: Option<Arc<str>>,
     repair: Option<Repair>,
@@ -125,8 +140,17 @@ impl SegmentedLog {
     /// # Errors
     /// As [`open`](SegmentedLog::open).
     pub fn open_on(disk: Arc<dyn Disk>, options: LogOptions) -> Result<SegmentedLog, RecoverError> {
+        SegmentedLog::open_as(disk, options, Extent::Whole)
+    }
+
+    /// Opens what is left of a log whose last segment is damaged and was taken away, for looking at it.
+    pub(crate) fn open_remainder(disk: Arc<dyn Disk>, options: LogOptions) -> Result<SegmentedLog, RecoverError> {
+        SegmentedLog::open_as(disk, options, Extent::Remainder)
+    }
+
+    fn open_as(disk: Arc<dyn Disk>, options: LogOptions, extent: Extent) -> Result<SegmentedLog, RecoverError> {
         let lock = disk.lock()?;
-        let found = recovery::open_folder(disk.as_ref(), options.shard)?;
+        let found = recovery::open_folder(disk.as_ref(), options.shard, extent)?;
         let (tail, next) = match found.tail {
             Some((tail, cursor)) => (Some(tail), Some(cursor.lsn)),
             None => (None, None),
@@ -139,6 +163,8 @@ impl SegmentedLog {
             spare: None,
             next,
             durable_before: next.unwrap_or(0),
+            run: found.run,
+            kept: found.kept,
             buffer: GroupBuffer::default(),
             poison: None,
             repair: found.repair,
@@ -147,6 +173,27 @@ impl SegmentedLog {
         log.write_mark()?;
         log.refill_spare();
         Ok(log)
+    }
+
+    /// Begins a log that has no record yet: the first will have the number `first`. A log that is not begun is begun by its first
+    /// record, as a run of its own.
+    ///
+    /// # Errors
+    /// [`LogError::Gap`] where it was begun before; [`LogError::Full`]; [`LogError::Io`].
+    pub fn begin(&mut self, first: u64, run: RunId) -> Result<(), LogError> {
+        self.check_usable()?;
+        if let Some(next) = self.next {
+            return Err(LogError::Gap { last: next.saturating_sub(1), first });
+        }
+        self.run = Some(run);
+        self.make_room(first, END_BYTES)?;
+        self.next = Some(first);
+        Ok(())
+    }
+
+    /// What the log belongs to. None before it is begun.
+    pub fn run(&self) -> Option<RunId> {
+        self.run
     }
 
     /// Hands every record from number `from` on to `visit`, in order, with no more than the largest record in memory.
@@ -271,13 +318,43 @@ impl SegmentedLog {
         if tail.end + MARK_BYTES > tail.segment.size.load(Ordering::Acquire) {
             return Ok(());
         }
-        let mark = GroupHeader { first: next, durable_before: self.durable_before, records: 0, body_bytes: 0 };
+        let durable_before = self.durable_before;
+        let mark = GroupHeader { first: next, durable_before, records: 0, body_bytes: 0, kept: None };
         tail.file.write_at(&mark.encode(&tail.segment.key), tail.end)
     }
 
-    /// Whether a group of so many bytes goes into the last segment, with a mark behind it.
+    /// Writes down, durably, that the log holds all records from `kept` on and that those before may go. False where there is no
+    /// room to say so.
+    fn write_note(&mut self, kept: u64) -> Result<bool, LogError> {
+        let (Some(tail), Some(next)) = (&mut self.tail, self.next) else { return Ok(false) };
+        if kept <= self.kept {
+            return Ok(true);
+        }
+        if tail.end + 2 * MARK_BYTES > tail.segment.size.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        if self.durable_before < next {
+            tail.file.sync_data().map_err(|error| self.poison("syncing before a note", error))?;
+            self.durable_before = next;
+        }
+        let Some(tail) = &mut self.tail else { return Ok(false) };
+        let note = GroupHeader { first: next, durable_before: next, records: 0, body_bytes: 0, kept: Some(kept) };
+        // The mark that may lie here is not needed any more: the note proves the same.
+        let written =
+            tail.file.write_at(&note.encode(&tail.segment.key), tail.end).and_then(|()| tail.file.sync_data());
+        written.map_err(|error| self.poison("writing a note", error))?;
+        self.kept = kept;
+        if let Some(tail) = &mut self.tail {
+            tail.end += MARK_BYTES;
+            tail.segment.readable.store(tail.end, Ordering::Release);
+        }
+        self.write_mark().map_err(|error| self.poison("writing a mark", error))?;
+        Ok(true)
+    }
+
+    /// Whether a group of so many bytes goes into the last segment, with room for what ends it.
     fn fits(&self, group_bytes: u64) -> bool {
-        let fits = |tail: &Tail| tail.end + group_bytes + MARK_BYTES <= tail.segment.size.load(Ordering::Acquire);
+        let fits = |tail: &Tail| tail.end + group_bytes + END_BYTES <= tail.segment.size.load(Ordering::Acquire);
         self.tail.as_ref().is_some_and(fits)
     }
 
@@ -315,7 +392,7 @@ impl Log for SegmentedLog {
             return Ok(());
         }
         if !self.fits(bytes) {
-            self.make_room(first, bytes + MARK_BYTES)?;
+            self.make_room(first, bytes + END_BYTES)?;
         }
         self.write_group(place)?;
         self.next = Some(first + count);

@@ -12,9 +12,10 @@ use bytes::Bytes;
 use super::error::ReadError;
 use super::format::{RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKey, segment_name};
 use super::index::SparseIndex;
-use super::scan::{Cursor, Place, seek, walk};
-use crate::Position;
-use crate::disk::{Disk, DiskFile, ReadAt};
+use super::salvage;
+use super::scan::{Cursor, Place, seek};
+use crate::disk::{Disk, DiskFile, ReadAt, is_short_of_resources};
+use crate::{Position, RunId};
 
 /// Files kept open for reading. More are opened as they are needed.
 const OPEN_FILES_MAX: usize = 16;
@@ -72,16 +73,17 @@ impl Segment {
         index.as_ref().and_then(|index| index.nearest(lsn))
     }
 
-    /// Walks the segment for its index. What lies behind damage is not in it.
+    /// Where the first group lies.
+    fn start(&self) -> Cursor {
+        Cursor { offset: SEGMENT_HEADER_BYTES, lsn: self.header.first }
+    }
+
+    /// Walks the segment for its index, past what is damaged.
     fn build_index(&self, file: &dyn DiskFile) -> io::Result<()> {
         let mut index = SparseIndex::default();
-        let mut note = |place: Place, _: &[u8]| {
-            index.note(place);
-            Ok::<(), io::Error>(())
-        };
-        let start = Cursor { offset: SEGMENT_HEADER_BYTES, lsn: self.header.first };
-        let walk = walk(file, &self.key, start, self.readable.load(Ordering::Acquire), &mut note)?;
-        self.keep_index(index, walk.end.lsn);
+        let limit = self.readable.load(Ordering::Acquire);
+        salvage::places(file, &self.key, self.start(), limit, &mut |place| index.note(place))?;
+        self.keep_index(index, self.next.load(Ordering::Acquire));
         Ok(())
     }
 }
@@ -132,7 +134,13 @@ impl Segments {
         if let Some((_, file)) = open.iter().find(|(ordinal, _)| *ordinal == segment.header.ordinal) {
             return Ok(file.clone());
         }
-        let file = self.disk.open(&segment.name)?;
+        let file = loop {
+            match self.disk.open(&segment.name) {
+                // One that is open makes room for this one.
+                Err(error) if is_short_of_resources(&error) && open.pop_front().is_some() => {}
+                outcome => break outcome?,
+            }
+        };
         if open.len() == OPEN_FILES_MAX {
             open.pop_front();
         }
@@ -165,14 +173,11 @@ impl LogReader {
     ///
     /// # Errors
     /// [`ReadError::Gone`] where its segment was removed; [`ReadError::Corrupt`] where its checksum is wrong or no record
-    /// begins there; [`ReadError::Io`].
+    /// begins there; [`ReadError::Missing`]; [`ReadError::Io`].
     pub fn read(&self, position: Position) -> Result<StoredRecord, ReadError> {
         let gone = ReadError::Gone { segment: position.segment() };
         let Some(segment) = self.segments.get(position.segment()) else { return Err(gone) };
-        let file = match self.segments.file(&segment) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(gone),
-            outcome => outcome?,
-        };
+        let Some(file) = self.file(&segment)? else { return Err(gone) };
         match read_record(file.as_ref(), &segment, u64::from(position.offset()))? {
             Some(record) => Ok(record),
             None => Err(self.corrupt(&segment, u64::from(position.offset()))),
@@ -182,29 +187,59 @@ impl LogReader {
     /// The record of that number, whether it is durable yet or not. None where the log does not hold it any more, or
     /// not yet.
     ///
-    /// In a segment that was not walked since the log was opened, the first read walks it.
+    /// In a segment that was not walked since the log was opened, the first read walks it. Damage hides no other records
+    /// than those that are damaged.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] where the record, or what leads to it, is not as it was written; [`ReadError::Io`].
+    /// [`ReadError::Corrupt`] where the record is not as it was written; [`ReadError::Missing`] where its segment is not
+    /// there, though it was never removed; [`ReadError::Io`].
     pub fn read_lsn(&self, lsn: u64) -> Result<Option<StoredRecord>, ReadError> {
         let Some(segment) = self.segments.holding(lsn) else { return Ok(None) };
         if lsn >= segment.next.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let file = match self.segments.file(&segment) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            outcome => outcome?,
-        };
+        let Some(file) = self.file(&segment)? else { return Ok(None) };
         if !segment.has_index() {
             segment.build_index(file.as_ref())?;
         }
-        let Some(from) = segment.nearest(lsn) else { return Err(self.corrupt(&segment, SEGMENT_HEADER_BYTES)) };
         let limit = segment.readable.load(Ordering::Acquire);
-        let offset = seek(file.as_ref(), &segment.key, from, lsn, limit)?;
-        let Some(offset) = offset else { return Err(self.corrupt(&segment, from.offset)) };
-        match read_record(file.as_ref(), &segment, offset)? {
-            Some(record) if record.lsn == lsn => Ok(Some(record)),
-            _ => Err(self.corrupt(&segment, offset)),
+        if let Some(from) = segment.nearest(lsn)
+            && let Some(offset) = seek(file.as_ref(), &segment.key, from, lsn, limit)?
+            && let Some(record) = read_record(file.as_ref(), &segment, offset)?
+            && record.lsn == lsn
+        {
+            return Ok(Some(record));
+        }
+        // The straight way leads into damage.
+        match salvage::find(file.as_ref(), &segment.key, segment.start(), lsn, limit)? {
+            Ok(offset) => match read_record(file.as_ref(), &segment, offset)? {
+                Some(record) if record.lsn == lsn => Ok(Some(record)),
+                _ => Err(self.corrupt(&segment, offset)),
+            },
+            Err(offset) => Err(self.corrupt(&segment, offset)),
+        }
+    }
+
+    /// The run that the log belongs to, and the numbers of its oldest record and of the one that comes next. None before the
+    /// log is begun.
+    pub fn bounds(&self) -> Option<(RunId, u64, u64)> {
+        let all = self.segments.all();
+        let (first, last) = (all.first()?, all.last()?);
+        Some((first.header.run, first.header.first, last.next.load(Ordering::Acquire)))
+    }
+
+    /// The segment's file. None where the segment was removed meanwhile.
+    fn file(&self, segment: &Segment) -> Result<Option<Arc<dyn DiskFile>>, ReadError> {
+        match self.segments.file(segment) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // The log forgets a segment before it removes its file.
+                if self.segments.get(segment.header.ordinal).is_none() {
+                    return Ok(None);
+                }
+                Err(ReadError::Missing { file: self.segments.disk.describe(&segment.name) })
+            }
+            Err(error) => Err(error.into()),
         }
     }
 

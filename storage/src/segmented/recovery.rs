@@ -15,8 +15,8 @@ use super::reader::{Segment, Segments, read_up_to};
 use super::roll::UNFINISHED_SUFFIX;
 use super::scan::{Cursor, Place, survey, walk};
 use super::{Record, Tail};
-use crate::Position;
 use crate::disk::{Disk, DiskFile};
+use crate::{Position, RunId};
 
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -25,11 +25,23 @@ pub(crate) struct Found {
     /// Oldest first.
     pub(crate) segments: Vec<Arc<Segment>>,
     pub(crate) tail: Option<(Tail, Cursor)>,
+    /// The run it belongs to, and from which record on it is whole.
+    pub(crate) run: Option<RunId>,
+    pub(crate) kept: u64,
     pub(crate) repair: Option<Repair>,
 }
 
+/// What a folder is to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All of the log.
+    Whole,
+    /// What is left of it without its last segment.
+    Remainder,
+}
+
 /// Looks through the folder of a shard and leaves it ready for appending.
-pub(crate) fn open_folder(disk: &dyn Disk, shard: u32) -> Result<Found, RecoverError> {
+pub(crate) fn open_folder(disk: &dyn Disk, shard: u32, extent: Extent) -> Result<Found, RecoverError> {
     let mut firsts = Vec::new();
     for name in disk.names()? {
         if name.ends_with(UNFINISHED_SUFFIX) {
@@ -50,15 +62,24 @@ pub(crate) fn open_folder(disk: &dyn Disk, shard: u32) -> Result<Found, RecoverE
             let detail = format!("a segment between {} and this one is missing", before.name);
             return Err(corrupt(disk, &name, 0, detail));
         }
+        if let Some(before) = segments.last()
+            && segment.header.run != before.header.run
+        {
+            let detail =
+                format!("the segment belongs to run {}, that before to {}", segment.header.run, before.header.run);
+            return Err(corrupt(disk, &name, 0, detail));
+        }
         if let Some(before) = segments.last() {
             before.next.store(first, Ordering::Release);
         }
         segments.push(Arc::new(segment));
         last_file = Some(file);
     }
-    let mut found = Found { segments, tail: None, repair: None };
-    if let (Some(segment), Some(file)) = (found.segments.last(), last_file) {
-        let (cursor, repair) = settle_end(disk, file.as_ref(), segment)?;
+    let mut found = Found { segments, tail: None, run: None, kept: 0, repair: None };
+    if let (Some(oldest), Some(segment), Some(file)) = (found.segments.first(), found.segments.last(), last_file) {
+        let oldest = (extent == Extent::Whole).then_some(oldest.as_ref());
+        let (cursor, kept, repair) = settle_end(disk, file.as_ref(), segment, oldest)?;
+        (found.run, found.kept) = (Some(segment.header.run), kept);
         // A process that crashed may have left records and names behind that no sync has covered yet.
         file.sync_data()?;
         segment.readable.store(cursor.offset, Ordering::Release);
@@ -93,13 +114,22 @@ fn open_segment(
     Ok(Segment::new(header, size, size))
 }
 
-/// Finds the end of the last segment and makes everything behind it zero.
+/// Finds the end of the last segment and makes everything behind it zero. Says, too, from which record on the log is whole, and
+/// checks that it is where the oldest segment is given.
 fn settle_end(
     disk: &dyn Disk,
     file: &dyn DiskFile,
     segment: &Segment,
-) -> Result<(Cursor, Option<Repair>), RecoverError> {
+    oldest: Option<&Segment>,
+) -> Result<(Cursor, u64, Option<Repair>), RecoverError> {
     let size = segment.size.load(Ordering::Acquire);
+    if oldest.is_some() && size < segment.header.room {
+        let detail = format!(
+            "the file ends here, but was made with {} bytes: it was cut short, or the segment that followed it is missing",
+            segment.header.room
+        );
+        return Err(corrupt(disk, &segment.name, size, detail));
+    }
     let start = Cursor { offset: SEGMENT_HEADER_BYTES, lsn: segment.header.first };
     let mut index = SparseIndex::default();
     let mut note = |place: Place, _: &[u8]| {
@@ -115,14 +145,26 @@ fn settle_end(
         let detail = format!("{what}, though byte {proof} says that record {} was durable", end.lsn);
         return Err(corrupt(disk, &segment.name, at, detail));
     }
+    let kept = walk.kept.unwrap_or(segment.header.kept);
+    if let Some(oldest) = oldest.filter(|oldest| oldest.header.first > kept) {
+        // A damaged note looks the same, but leaves something behind the end.
+        if remains.dirty_end.is_some() {
+            let detail = "no intact group begins here, though there was one that said what the log holds".to_owned();
+            return Err(corrupt(disk, &segment.name, end.offset, detail));
+        }
+        let detail =
+            format!("the segments before this one are missing: the log was to hold all records from {kept} on");
+        return Err(corrupt(disk, &oldest.name, 0, detail));
+    }
     // An fsync that failed before the last stop may have left pages that are called clean and are not on the disk. Written
     // again, they are synced again.
     write_again(file, walk.unproven, end.offset)?;
-    let Some(dirty_end) = remains.dirty_end else { return Ok((end, None)) };
+    let Some(dirty_end) = remains.dirty_end else { return Ok((end, kept, None)) };
     // What is left of a torn group could complete a later one that is torn in turn. It must be gone before that is written.
     write_zeros(file, end.offset, dirty_end)?;
     let bytes = dirty_end - end.offset;
-    Ok((end, Some(Repair { file: disk.describe(&segment.name), offset: end.offset, bytes, next: end.lsn })))
+    let repair = Repair { file: disk.describe(&segment.name), offset: end.offset, bytes, next: end.lsn };
+    Ok((end, kept, Some(repair)))
 }
 
 fn write_again(file: &dyn DiskFile, from: u64, to: u64) -> io::Result<()> {

@@ -11,8 +11,8 @@ use super::format::{SEGMENT_HEADER_BYTES, SegmentHeader, segment_name};
 use super::index::SparseIndex;
 use super::reader::Segment;
 use super::{SegmentedLog, Tail};
-use crate::LogError;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_short_of_resources};
+use crate::{LogError, RunId};
 
 /// Files that are no segment yet are called so. Opening a log removes them.
 pub(crate) const UNFINISHED_SUFFIX: &str = ".tmp";
@@ -70,7 +70,7 @@ impl SegmentedLog {
                 tail.segment.size.store(size, Ordering::Release);
                 Ok(())
             }
-            Err(error) if is_full(&error) => Err(LogError::Full { wanted: size }),
+            Err(cause) if is_full(&cause) => Err(LogError::Full { wanted: size, cause }),
             Err(error) => Err(self.poison("growing a segment", error)),
         }
     }
@@ -105,7 +105,10 @@ impl SegmentedLog {
                 Err(error) if is_full(&error) && size > wanted => {
                     size = (size / SMALLER).next_multiple_of(4096).max(wanted)
                 }
-                Err(error) if is_full(&error) => return Err(LogError::Full { wanted }),
+                // Nothing was written yet, and nothing is lost: it may be had later.
+                Err(cause) if is_full(&cause) || is_short_of_resources(&cause) => {
+                    return Err(LogError::Full { wanted, cause });
+                }
                 Err(error) => return Err(self.poison("setting a segment aside", error)),
             }
         }
@@ -114,7 +117,10 @@ impl SegmentedLog {
     fn begin_segment(&mut self, first: u64, prepared: Prepared) -> Result<(), LogError> {
         let Prepared { file, name, size } = prepared;
         let ordinal = self.tail.as_ref().map_or(0, |tail| tail.segment.header.ordinal + 1);
-        let header = SegmentHeader { shard: self.options.shard, ordinal, first, salt: self.disk.unguessable() };
+        let run = *self.run.get_or_insert_with(|| RunId::new(self.disk.as_ref()));
+        let kept = if self.tail.is_some() { self.kept } else { first };
+        let salt = self.disk.unguessable();
+        let header = SegmentHeader { shard: self.options.shard, ordinal, first, salt, run, kept, room: size };
         let segment = Arc::new(Segment::new(header, size, SEGMENT_HEADER_BYTES));
         segment.keep_index(SparseIndex::default(), first);
         // The name comes last: a file that has one has a header.
@@ -122,14 +128,16 @@ impl SegmentedLog {
             .write_at(&header.encode(), 0)
             .and_then(|()| file.sync_all())
             .and_then(|()| self.disk.rename(name, &segment_name(first)));
-        if let Err(error) = named {
-            if is_full(&error) {
+        match named {
+            Ok(()) => {}
+            Err(cause) if is_full(&cause) => {
                 let _ = self.disk.remove(name);
-                return Err(LogError::Full { wanted: size });
+                return Err(LogError::Full { wanted: size, cause });
             }
-            return Err(self.poison("beginning a segment", error));
+            Err(error) => return Err(self.poison("beginning a segment", error)),
         }
         self.disk.sync_folder().map_err(|error| self.poison("naming a segment", error))?;
+        self.kept = kept;
         self.segments.insert(segment.clone());
         if let Some(full) = self.tail.replace(Tail { segment, file, end: SEGMENT_HEADER_BYTES }) {
             self.trim(&full)?;
@@ -154,14 +162,20 @@ impl SegmentedLog {
     /// Removes the segments that hold nothing from `lsn` on, oldest first. The last one stays.
     pub(super) fn remove_before(&mut self, lsn: u64) -> Result<(), LogError> {
         let segments = self.segments.all();
-        for pair in segments.windows(2) {
-            if pair[1].header.first > lsn {
-                break;
-            }
-            self.segments.remove(pair[0].header.ordinal);
+        let doomed = segments.windows(2).take_while(|pair| pair[1].header.first <= lsn).count();
+        let Some(oldest) = segments.get(doomed).filter(|_| doomed > 0) else {
+            self.refill_spare();
+            return Ok(());
+        };
+        // Without the note they stay, until a later call finds room for it.
+        if !self.write_note(oldest.header.first)? {
+            return Ok(());
+        }
+        for segment in &segments[..doomed] {
+            self.segments.remove(segment.header.ordinal);
             // Each on its own: of two removals the power may spare either, and the older must not outlive the newer.
             self.disk
-                .remove(&pair[0].name)
+                .remove(&segment.name)
                 .and_then(|()| self.disk.sync_folder())
                 .map_err(|error| self.poison("removing a segment", error))?;
         }

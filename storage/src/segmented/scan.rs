@@ -28,6 +28,8 @@ pub(crate) struct Walk {
     pub(crate) end: Cursor,
     /// No group says that what lies from this offset on was durable.
     pub(crate) unproven: u64,
+    /// The newest note says that the log holds all records from this one on.
+    pub(crate) kept: Option<u64>,
     /// What made the walk stop there; none at the end of the file.
     pub(crate) fault: Option<Fault>,
 }
@@ -66,19 +68,23 @@ where
     E: From<io::Error>,
 {
     let mut window = Window::new(source, limit, CHUNK_BYTES);
-    let (mut end, mut unproven) = (start, start.offset);
-    while end.offset < limit {
-        match walk_group(&mut window, key, end, visit)? {
-            Ok(Group { behind, proves }) => {
+    let mut walk = Walk { end: start, unproven: start.offset, kept: None, fault: None };
+    while walk.end.offset < limit {
+        match walk_group(&mut window, key, walk.end, visit)? {
+            Ok(Group { behind, proves, kept }) => {
                 if proves {
-                    unproven = end.offset;
+                    walk.unproven = walk.end.offset;
                 }
-                end = behind;
+                walk.kept = kept.or(walk.kept);
+                walk.end = behind;
             }
-            Err(fault) => return Ok(Walk { end, unproven, fault: Some(fault) }),
+            Err(fault) => {
+                walk.fault = Some(fault);
+                break;
+            }
         }
     }
-    Ok(Walk { end, unproven, fault: None })
+    Ok(walk)
 }
 
 /// An intact group.
@@ -86,6 +92,8 @@ struct Group {
     behind: Cursor,
     /// It says that everything before it was durable: it is the first since a sync.
     proves: bool,
+    /// It is a note of what the log holds.
+    kept: Option<u64>,
 }
 
 fn walk_group<R, E>(
@@ -101,7 +109,7 @@ where
     let fault = |offset, detail| Ok(Err(Fault { offset, detail }));
     let header = window.get(at.offset, GROUP_HEADER_BYTES)?.and_then(|bytes| GroupHeader::decode(bytes, key));
     let Some(header) = header else { return fault(at.offset, "no intact group begins here") };
-    if header.first != at.lsn || header.durable_before > at.lsn {
+    if header.first != at.lsn || header.durable_before > at.lsn || header.kept.is_some_and(|kept| kept > at.lsn) {
         return fault(at.offset, "the group that begins here is out of order");
     }
     let body_end = at.offset + GROUP_HEADER_BYTES as u64 + u64::from(header.body_bytes);
@@ -123,7 +131,7 @@ where
         return fault(offset, "the end of a group is damaged");
     }
     let behind = Cursor { offset: behind, lsn: at.lsn + u64::from(header.records) };
-    Ok(Ok(Group { behind, proves: header.durable_before == header.first }))
+    Ok(Ok(Group { behind, proves: header.durable_before == header.first, kept: header.kept }))
 }
 
 /// Where record `lsn` begins, counted on from a record known to lie at `from`. None where something on the way is not as it
@@ -203,7 +211,7 @@ where
 }
 
 /// Part of a file in memory.
-struct Window<'a, R: ?Sized> {
+pub(super) struct Window<'a, R: ?Sized> {
     source: &'a R,
     bytes: Vec<u8>,
     start: u64,
@@ -214,12 +222,12 @@ struct Window<'a, R: ?Sized> {
 }
 
 impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
-    fn new(source: &'a R, limit: u64, chunk_bytes: usize) -> Window<'a, R> {
+    pub(super) fn new(source: &'a R, limit: u64, chunk_bytes: usize) -> Window<'a, R> {
         Window { source, bytes: Vec::new(), start: 0, limit, chunk_bytes }
     }
 
     /// The bytes at `offset`, or none where the file ends before they do.
-    fn get(&mut self, offset: u64, count: usize) -> io::Result<Option<&[u8]>> {
+    pub(super) fn get(&mut self, offset: u64, count: usize) -> io::Result<Option<&[u8]>> {
         if offset + count as u64 > self.limit {
             return Ok(None);
         }
@@ -250,9 +258,11 @@ impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
 mod tests {
     use super::super::format::{GroupBuffer, SegmentHeader};
     use super::*;
+    use crate::RunId;
 
     fn key() -> SegmentKey {
-        SegmentHeader { shard: 0, ordinal: 0, first: 1, salt: 0x0123_4567_89AB_CDEF }.key()
+        let (run, salt) = (RunId(1), 0x0123_4567_89AB_CDEF);
+        SegmentHeader { shard: 0, ordinal: 0, first: 1, salt, run, kept: 1, room: 0 }.key()
     }
 
     /// Groups of the given sizes (records of the given lengths) from record 1, each after the ones before were durable.
@@ -288,7 +298,7 @@ mod tests {
         let (seen, walk) = run(&bytes, &key);
         assert_eq!(seen, [1, 2, 3, 4]);
         let end = Cursor { offset: bytes.len() as u64, lsn: 5 };
-        assert_eq!(walk, Walk { end, unproven: begins[2] as u64, fault: None });
+        assert_eq!(walk, Walk { end, unproven: begins[2] as u64, kept: None, fault: None });
     }
 
     #[test]

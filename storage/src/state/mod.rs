@@ -11,6 +11,8 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use crate::RunId;
+
 mod backend;
 mod redb_state;
 #[cfg(feature = "sled")]
@@ -36,12 +38,14 @@ pub struct StateOptions {
     pub shard: u32,
     /// Memory for what was read and what is to be written, in bytes. An open fold keeps up to one MiB beside it.
     pub cache_bytes: usize,
+    /// Written into a state that is begun: the run of the log it belongs to. None: one of its own.
+    pub run: Option<RunId>,
 }
 
 impl StateOptions {
     /// A cache of 64 MiB.
     pub fn new(shard: u32) -> StateOptions {
-        StateOptions { shard, cache_bytes: 64 << 20 }
+        StateOptions { shard, cache_bytes: 64 << 20, run: None }
     }
 }
 
@@ -61,6 +65,14 @@ pub trait StateStore: Send + Sync + Debug {
     /// # Errors
     /// [`StateError::Io`]; [`StateError::Corrupt`].
     fn mark(&self) -> Result<Option<FoldMark>, StateError>;
+
+    /// The run the state belongs to. None where it is not kept.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; [`StateError::Corrupt`].
+    fn run(&self) -> Result<Option<RunId>, StateError> {
+        Ok(None)
+    }
 
     /// Visits all entries in the order of their keys, until `visit` breaks. A store that failed cannot be opened again
     /// meanwhile.
