@@ -9,12 +9,15 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::wire;
+use crate::wire::{self, Connack, Connect, Version, first};
 
-/// A packet as it came: its type, and what follows the fixed header.
+/// What these connections speak.
+pub(crate) const VERSION: Version = Version::V311;
+
+/// A packet as it came: its first byte, and what follows the fixed header.
 #[derive(Debug)]
 pub(crate) struct Packet {
-    /// One of the constants of [`wire`].
+    /// One of the constants of [`first`].
     pub(crate) kind: u8,
     /// Everything behind the fixed header.
     pub(crate) body: Vec<u8>,
@@ -48,9 +51,11 @@ impl Client {
         socket.set_nodelay(true)?;
         let stream = socket.connect(target).await?;
         let mut client = Self { stream, read_ahead: Vec::new() };
-        client.send(&wire::connect(client_id, keep_alive_seconds)).await?;
-        let answer = client.expect(wire::CONNACK).await?;
-        ensure!(answer.get(1) == Some(&0), "the broker refuses: CONNACK {answer:?}");
+        let mut packet = Vec::new();
+        let connect = Connect { version: VERSION, client_id, keep_alive_seconds, ..Connect::default() };
+        connect.write(&mut packet);
+        client.send(&packet).await?;
+        Connack::read(VERSION, &client.expect(first::CONNACK).await?)?;
         Ok(client)
     }
 
@@ -87,7 +92,7 @@ impl Client {
     /// When the connection is gone or another packet comes.
     pub(crate) async fn expect(&mut self, kind: u8) -> Result<Vec<u8>> {
         let packet = self.receive().await?;
-        ensure!(packet.kind == kind, "packet type {} instead of {kind}", packet.kind);
+        ensure!(packet.kind == kind, "a packet {:#04x} instead of {kind:#04x}", packet.kind);
         Ok(packet.body)
     }
 
@@ -96,8 +101,10 @@ impl Client {
     /// # Errors
     /// When the connection is gone or the broker refuses.
     pub(crate) async fn subscribe(&mut self, filter: &str) -> Result<()> {
-        self.send(&wire::subscribe(filter)).await?;
-        let answer = self.expect(wire::SUBACK).await?;
+        let mut packet = Vec::new();
+        wire::subscribe(VERSION, &mut packet, filter, 0);
+        self.send(&packet).await?;
+        let answer = self.expect(first::SUBACK).await?;
         ensure!(answer.get(2).is_some_and(|code| *code < 0x80), "the broker refuses to subscribe: SUBACK {answer:?}");
         Ok(())
     }
@@ -108,7 +115,7 @@ impl Client {
     /// When the connection is gone.
     pub(crate) async fn ping(&mut self) -> Result<()> {
         self.send(wire::PINGREQ).await?;
-        self.expect(wire::PINGRESP).await?;
+        self.expect(first::PINGRESP).await?;
         Ok(())
     }
 
@@ -126,7 +133,7 @@ impl Client {
         if self.read_ahead.len() < header + body {
             return None;
         }
-        let packet = Packet { kind: self.read_ahead[0] >> 4, body: self.read_ahead[header..header + body].to_vec() };
+        let packet = Packet { kind: self.read_ahead[0], body: self.read_ahead[header..header + body].to_vec() };
         self.read_ahead.drain(..header + body);
         if self.read_ahead.is_empty() {
             self.read_ahead = Vec::new();

@@ -15,10 +15,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{interval, timeout};
 
-use crate::client::Client;
+use crate::client::{Client, VERSION};
 use crate::latency::Latencies;
 use crate::report::Format;
-use crate::wire;
+use crate::wire::{self, first};
 
 /// How long the broker may take to answer anything.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -201,16 +201,19 @@ async fn exchange_messages(options: &Options) -> Result<Traffic> {
     let until = began + Duration::from_secs(options.hold_seconds);
     let mut traffic = Traffic { sent: 0, latencies: Latencies::default() };
     let mut ticks = interval(PUBLISH_EVERY);
+    let mut packet = Vec::new();
     while Instant::now() < until {
         ticks.tick().await;
         let number = traffic.sent.to_be_bytes();
         let sent_at = Instant::now();
-        publisher.send(&wire::publish(&topic, &number)).await?;
+        packet.clear();
+        wire::publish(VERSION, &mut packet, 0, &topic, 0, &number);
+        publisher.send(&packet).await?;
         traffic.sent += 1;
-        match timeout(ANSWER_DEADLINE, subscriber.expect(wire::PUBLISH)).await {
+        match timeout(ANSWER_DEADLINE, subscriber.expect(first::PUBLISH)).await {
             Ok(body) => {
                 ensure!(
-                    wire::publish_payload(&body?) == Some(&number[..]),
+                    wire::read_publish(VERSION, first::PUBLISH, &body?) == Some((0, &number[..])),
                     "the subscriber received another message than was sent"
                 );
                 traffic.latencies.add(sent_at.elapsed());

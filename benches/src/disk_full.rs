@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::broker::Broker;
 use crate::link::Link;
 use crate::report::Format;
-use crate::wire5::{self, Connect, first};
+use crate::wire::{self, Connect, Version, first};
 
 /// Sessions whose queues fill the disk.
 const VEHICLES: u64 = 20;
@@ -168,6 +168,7 @@ impl Scene<'_> {
             is_clean: false,
             session_expiry_seconds: u32::MAX,
             receive_maximum: 1_000,
+            ..Connect::default()
         };
         let opened = timeout(PATIENCE, Link::open(self.options.target, &connect)).await;
         Ok(opened.with_context(|| format!("no CONNACK for {client_id}"))??.0)
@@ -179,6 +180,7 @@ impl Scene<'_> {
             is_clean: true,
             session_expiry_seconds: 0,
             receive_maximum: 1_000,
+            ..Connect::default()
         };
         Ok(timeout(PATIENCE, Link::open(self.options.target, &connect)).await.context("no CONNACK for the backend")??.0)
     }
@@ -190,7 +192,7 @@ impl Scene<'_> {
         for index in 0..WINDOW {
             let number = (first_number + index) as u64;
             payload[..8].copy_from_slice(&number.to_be_bytes());
-            wire5::publish(&mut link.outgoing, QOS1, &topic(number % VEHICLES), index as u16 + 1, &payload);
+            wire::publish(Version::V5, &mut link.outgoing, QOS1, &topic(number % VEHICLES), index as u16 + 1, &payload);
         }
         self.fates.resize(first_number + WINDOW, Fate::Unknown);
         let (mut answered, mut is_refused) = (0, false);
@@ -198,7 +200,7 @@ impl Scene<'_> {
         while answered < WINDOW {
             while let Some((kind, body)) = link.incoming.next() {
                 ensure!(kind == first::PUBACK, "a packet {kind:#04x} instead of PUBACK");
-                let (id, reason) = wire5::read_ack(body).context("a PUBACK cut short")?;
+                let (id, reason) = wire::read_ack(body).context("a PUBACK cut short")?;
                 let index =
                     usize::from(id).checked_sub(1).filter(|index| *index < WINDOW).context("a strange PUBACK")?;
                 answered += 1;
@@ -232,9 +234,9 @@ impl Scene<'_> {
         timeout(PATIENCE, link.subscribe("disk-full/live", 0)).await.context("no SUBACK on the full disk")??;
         for _ in 0..WINDOW {
             let mut body = Vec::new();
-            crate::wire::push_text(&mut body, "disk-full/live");
+            wire::push_text(&mut body, "disk-full/live");
             body.push(0);
-            crate::wire::push_packet(&mut link.outgoing, first::PUBLISH, &body);
+            wire::push_packet(&mut link.outgoing, first::PUBLISH, &body);
         }
         while self.figures.qos0_on_the_full_disk < WINDOW as u64 {
             timeout(PATIENCE, link.turn()).await.context("no message of QoS 0 on the full disk")??;
@@ -256,10 +258,10 @@ impl Scene<'_> {
                 if kind & 0xF0 != first::PUBLISH {
                     continue;
                 }
-                let (id, payload) = wire5::read_publish(kind, body).context("a PUBLISH cut short")?;
+                let (id, payload) = wire::read_publish(Version::V5, kind, body).context("a PUBLISH cut short")?;
                 let number =
                     payload.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)).context("a short payload")?;
-                wire5::ack(&mut link.outgoing, first::PUBACK, id);
+                wire::ack(&mut link.outgoing, first::PUBACK, id);
                 let known = usize::try_from(number).ok().and_then(|index| self.fates.get_mut(index));
                 match known {
                     Some(fate) if number % VEHICLES == vehicle && *fate != Fate::Refused && last < Some(number) => {

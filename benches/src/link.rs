@@ -9,8 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 
-use crate::wire;
-use crate::wire5::{self, Connack, Connect, first};
+use crate::wire::{self, Connack, Connect, Version, first};
 
 /// Bytes read at once.
 const READ_BYTES: usize = 128 * 1024;
@@ -68,7 +67,7 @@ impl Link {
         stream.set_nodelay(true)?;
         let mut link = Self { stream, incoming: Incoming::default(), outgoing: Vec::new() };
         connect.write(&mut link.outgoing);
-        let connack = Connack::read(&link.expect(first::CONNACK).await?)?;
+        let connack = Connack::read(connect.version, &link.expect(first::CONNACK).await?)?;
         Ok((link, connack))
     }
 
@@ -77,7 +76,7 @@ impl Link {
     /// # Errors
     /// When the connection is gone or the broker does otherwise.
     pub(crate) async fn subscribe(&mut self, filter: &str, qos: u8) -> Result<()> {
-        wire5::subscribe(&mut self.outgoing, filter, qos);
+        wire::subscribe(Version::V5, &mut self.outgoing, filter, qos);
         // Messages may come before it (MQTT 5, 3.8.4): they are put back, for whoever looks at messages.
         let mut messages = Vec::new();
         let answer = loop {

@@ -30,7 +30,6 @@ mod report;
 mod sender;
 mod soak;
 mod wire;
-mod wire5;
 
 /// Load for any MQTT broker.
 #[derive(Debug, Parser)]

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::harness::{Host, fleet, packet_id};
 use crate::link::Link;
 use crate::report::Format;
-use crate::wire5::{self, Connect, first};
+use crate::wire::{self, Connect, Version, first};
 
 /// Payload of each message: number of the session, number of the message, and filling.
 const PAYLOAD_BYTES: u64 = 1_000;
@@ -195,6 +195,7 @@ async fn collect_one(target: SocketAddr, session: u64, owed: u64, collected: &mu
         is_clean: false,
         session_expiry_seconds: fleet::FOREVER,
         receive_maximum: 100,
+        ..Connect::default()
     };
     let begun = Instant::now();
     let (mut link, connack) = Link::open(target, &connect).await?;
@@ -209,7 +210,7 @@ async fn collect_one(target: SocketAddr, session: u64, owed: u64, collected: &mu
             if kind & 0xF0 != first::PUBLISH {
                 continue;
             }
-            let (id, payload) = wire5::read_publish(kind, body).context("a PUBLISH cut short")?;
+            let (id, payload) = wire::read_publish(Version::V5, kind, body).context("a PUBLISH cut short")?;
             if expected == 0 {
                 let milliseconds = begun.elapsed().as_secs_f64() * 1e3;
                 collected.first_message_ms_max = collected.first_message_ms_max.max(milliseconds);
@@ -220,7 +221,7 @@ async fn collect_one(target: SocketAddr, session: u64, owed: u64, collected: &mu
             collected.messages += u64::from(is_right);
             collected.wrong += u64::from(!is_right);
             expected += 1;
-            wire5::ack(&mut link.outgoing, first::PUBACK, id);
+            wire::ack(&mut link.outgoing, first::PUBACK, id);
         }
         if expected < owed {
             link.turn().await?;

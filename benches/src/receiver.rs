@@ -16,8 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::ledger::{Ledger, Sent, Told};
 use crate::link::Link;
 use crate::sender::{HEAD_BYTES, SESSION_EXPIRY_SECONDS};
-use crate::wire;
-use crate::wire5::{self, Connect, first};
+use crate::wire::{self, Connect, Version, first};
 
 /// What all senders sent, once they are through; until then, nothing is known to be due.
 pub(crate) type Due = watch::Receiver<Option<Rc<Vec<Sent>>>>;
@@ -67,6 +66,7 @@ impl Receiver {
             is_clean,
             session_expiry_seconds: SESSION_EXPIRY_SECONDS,
             receive_maximum: self.manner.receive_maximum,
+            ..Connect::default()
         };
         let (link, connack) = Link::open(target, &connect).await?;
         if !connack.is_session_present {
@@ -138,19 +138,19 @@ impl Receiver {
     fn on_packet(&mut self, kind: u8, body: &[u8], out: &mut Vec<u8>) -> Result<()> {
         match kind {
             first::PUBREL => {
-                let (id, _) = wire5::read_ack(body).context("an empty PUBREL")?;
+                let (id, _) = wire::read_ack(body).context("an empty PUBREL")?;
                 self.unreleased.remove(&id);
-                wire5::ack(out, first::PUBCOMP, id);
+                wire::ack(out, first::PUBCOMP, id);
             }
             first::PINGRESP => self.pings_answered += 1,
             first::DISCONNECT => bail!("the broker disconnects: {body:02x?}"),
             _ if kind & 0xF0 == first::PUBLISH => {
-                let (id, payload) = wire5::read_publish(kind, body).context("a PUBLISH cut short")?;
+                let (id, payload) = wire::read_publish(Version::V5, kind, body).context("a PUBLISH cut short")?;
                 let message = read_head(payload)?;
                 match kind >> 1 & 3 {
                     1 => {
                         self.enter(message)?;
-                        wire5::ack(out, first::PUBACK, id);
+                        wire::ack(out, first::PUBACK, id);
                     }
                     2 => {
                         match self.unreleased.entry(id) {
@@ -164,7 +164,7 @@ impl Receiver {
                                 self.enter(message)?;
                             }
                         }
-                        wire5::ack(out, first::PUBREC, id);
+                        wire::ack(out, first::PUBREC, id);
                     }
                     qos => bail!("a message of QoS {qos}"),
                 }

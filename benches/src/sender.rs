@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::latency::Latencies;
 use crate::ledger::{Sent, Told};
 use crate::link::Link;
-use crate::wire5::{self, Connect, first};
+use crate::wire::{self, Connect, Version, first};
 
 /// Sessions are kept for so long without a connection: longer than any load.
 pub(crate) const SESSION_EXPIRY_SECONDS: u32 = 3_600;
@@ -101,6 +101,7 @@ impl Sender {
             is_clean,
             session_expiry_seconds: SESSION_EXPIRY_SECONDS,
             receive_maximum: u16::MAX,
+            ..Connect::default()
         };
         let (mut link, connack) = Link::open(target, &connect).await?;
         if is_clean {
@@ -126,7 +127,7 @@ impl Sender {
         open.sort_by_key(|id| self.slot(*id).map(|slot| slot.number));
         for id in open {
             match self.slot(id).map(|slot| (slot.phase, slot.number)) {
-                Some((Phase::Released, _)) if is_session_present => wire5::ack(out, first::PUBREL, id),
+                Some((Phase::Released, _)) if is_session_present => wire::ack(out, first::PUBREL, id),
                 Some((Phase::Released, _)) => self.finish(id),
                 Some((Phase::Published, number)) => {
                     self.write_publish(out, id, number, if is_session_present { first::DUP } else { 0 });
@@ -181,13 +182,13 @@ impl Sender {
 
     fn write_publish(&mut self, out: &mut Vec<u8>, id: u16, number: usize, dup: u8) {
         self.payload[2..HEAD_BYTES].copy_from_slice(&(number as u64).to_be_bytes());
-        wire5::publish(out, dup | self.sent.qos << 1, &self.topic, id, &self.payload);
+        wire::publish(Version::V5, out, dup | self.sent.qos << 1, &self.topic, id, &self.payload);
     }
 
     fn on_packet(&mut self, kind: u8, body: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let (id, reason) = match kind {
             first::PUBACK | first::PUBREC | first::PUBCOMP => {
-                wire5::read_ack(body).context("an empty acknowledgement")?
+                wire::read_ack(body).context("an empty acknowledgement")?
             }
             first::DISCONNECT => bail!("the broker disconnects: {body:02x?}"),
             _ => bail!("an unexpected packet {kind:#04x}"),
@@ -208,7 +209,7 @@ impl Sender {
                     if let Some(slot) = self.slot_mut(id) {
                         slot.phase = Phase::Released;
                     }
-                    wire5::ack(out, first::PUBREL, id);
+                    wire::ack(out, first::PUBREL, id);
                 }
             }
             (first::PUBCOMP, Phase::Released) => self.finish(id),
@@ -243,7 +244,6 @@ impl Sender {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire;
 
     /// First bytes and identifiers of the packets.
     fn packets(mut bytes: &[u8]) -> Vec<(u8, u16)> {
@@ -251,8 +251,8 @@ mod tests {
         while let Some((body, header)) = wire::header(bytes) {
             let content = &bytes[header..header + body];
             let id = match bytes[0] & 0xF0 {
-                first::PUBLISH => wire5::read_publish(bytes[0], content).unwrap().0,
-                _ => wire5::read_ack(content).unwrap().0,
+                first::PUBLISH => wire::read_publish(Version::V5, bytes[0], content).unwrap().0,
+                _ => wire::read_ack(content).unwrap().0,
             };
             found.push((bytes[0], id));
             bytes = &bytes[header + body..];

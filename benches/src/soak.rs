@@ -22,8 +22,7 @@ use tokio::task::JoinHandle;
 
 use crate::link::Link;
 use crate::report::Format;
-use crate::wire;
-use crate::wire5::{self, Connect, first};
+use crate::wire::{self, Connect, Version, first};
 
 /// Sessions that stay, and are away most of the time.
 const VEHICLES: u64 = 200;
@@ -175,9 +174,14 @@ async fn sample(options: &Options, counts: &Counts, tasks: &mut [JoinHandle<Resu
     Ok(samples)
 }
 
-async fn open(target: SocketAddr, client_id: &str, expiry_seconds: u32) -> Result<(Link, wire5::Connack)> {
-    let connect =
-        Connect { client_id, is_clean: false, session_expiry_seconds: expiry_seconds, receive_maximum: 1_000 };
+async fn open(target: SocketAddr, client_id: &str, expiry_seconds: u32) -> Result<(Link, wire::Connack)> {
+    let connect = Connect {
+        client_id,
+        is_clean: false,
+        session_expiry_seconds: expiry_seconds,
+        receive_maximum: 1_000,
+        ..Connect::default()
+    };
     Link::open(target, &connect).await
 }
 
@@ -203,7 +207,7 @@ async fn publish(target: SocketAddr, rate: u64, counts: Arc<Counts>) -> Result<(
         }
         while let Some((kind, body)) = link.incoming.next() {
             ensure!(kind == first::PUBACK, "a packet {kind:#04x} instead of PUBACK");
-            let (_, reason) = wire5::read_ack(body).context("a PUBACK cut short")?;
+            let (_, reason) = wire::read_ack(body).context("a PUBACK cut short")?;
             answered += 1;
             counts.acknowledged.fetch_add(1, Ordering::Relaxed);
             counts.refused.fetch_add(u64::from(reason >= 0x80), Ordering::Relaxed);
@@ -262,9 +266,9 @@ async fn drain(link: &mut Link, counts: &Counts) -> Result<()> {
             if kind & 0xF0 != first::PUBLISH {
                 continue;
             }
-            let (id, _) = wire5::read_publish(kind, body).context("a PUBLISH cut short")?;
+            let (id, _) = wire::read_publish(Version::V5, kind, body).context("a PUBLISH cut short")?;
             if id != 0 {
-                wire5::ack(&mut link.outgoing, first::PUBACK, id);
+                wire::ack(&mut link.outgoing, first::PUBACK, id);
             }
             counts.delivered.fetch_add(1, Ordering::Relaxed);
         }
@@ -348,7 +352,7 @@ mod tests {
         write_message(&mut bytes, EXPIRING_ONE_IN);
         let (body, header) = wire::header(&bytes).unwrap();
         assert_eq!((bytes[0], bytes.len()), (0x32, body + header));
-        let (id, payload) = wire5::read_publish(bytes[0], &bytes[header..]).unwrap();
+        let (id, payload) = wire::read_publish(Version::V5, bytes[0], &bytes[header..]).unwrap();
         assert_eq!((id, payload[..8].to_vec()), (5, 4_u64.to_be_bytes().to_vec()));
     }
 }
