@@ -23,9 +23,12 @@ mod kill;
 mod latency;
 mod ledger;
 mod link;
+mod load;
 mod million;
 mod powercut;
+mod process;
 mod receiver;
+mod relay;
 mod report;
 mod sender;
 mod soak;
@@ -42,6 +45,10 @@ struct Cli {
 /// What load to make.
 #[derive(Debug, Subcommand)]
 enum Scenario {
+    /// Publish and receive as fast as the broker can, or at a rate, and check every message
+    Load(load::Options),
+    /// Copy bytes from publishers to subscribers, to show what the load itself can do
+    Relay(relay::Options),
     /// Hold idle connections, and measure how many new ones a second are answered
     Connections(connections::Options),
     /// Measure how many messages a second are acknowledged when each must be kept, and how long one waits
@@ -75,6 +82,8 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.scenario {
+        Scenario::Load(options) => load::run(&options),
+        Scenario::Relay(options) => relay::run(&options),
         Scenario::Connections(options) => runtime.block_on(connections::run(&options)),
         Scenario::Durable(options) => runtime.block_on(durable::run(&options)),
         Scenario::Kill(options) => runtime.block_on(kill::run(&options)),
