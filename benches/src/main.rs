@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 mod broadcast;
 mod broker;
 mod client;
+mod compare;
 mod connections;
 mod disk_full;
 mod durable;
@@ -32,6 +33,7 @@ mod relay;
 mod report;
 mod sender;
 mod soak;
+mod table;
 mod wire;
 
 /// Load for any MQTT broker.
@@ -47,6 +49,8 @@ struct Cli {
 enum Scenario {
     /// Publish and receive as fast as the broker can, or at a rate, and check every message
     Load(load::Options),
+    /// Put brokers side by side, each on one core, under the same load
+    Compare(compare::Options),
     /// Copy bytes from publishers to subscribers, to show what the load itself can do
     Relay(relay::Options),
     /// Hold idle connections, and measure how many new ones a second are answered
@@ -83,6 +87,7 @@ fn run(cli: Cli) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match cli.scenario {
         Scenario::Load(options) => load::run(&options),
+        Scenario::Compare(options) => compare::run(&options),
         Scenario::Relay(options) => relay::run(&options),
         Scenario::Connections(options) => runtime.block_on(connections::run(&options)),
         Scenario::Durable(options) => runtime.block_on(durable::run(&options)),

@@ -52,6 +52,11 @@ pub(crate) fn open_all_files() {
     let _ = setrlimit(Resource::Nofile, rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// How many files this process may open, once [`open_all_files`] has been called.
+pub(crate) fn files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::from(u32::MAX))
+}
+
 fn parse_schedstat(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }

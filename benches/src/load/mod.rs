@@ -12,7 +12,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use self::engine::{Outcome, Plan, STAMP_BYTES};
-use self::pipe::Target;
+pub(crate) use self::pipe::Target;
 use self::scenario::{SCENARIOS, Scenario};
 use crate::process;
 use crate::report::Format;
@@ -115,8 +115,13 @@ pub(crate) struct Figures {
 impl Figures {
     /// Whether every message came once and in order. Only QoS 1 may bring one again.
     pub(crate) fn is_faultless(&self) -> bool {
+        self.faults() == 0
+    }
+
+    /// How many messages did not come once and in order.
+    pub(crate) fn faults(&self) -> u64 {
         let duplicated = if self.qos == 1 { 0 } else { self.duplicated };
-        self.refused + self.lost + duplicated + self.misordered + self.stray == 0
+        self.refused + self.lost + duplicated + self.misordered + self.stray
     }
 }
 
