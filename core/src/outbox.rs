@@ -19,6 +19,11 @@ pub struct Outbox {
 /// Payloads from this size on are shared instead of copied: a reference costs less than the copy.
 pub(crate) const SHARE_BYTES_MIN: usize = 2048;
 
+/// An outbox that gets its first bytes takes room for so many; packets come in bursts.
+const FIRST_BYTES: usize = 1024;
+/// With less room than this left, it takes more.
+const ROOM_BYTES: usize = 64;
+
 impl Outbox {
     /// Below this many bytes an outbox is worth refilling from its session's queue.
     pub const LOW_BYTES: usize = 16 * 1024;
@@ -68,8 +73,13 @@ impl Outbox {
         }
     }
 
-    /// The buffer for what comes next.
+    /// The buffer for what comes next, with room for a small packet.
     pub(crate) fn tail(&mut self) -> &mut BytesMut {
+        let (used, capacity) = (self.tail.len(), self.tail.capacity());
+        if capacity - used < ROOM_BYTES {
+            // Much at once: a burst of messages would grow it many times, and each time copy what is there.
+            self.tail.reserve(FIRST_BYTES.max(2 * used));
+        }
         &mut self.tail
     }
 

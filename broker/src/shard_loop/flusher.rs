@@ -163,13 +163,8 @@ impl ShardLoop {
                 self.write_out(world, id, now);
                 (quiet, writes) = (false, writes + 1);
             }
-            while let Some(id) = world.shard.poll_dirty() {
-                self.write_out(world, id, now);
-                (quiet, writes) = (false, writes + 1);
-                if writes >= WRITES_PER_TURN {
-                    break;
-                }
-            }
+            let written = self.write_dirty(world, now);
+            (quiet, writes) = (quiet && written == 0, writes + written);
             while let Some(effect) = world.shard.poll_effect() {
                 carry_out(world, effect, now);
                 quiet = false;
@@ -179,6 +174,19 @@ impl ShardLoop {
             }
         }
         Ok(true)
+    }
+
+    /// Writes the outboxes that got something, up to a bound. How many.
+    pub(super) fn write_dirty(&self, world: &mut World, now: Millis) -> usize {
+        self.unanswered.set(0);
+        let mut writes = 0;
+        while writes < WRITES_PER_TURN
+            && let Some(id) = world.shard.poll_dirty()
+        {
+            self.write_out(world, id, now);
+            writes += 1;
+        }
+        writes
     }
 
     fn write_out(&self, world: &mut World, id: ConnectionId, now: Millis) {

@@ -47,6 +47,8 @@ use upkeep::Upkeep;
 const ARRIVALS_MAX: usize = 1024;
 /// A connection reads this much, or for as long as its [`TurnBudget`] lasts, then lets others have their turn.
 const READ_BYTES_PER_TURN: usize = 256 * 1024;
+/// So much is read between two rounds of writing, and what one turn reads.
+const UNANSWERED_BYTES_MAX: u64 = 512 * 1024;
 /// Tasks that run before the runtime looks for new readiness.
 const EVENT_INTERVAL: u32 = 128;
 
@@ -159,6 +161,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         now: Cell::new(clock.now()),
         flush_wanted: Cell::new(false),
         flusher: RefCell::new(None),
+        unanswered: Cell::new(0),
         received: Cell::new(0),
         sent: Cell::new(0),
         alive: Cell::new(0),
@@ -224,6 +227,8 @@ struct ShardLoop {
     /// Whether the flusher will run in this turn.
     flush_wanted: Cell<bool>,
     flusher: RefCell<Option<Waker>>,
+    /// Bytes read since outboxes were written.
+    unanswered: Cell<u64>,
     /// Bytes of this turn that are not yet in `counters`.
     received: Cell<u64>,
     sent: Cell<u64>,
@@ -394,6 +399,13 @@ impl ShardLoop {
             world.holding_since.get_or_insert(now);
             return Poll::Pending;
         }
+        if self.unanswered.get() > UNANSWERED_BYTES_MAX {
+            // Many publishers to one subscriber: its socket is to take some before its outbox is over its bound.
+            self.write_dirty(world, self.begin_turn());
+        }
+        let Some(connection) = find(&mut world.connections, id) else {
+            return Poll::Ready(End::Lost("unknown to its shard".to_owned()));
+        };
         let mut reading = Reading {
             begin_turn: &|| self.begin_turn(),
             packet_bytes_max: self.limits.packet_bytes_max,
@@ -413,6 +425,7 @@ impl ShardLoop {
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Ready(Ok(bytes)) => {
                     self.received.set(self.received.get() + bytes as u64);
+                    self.unanswered.set(self.unanswered.get() + bytes as u64);
                     total += bytes;
                 }
             }
