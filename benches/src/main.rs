@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod arrive;
 mod broadcast;
 mod broker;
 mod client;
@@ -51,6 +52,8 @@ enum Scenario {
     Load(load::Options),
     /// Put brokers side by side, each on one core, under the same load
     Compare(compare::Options),
+    /// Let many clients connect, a few or all at the same time, and measure time, memory and processor time of each
+    Arrive(arrive::Options),
     /// Copy bytes from publishers to subscribers, to show what the load itself can do
     Relay(relay::Options),
     /// Hold idle connections, and measure how many new ones a second are answered
@@ -88,6 +91,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.scenario {
         Scenario::Load(options) => load::run(&options),
         Scenario::Compare(options) => compare::run(&options),
+        Scenario::Arrive(options) => arrive::run(&options),
         Scenario::Relay(options) => relay::run(&options),
         Scenario::Connections(options) => runtime.block_on(connections::run(&options)),
         Scenario::Durable(options) => runtime.block_on(durable::run(&options)),

@@ -15,11 +15,12 @@ use serde::Serialize;
 
 use self::peer::{Identity, Peer, Running};
 use self::spread::Spread;
-use crate::load::{Figures, Shape, Target, measure};
+use crate::load::Target;
 use crate::process;
-use crate::table;
 use crate::wire::Version;
 
+mod arrivals;
+mod messages;
 mod peer;
 mod spread;
 
@@ -29,8 +30,8 @@ pub(crate) struct Options {
     /// A broker: causeway, mosquitto, flashmq or rumqttd, and perhaps =PATH of its program; `mosquitto-2.1=PATH` works, too
     #[arg(long = "broker", required = true, value_name = "NAME[=PATH]")]
     brokers: Vec<Peer>,
-    /// A scenario, its QoS, and `tls` where it is to be measured over TLS
-    #[arg(long = "scenario", value_name = "NAME[:QOS[:tls]]", default_values = DEFAULT_SCENARIOS)]
+    /// A scenario of `load`, or connect, idle or storm; with its QoS and what carries it: tls, tls-resumed or ws
+    #[arg(long = "scenario", value_name = "NAME[:QOS][:tls]", default_values = DEFAULT_SCENARIOS)]
     scenarios: Vec<Wanted>,
     /// How often each broker runs each scenario
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
@@ -44,6 +45,9 @@ pub(crate) struct Options {
     /// Bytes of each message
     #[arg(long, default_value_t = 256)]
     payload: usize,
+    /// How many clients connect, where that is the scenario
+    #[arg(long, default_value_t = 10_000)]
+    clients: usize,
     /// Messages a second of all publishers together, instead of as many as the windows let through
     #[arg(long)]
     rate: Option<u64>,
@@ -88,7 +92,19 @@ struct Wanted {
     label: String,
     scenario: String,
     qos: u8,
-    is_tls: bool,
+    transport: Transport,
+}
+
+/// What MQTT is carried in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Transport {
+    Tcp,
+    /// With a full handshake each time.
+    Tls,
+    /// With sessions that are taken up again.
+    TlsResumed,
+    Ws,
 }
 
 impl FromStr for Wanted {
@@ -97,41 +113,46 @@ impl FromStr for Wanted {
     fn from_str(text: &str) -> Result<Self> {
         let mut parts = text.split(':');
         let scenario = parts.next().unwrap_or_default().to_owned();
-        let qos = parts.next().map_or(Ok(0), str::parse).context("the QoS is no number")?;
-        ensure!(qos <= 2, "no QoS {qos}");
-        let is_tls = match parts.next() {
-            None => false,
-            Some("tls") => true,
-            Some(other) => bail!("{other} instead of tls"),
-        };
-        Ok(Self { label: text.to_owned(), scenario, qos, is_tls })
+        let mut wanted = Self { label: text.to_owned(), scenario, qos: 0, transport: Transport::Tcp };
+        for part in parts {
+            match part {
+                "0" | "1" | "2" => wanted.qos = part.parse()?,
+                "tls" => wanted.transport = Transport::Tls,
+                "tls-resumed" => wanted.transport = Transport::TlsResumed,
+                "ws" => wanted.transport = Transport::Ws,
+                other => bail!("{other} instead of a QoS, tls, tls-resumed or ws"),
+            }
+        }
+        let is_arrival = arrivals::NAMES.contains(&wanted.scenario.as_str());
+        ensure!(
+            wanted.transport != Transport::Ws || is_arrival,
+            "load knows no WebSocket, but {:?} do",
+            arrivals::NAMES
+        );
+        Ok(wanted)
     }
 }
 
-/// What a broker did in a scenario, over all rounds.
-#[derive(Debug, Serialize)]
-struct Row {
-    scenario: String,
-    qos: u8,
-    is_tls: bool,
-    payload_bytes: usize,
-    broker: String,
-    is_causeway: bool,
-    thousand_per_second: Spread,
-    /// Broker's processor time, in seconds.
-    cpu_per_million: Spread,
-    resident_megabytes: Spread,
-    latency_us_p50: Spread,
-    latency_us_p99: Spread,
-    latency_us_p999: Spread,
-    /// The processor time of each message, as a multiple of what the best of the others needs.
-    cpu_to_best_peer: Option<f64>,
-    /// As [`Row::cpu_to_best_peer`], for latency.
-    p99_to_best_peer: Option<f64>,
-    /// Messages lost, duplicated or out of order, in all rounds.
-    faults: u64,
-    /// Why a round has no figures.
-    failure: Option<String>,
+impl Wanted {
+    fn is_tls(&self) -> bool {
+        matches!(self.transport, Transport::Tls | Transport::TlsResumed)
+    }
+
+    fn is_arrival(&self) -> bool {
+        arrivals::NAMES.contains(&self.scenario.as_str())
+    }
+
+    /// Where a broker is to be reached.
+    fn target(&self, running: &Running, identity: Option<&Identity>) -> Result<Target> {
+        match (self.transport, identity) {
+            (Transport::Tcp, _) => Target::new(running.plain, None, false),
+            (Transport::Ws, _) => Target::new(running.web_socket, None, false),
+            (transport, Some(identity)) => {
+                Target::new(running.tls, Some(&identity.authority()), transport == Transport::TlsResumed)
+            }
+            (_, None) => bail!("TLS needs --certificates"),
+        }
+    }
 }
 
 /// Runs everything and prints the tables.
@@ -141,154 +162,94 @@ struct Row {
 pub(crate) fn run(options: &Options) -> Result<()> {
     process::bind_to_core(options.load_core)?;
     let identity = options.certificates.as_ref().map(|folder| folder.canonicalize().map(Identity)).transpose()?;
-    let needs_identity = options.scenarios.iter().any(|wanted| wanted.is_tls);
+    let needs_identity = options.scenarios.iter().any(Wanted::is_tls);
     ensure!(!needs_identity || identity.is_some(), "TLS needs --certificates");
     std::fs::create_dir_all(&options.scratch)?;
-    let count = options.scenarios.len() * options.brokers.len();
-    let mut runs: Vec<Vec<Result<Figures>>> = (0..count).map(|_| Vec::new()).collect();
-    for round in 0..options.rounds {
-        for (index, runs) in runs.iter_mut().enumerate() {
-            let (wanted, peer) = place(options, index);
-            let figures = measure_once(options, wanted, peer, identity.as_ref());
-            match &figures {
-                Ok(figures) => eprintln!(
-                    "round {}, {}, {}: {:.0} thousand/s, {:.2} CPU-s per million",
-                    round + 1,
-                    wanted.label,
-                    peer.name,
-                    figures.delivered_per_second / 1e3,
-                    figures.broker_cpu_seconds_per_million.unwrap_or(0.0)
-                ),
-                Err(error) => eprintln!("round {}, {}, {}: {error:#}", round + 1, wanted.label, peer.name),
-            }
-            runs.push(figures);
+    let mut json = options.json_to.as_ref().map(File::create).transpose().context("cannot write the JSON lines")?;
+    let (arrivals, messages): (Vec<&Wanted>, Vec<&Wanted>) =
+        options.scenarios.iter().partition(|wanted| wanted.is_arrival());
+    let mut measured = false;
+    for (scenarios, is_arrival) in [(messages, false), (arrivals, true)] {
+        let bench = Bench { options, scenarios, identity: identity.as_ref() };
+        let lines = if is_arrival { arrivals::run(&bench)? } else { messages::run(&bench)? };
+        measured |= !lines.is_empty();
+        if let Some(file) = &mut json {
+            lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
         }
     }
-    let mut rows: Vec<Row> = runs.iter().enumerate().map(|(index, runs)| row(options, index, runs)).collect();
-    for rows in rows.chunks_mut(options.brokers.len()) {
-        compare(rows);
-    }
-    print(options, &rows)
-}
-
-/// Scenario and broker of a number.
-fn place(options: &Options, index: usize) -> (&Wanted, &Peer) {
-    (&options.scenarios[index / options.brokers.len()], &options.brokers[index % options.brokers.len()])
-}
-
-fn measure_once(options: &Options, wanted: &Wanted, peer: &Peer, identity: Option<&Identity>) -> Result<Figures> {
-    let running = Running::start(peer, &options.scratch, identity, options.broker_core, options.load_core)?;
-    let target = match identity.filter(|_| wanted.is_tls) {
-        Some(identity) => Target::new(running.tls, Some(&identity.authority()))?,
-        None => Target::new(running.plain, None)?,
-    };
-    let shape = Shape {
-        scenario: wanted.scenario.clone(),
-        qos: wanted.qos,
-        payload: options.payload,
-        window: None,
-        rate: options.rate,
-        publishers: None,
-        subscribers: None,
-        version: options.version,
-        warm_up_seconds: options.warm_up_seconds,
-        seconds: options.seconds,
-    };
-    let figures = measure(&shape, target, Some(running.pid()))?;
-    ensure!(figures.delivered > 0, "nothing was delivered in the measured time");
-    Ok(figures)
-}
-
-fn row(options: &Options, index: usize, runs: &[Result<Figures>]) -> Row {
-    let (wanted, peer) = place(options, index);
-    let good: Vec<&Figures> = runs.iter().filter_map(|run| run.as_ref().ok()).collect();
-    let spread = |figure: &dyn Fn(&Figures) -> f64| Spread::of(good.iter().map(|figures| figure(figures)).collect());
-    let failure = runs.iter().find_map(|run| run.as_ref().err()).map(|error| format!("{error:#}"));
-    Row {
-        scenario: wanted.scenario.clone(),
-        qos: wanted.qos,
-        is_tls: wanted.is_tls,
-        payload_bytes: options.payload,
-        broker: peer.name.clone(),
-        is_causeway: peer.is_causeway(),
-        thousand_per_second: spread(&|figures| figures.delivered_per_second / 1e3),
-        cpu_per_million: spread(&|figures| figures.broker_cpu_seconds_per_million.unwrap_or(f64::NAN)),
-        resident_megabytes: spread(&|figures| figures.broker_resident_bytes.unwrap_or(0) as f64 / 1e6),
-        latency_us_p50: spread(&|figures| figures.latency_us_p50),
-        latency_us_p99: spread(&|figures| figures.latency_us_p99),
-        latency_us_p999: spread(&|figures| figures.latency_us_p999),
-        cpu_to_best_peer: None,
-        p99_to_best_peer: None,
-        faults: good.iter().map(|figures| figures.faults()).sum(),
-        failure,
-    }
-}
-
-/// Relates the brokers of one scenario to each other.
-fn compare(rows: &mut [Row]) {
-    let best = |own: usize, figure: fn(&Row) -> &Spread, rows: &[Row]| {
-        let others = rows.iter().enumerate().filter(|(other, row)| *other != own && row.is_comparable());
-        others.map(|(_, row)| figure(row).median).reduce(f64::min)
-    };
-    for index in 0..rows.len() {
-        if rows[index].is_comparable() {
-            let cpu = best(index, |row| &row.cpu_per_million, rows);
-            let p99 = best(index, |row| &row.latency_us_p99, rows);
-            rows[index].cpu_to_best_peer = cpu.map(|best| rows[index].cpu_per_million.median / best);
-            rows[index].p99_to_best_peer = p99.map(|best| rows[index].latency_us_p99.median / best);
-        }
-    }
-}
-
-impl Row {
-    /// Whether it did what was asked for.
-    fn is_comparable(&self) -> bool {
-        self.faults == 0 && self.thousand_per_second.median > 0.0
-    }
-
-    fn cells(&self) -> Vec<String> {
-        if self.thousand_per_second.median == 0.0 {
-            return vec![self.broker.clone(), self.failure.clone().unwrap_or_default()];
-        }
-        let mut notes = Vec::new();
-        if self.faults > 0 {
-            notes.push(format!("{} faults", self.faults));
-        }
-        if let Some(failure) = &self.failure {
-            notes.push(failure.clone());
-        }
-        vec![
-            self.broker.clone(),
-            self.thousand_per_second.shown(0),
-            self.cpu_per_million.shown(2),
-            self.cpu_to_best_peer.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
-            format!("{:.1}", self.resident_megabytes.median),
-            format!("{:.0}", self.latency_us_p50.median),
-            self.latency_us_p99.shown(0),
-            self.p99_to_best_peer.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}")),
-            notes.join("; "),
-        ]
-    }
-}
-
-const HEAD: [&str; 9] =
-    ["broker", "thousand/s", "CPU-s/million", "to best peer", "RSS, MB", "p50, us", "p99, us", "to best peer", ""];
-
-fn print(options: &Options, rows: &[Row]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    for (wanted, rows) in options.scenarios.iter().zip(rows.chunks(options.brokers.len())) {
-        let cells: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
-        writeln!(out, "{}, {} bytes, median and range of {}", wanted.label, options.payload, options.rounds)?;
-        writeln!(out, "{}", table::render(&HEAD, &cells))?;
-    }
-    if let Some(path) = &options.json_to {
-        let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        for row in rows {
-            writeln!(file, "{}", serde_json::to_string(row)?)?;
-        }
-    }
-    ensure!(rows.iter().any(Row::is_comparable), "nothing could be measured");
+    ensure!(measured, "nothing could be measured");
     Ok(())
+}
+
+/// What is needed to measure scenarios of one kind.
+struct Bench<'a> {
+    options: &'a Options,
+    scenarios: Vec<&'a Wanted>,
+    identity: Option<&'a Identity>,
+}
+
+/// The runs of one broker in one scenario.
+struct Runs<'a, T> {
+    wanted: &'a Wanted,
+    peer: &'a Peer,
+    runs: Vec<Result<T>>,
+}
+
+impl<'a> Bench<'a> {
+    /// Lets the brokers take turns in every scenario, round by round; grouped by scenario.
+    fn rounds<T>(
+        &self,
+        measure: impl Fn(&Wanted, &Running, Target) -> Result<T>,
+        shown: impl Fn(&T) -> String,
+    ) -> Vec<Vec<Runs<'a, T>>> {
+        let runs_of = |wanted: &&'a Wanted| {
+            let runs_of = |peer| Runs { wanted, peer, runs: Vec::new() };
+            self.options.brokers.iter().map(runs_of).collect::<Vec<_>>()
+        };
+        let mut all: Vec<Vec<Runs<'a, T>>> = self.scenarios.iter().map(runs_of).collect();
+        for round in 1..=self.options.rounds {
+            for runs in all.iter_mut().flatten() {
+                let result = self
+                    .start(runs.peer)
+                    .and_then(|running| measure(runs.wanted, &running, runs.wanted.target(&running, self.identity)?));
+                let line = result.as_ref().map_or_else(|error| format!("{error:#}"), &shown);
+                eprintln!("round {round}, {}, {}: {line}", runs.wanted.label, runs.peer.name);
+                runs.runs.push(result);
+            }
+        }
+        all
+    }
+
+    fn start(&self, peer: &Peer) -> Result<Running> {
+        let options = self.options;
+        Running::start(peer, &options.scratch, self.identity, options.broker_core, options.load_core)
+    }
+}
+
+impl<T> Runs<'_, T> {
+    fn good(&self) -> impl Iterator<Item = &T> {
+        self.runs.iter().filter_map(|run| run.as_ref().ok())
+    }
+
+    fn spread(&self, figure: impl Fn(&T) -> f64) -> Spread {
+        Spread::of(self.good().map(figure).collect())
+    }
+
+    /// Why a run has no figures.
+    fn failure(&self) -> Option<String> {
+        self.runs.iter().find_map(|run| run.as_ref().err()).map(|error| format!("{error:#}"))
+    }
+}
+
+/// A row's figure as a multiple of the least of the others in the scenario; none where there is no other.
+fn to_best_peer(own: usize, figures: &[Option<f64>]) -> Option<f64> {
+    let others = figures.iter().enumerate().filter(|(other, _)| *other != own);
+    let best = others.filter_map(|(_, figure)| *figure).reduce(f64::min)?;
+    Some((*figures.get(own)?)? / best)
+}
+
+fn shown_ratio(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
 }
 
 #[cfg(test)]
@@ -298,9 +259,20 @@ mod tests {
     #[test]
     fn a_scenario_may_have_a_qos_and_tls() {
         let wanted: Wanted = "fan-in:1:tls".parse().unwrap();
-        assert_eq!((wanted.scenario.as_str(), wanted.qos, wanted.is_tls), ("fan-in", 1, true));
+        assert_eq!((wanted.scenario.as_str(), wanted.qos, wanted.is_tls()), ("fan-in", 1, true));
         assert_eq!("fan-in".parse::<Wanted>().unwrap().qos, 0);
         assert!("fan-in:3".parse::<Wanted>().is_err());
+        assert!("fan-in:ws".parse::<Wanted>().is_err());
+        assert!("idle:ws".parse::<Wanted>().is_ok_and(|wanted| wanted.is_arrival()));
         assert!("fan-in:1:quick".parse::<Wanted>().is_err());
+    }
+
+    #[test]
+    fn a_broker_is_related_to_the_best_of_the_others() {
+        let figures = [Some(1.0), Some(2.0), None];
+        assert_eq!(to_best_peer(0, &figures), Some(0.5));
+        assert_eq!(to_best_peer(1, &figures), Some(2.0));
+        assert_eq!(to_best_peer(2, &figures), None);
+        assert_eq!(to_best_peer(0, &figures[..1]), None);
     }
 }

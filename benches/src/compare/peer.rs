@@ -118,6 +118,7 @@ pub(crate) struct Running {
     folder: PathBuf,
     pub(crate) plain: SocketAddr,
     pub(crate) tls: SocketAddr,
+    pub(crate) web_socket: SocketAddr,
 }
 
 impl Running {
@@ -137,11 +138,9 @@ impl Running {
         std::fs::create_dir_all(folder.join("data")).with_context(|| format!("cannot make {}", folder.display()))?;
         // Some programs read paths relative to somewhere else.
         let folder = folder.canonicalize()?;
-        // Both are held until both are known, so that they differ.
-        let ports = [TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
-        let [plain, tls] = [ports[0].local_addr()?, ports[1].local_addr()?];
-        drop(ports);
-        let config = configured(peer.product.config, &folder.join("data"), [plain.port(), tls.port()], identity);
+        let [plain, tls, web_socket] = free_addresses()?;
+        let ports = [plain, tls, web_socket].map(|address| address.port());
+        let config = configured(peer.product.config, &folder.join("data"), ports, identity);
         let config_path = folder.join(peer.product.config_file);
         std::fs::write(&config_path, config)?;
         let log = File::create(folder.join("output.log"))?;
@@ -158,8 +157,8 @@ impl Running {
             .spawn()
             .with_context(|| format!("cannot run {}", peer.program.display()));
         process::bind_to_core(own_core)?;
-        let mut running = Self { child: child?, folder, plain, tls };
-        running.wait_until_it_accepts()?;
+        let mut running = Self { child: child?, folder, plain, tls, web_socket };
+        running.wait_until_it_accepts(identity.is_some())?;
         Ok(running)
     }
 
@@ -168,9 +167,10 @@ impl Running {
         self.child.id()
     }
 
-    fn wait_until_it_accepts(&mut self) -> Result<()> {
+    fn wait_until_it_accepts(&mut self, has_tls: bool) -> Result<()> {
         let began = Instant::now();
-        while TcpStream::connect(self.plain).is_err() {
+        let addresses = [Some(self.plain), Some(self.web_socket), has_tls.then_some(self.tls)];
+        while addresses.iter().flatten().any(|address| TcpStream::connect(address).is_err()) {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the broker has ended ({status}); it said: {}", self.said());
             }
@@ -198,13 +198,21 @@ impl Drop for Running {
     }
 }
 
+/// Addresses nobody listens on. All are held until all are known, so that they differ.
+fn free_addresses() -> Result<[SocketAddr; 3]> {
+    let bind = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    let held = [bind()?, bind()?, bind()?];
+    Ok([held[0].local_addr()?, held[1].local_addr()?, held[2].local_addr()?])
+}
+
 /// A configuration with its blanks filled in. Lines that begin with `{tls}` are for those who have an identity.
-fn configured(text: &str, data: &Path, [port, tls_port]: [u16; 2], identity: Option<&Identity>) -> String {
+fn configured(text: &str, data: &Path, [port, tls_port, ws_port]: [u16; 3], identity: Option<&Identity>) -> String {
     let file = |name: &str| identity.map_or_else(String::new, |identity| identity.0.join(name).display().to_string());
     let lines = text.lines().filter(|line| identity.is_some() || !line.starts_with("{tls}"));
     let text: String = lines.map(|line| format!("{}\n", line.trim_start_matches("{tls}"))).collect();
     text.replace("{port}", &port.to_string())
         .replace("{tls_port}", &tls_port.to_string())
+        .replace("{ws_port}", &ws_port.to_string())
         .replace("{data}", &data.display().to_string())
         .replace("{files}", &process::files_max().to_string())
         .replace("{certificate}", &file("server.pem"))
@@ -219,8 +227,10 @@ mod tests {
     fn no_blank_is_left() {
         for product in PRODUCTS {
             for identity in [None, Some(Identity(PathBuf::from("certificates")))] {
-                let text = configured(product.config, Path::new("data"), [1, 2], identity.as_ref());
-                for blank in ["{tls}", "{port}", "{tls_port}", "{data}", "{files}", "{certificate}", "{key}"] {
+                let text = configured(product.config, Path::new("data"), [1, 2, 3], identity.as_ref());
+                for blank in
+                    ["{tls}", "{port}", "{tls_port}", "{ws_port}", "{data}", "{files}", "{certificate}", "{key}"]
+                {
                     assert!(!text.contains(blank), "{blank} in {text}");
                 }
                 assert_eq!(text.contains("server.key"), identity.is_some());

@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Keep-alive of all connections, in seconds: idle ones need no ping in any run.
 const KEEP_ALIVE_SECONDS: u16 = u16::MAX;
 
+/// How long the sessions of those who are away last.
+const SESSION_SECONDS: u32 = 3_600;
+
 /// The longest latency that is told apart.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 
@@ -62,6 +65,17 @@ pub(crate) struct Outcome {
     pub(crate) load_cpu_seconds: f64,
     pub(crate) broker_cpu_seconds: Option<f64>,
     pub(crate) broker_resident_bytes: Option<u64>,
+    pub(crate) acknowledged: u64,
+    /// How those who were away got what waited for them.
+    pub(crate) drain: Option<Drain>,
+}
+
+/// From when the first of those who were away came back, until the last had everything.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drain {
+    pub(crate) seconds: f64,
+    pub(crate) delivered: u64,
+    pub(crate) broker_cpu_seconds: Option<f64>,
 }
 
 /// Connects everybody, runs the load and checks what came.
@@ -94,6 +108,7 @@ struct Publisher {
 struct Mark {
     at: Duration,
     sent: u64,
+    acknowledged: u64,
     delivered: u64,
     load_cpu_seconds: f64,
     broker_cpu_seconds: Option<f64>,
@@ -102,7 +117,7 @@ struct Mark {
 struct Engine<'a> {
     plan: &'a Plan,
     poll: Poll,
-    /// First those of the subscribers, then those of the publishers.
+    /// First those of the publishers, then those of the subscribers, once they are there.
     pipes: Vec<Pipe>,
     publishers: Vec<Publisher>,
     check: Check,
@@ -123,6 +138,9 @@ struct Engine<'a> {
     latencies: Histogram<u64>,
     marks: Vec<Mark>,
     broker_resident_bytes: Option<u64>,
+    /// When those who were away came back, and the broker's processor time until then.
+    woken: Option<(Duration, Option<f64>)>,
+    drain: Option<Drain>,
 }
 
 impl<'a> Engine<'a> {
@@ -130,20 +148,28 @@ impl<'a> Engine<'a> {
         process::open_all_files();
         let scenario = &plan.scenario;
         let poll = Poll::new()?;
-        let mut pipes = Vec::new();
+        // Before the publishers, so that nothing is sent to nobody.
+        let mut subscribers = Vec::new();
         for index in 0..scenario.subscribers {
-            let filter = scenario.filter(index);
-            let name = format!("subscriber-{}-{index}", std::process::id());
-            let (pipe, _) = open(plan, &name, Some((&filter, plan.qos)))?;
-            pipes.push(pipe);
+            subscribers.push(open_subscriber(plan, index, true)?);
         }
+        let mut pipes = Vec::new();
         let mut publishers = Vec::new();
         for index in 0..scenario.publishers {
             let filter = scenario.command_filter(index);
+            let connect = connect(plan);
             let name = format!("publisher-{}-{index}", std::process::id());
-            let (pipe, receive_maximum) = open(plan, &name, filter.as_deref().map(|filter| (filter, plan.qos)))?;
+            let connect = Connect { client_id: &name, ..connect };
+            let subscription = filter.as_deref().map(|filter| (filter, plan.qos));
+            let (pipe, connack) = Pipe::open(&plan.target, &connect, subscription).with_context(|| name.clone())?;
             pipes.push(pipe);
-            publishers.push(Publisher::new(plan, index, receive_maximum));
+            publishers.push(Publisher::new(plan, index, connack.receive_maximum));
+        }
+        if scenario.is_away {
+            ensure!(plan.qos > 0, "nothing waits for those who are away with QoS 0");
+            leave(&mut subscribers)?;
+        } else {
+            pipes.append(&mut subscribers);
         }
         for (index, pipe) in pipes.iter_mut().enumerate() {
             pipe.register(poll.registry(), Token(index))?;
@@ -158,9 +184,9 @@ impl<'a> Engine<'a> {
         Ok(Self {
             plan,
             poll,
-            is_to_flush: vec![false; pipes.len()],
-            to_flush: Vec::with_capacity(pipes.len()),
-            to_read: Vec::with_capacity(pipes.len()),
+            is_to_flush: vec![false; scenario.publishers + scenario.subscribers],
+            to_flush: Vec::with_capacity(scenario.publishers + scenario.subscribers),
+            to_read: Vec::with_capacity(scenario.publishers + scenario.subscribers),
             to_pump: Vec::with_capacity(publishers.len()),
             pipes,
             publishers,
@@ -174,6 +200,8 @@ impl<'a> Engine<'a> {
             latencies: Histogram::new_with_bounds(1_000, LATENCY_NS_MAX, 3)?,
             marks: Vec::with_capacity(2),
             broker_resident_bytes: None,
+            woken: None,
+            drain: None,
         })
     }
 
@@ -197,8 +225,11 @@ impl<'a> Engine<'a> {
             }
             if !self.is_sending {
                 let progress = self.progress();
+                if self.plan.scenario.is_away && self.woken.is_none() && self.is_acknowledged() {
+                    self.wake(now)?;
+                }
                 if self.is_complete() || (last_progress.0 == progress && now - last_progress.1 > PATIENCE) {
-                    return Ok(());
+                    return self.end(self.began.elapsed());
                 }
                 if last_progress.0 != progress {
                     last_progress = (progress, now);
@@ -215,8 +246,8 @@ impl<'a> Engine<'a> {
                 let Token(index) = event.token();
                 if event.is_writable() && self.pipes[index].is_stuck() {
                     self.queue_to_flush(index);
-                    if let Some(publisher) = index.checked_sub(self.plan.scenario.subscribers) {
-                        self.queue_to_pump(publisher);
+                    if index < self.publishers.len() {
+                        self.queue_to_pump(index);
                     }
                 }
                 if event.is_readable() {
@@ -254,6 +285,7 @@ impl<'a> Engine<'a> {
         self.marks.push(Mark {
             at: now,
             sent: self.sent(),
+            acknowledged: self.acknowledged(),
             delivered: self.delivered,
             load_cpu_seconds: process::cpu_seconds(std::process::id())?,
             broker_cpu_seconds: self.plan.pid.map(process::cpu_seconds).transpose()?,
@@ -282,11 +314,10 @@ impl<'a> Engine<'a> {
         if !self.is_sending {
             return;
         }
-        let (count, step) = (self.publishers.len() as u64, self.plan.scenario.copies());
+        let count = self.publishers.len() as u64;
         let publisher = &mut self.publishers[index];
-        let pipe_index = self.plan.scenario.subscribers + index;
-        let pipe = &mut self.pipes[pipe_index];
-        let open = publisher.open_window(step, self.plan.qos);
+        let pipe = &mut self.pipes[index];
+        let open = publisher.open_window(self.plan);
         let due = match self.plan.rate {
             // Its messages are number index, index + count, and so on.
             Some(_) => (self.due + count - 1 - index as u64) / count - u64::from(publisher.sent),
@@ -304,8 +335,33 @@ impl<'a> Engine<'a> {
             publisher.write(&mut pipe.outgoing, index, due_at, self.plan.qos);
         }
         if !pipe.outgoing.is_empty() {
-            self.queue_to_flush(pipe_index);
+            self.queue_to_flush(index);
         }
+    }
+
+    /// Brings those back who were away.
+    fn wake(&mut self, now: Duration) -> Result<()> {
+        self.woken = Some((now, self.plan.pid.map(process::cpu_seconds).transpose()?));
+        for index in 0..self.plan.scenario.subscribers {
+            let mut pipe = open_subscriber(self.plan, index, false)?;
+            pipe.register(self.poll.registry(), Token(self.pipes.len()))?;
+            // In TLS, messages may have come along with the answer.
+            self.to_read.push(self.pipes.len());
+            self.pipes.push(pipe);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, now: Duration) -> Result<()> {
+        if let Some((woken, cpu_seconds)) = self.woken {
+            let cpu = cpu_seconds.zip(self.plan.pid.map(process::cpu_seconds).transpose()?);
+            self.drain = Some(Drain {
+                seconds: (now - woken).as_secs_f64(),
+                delivered: self.delivered,
+                broker_cpu_seconds: cpu.map(|(before, after)| after - before),
+            });
+        }
+        Ok(())
     }
 
     fn read(&mut self, index: usize) -> Result<()> {
@@ -366,14 +422,15 @@ impl<'a> Engine<'a> {
     fn receive(&mut self, index: usize, payload: &[u8], now: Duration) -> Result<()> {
         let stamp: &[u8; STAMP_BYTES] = payload.first_chunk().context("a payload without a stamp")?;
         ensure!(payload.len() == self.plan.payload_bytes, "a payload of {} bytes", payload.len());
-        ensure!(index < self.plan.scenario.subscribers, "{} got a message", self.name(index));
+        let subscriber = index.checked_sub(self.publishers.len());
+        let subscriber = subscriber.with_context(|| format!("{} got a message", self.name(index)))?;
         let [p0, p1, p2, p3, s0, s1, s2, s3, due @ ..] = *stamp;
         let publisher = u32::from_le_bytes([p0, p1, p2, p3]) as usize;
         let due = Duration::from_nanos(u64::from_le_bytes(due));
-        self.check.note(index, publisher, u32::from_le_bytes([s0, s1, s2, s3]));
+        self.check.note(subscriber, publisher, u32::from_le_bytes([s0, s1, s2, s3]));
         self.delivered += 1;
         let measured = self.plan.warm_up..self.plan.warm_up + self.plan.duration;
-        if measured.contains(&due) {
+        if measured.contains(&due) && !self.plan.scenario.is_away {
             self.latencies.saturating_record(now.saturating_sub(due).as_nanos() as u64);
         }
         if let Some(state) = self.publishers.get_mut(publisher) {
@@ -384,11 +441,10 @@ impl<'a> Engine<'a> {
     }
 
     fn acknowledge(&mut self, index: usize, body: &[u8]) -> Result<()> {
-        let publisher = index.checked_sub(self.plan.scenario.subscribers).context("a subscriber is acknowledged")?;
         let (_, reason) = wire::read_ack(body).context("an empty acknowledgement")?;
         self.refused += u64::from(reason >= 0x80);
-        self.publishers[publisher].acknowledged += 1;
-        self.queue_to_pump(publisher);
+        self.publishers.get_mut(index).context("a subscriber is acknowledged")?.acknowledged += 1;
+        self.queue_to_pump(index);
         Ok(())
     }
 
@@ -408,28 +464,32 @@ impl<'a> Engine<'a> {
         self.publishers.iter().map(|publisher| u64::from(publisher.sent)).sum()
     }
 
+    fn acknowledged(&self) -> u64 {
+        self.publishers.iter().map(|publisher| u64::from(publisher.acknowledged)).sum()
+    }
+
     /// Grows with everything that comes.
     fn progress(&self) -> u64 {
-        self.delivered + self.publishers.iter().map(|publisher| u64::from(publisher.acknowledged)).sum::<u64>()
+        self.delivered + self.acknowledged()
+    }
+
+    fn is_acknowledged(&self) -> bool {
+        self.plan.qos == 0 || self.publishers.iter().all(|publisher| publisher.acknowledged == publisher.sent)
     }
 
     fn is_complete(&self) -> bool {
-        let has_all = |publisher: &Publisher| self.plan.qos == 0 || publisher.acknowledged == publisher.sent;
-        self.delivered >= self.sent() * self.plan.scenario.copies() && self.publishers.iter().all(has_all)
+        self.delivered >= self.sent() * self.plan.scenario.copies() && self.is_acknowledged()
     }
 
     fn name(&self, index: usize) -> String {
-        match index.checked_sub(self.plan.scenario.subscribers) {
-            Some(publisher) => format!("publisher {publisher}"),
-            None => format!("subscriber {index}"),
+        match index.checked_sub(self.publishers.len()) {
+            Some(subscriber) => format!("subscriber {subscriber}"),
+            None => format!("publisher {index}"),
         }
     }
 
     fn outcome(mut self) -> Result<Outcome> {
-        for pipe in &mut self.pipes {
-            pipe.outgoing.extend(wire::DISCONNECT);
-            pipe.flush()?;
-        }
+        leave(&mut self.pipes)?;
         let [from, to] = self.marks[..] else { bail!("the run ended before it was measured") };
         let sent: Vec<u32> = self.publishers.iter().map(|publisher| publisher.sent).collect();
         let broker_cpu = from.broker_cpu_seconds.zip(to.broker_cpu_seconds);
@@ -444,6 +504,8 @@ impl<'a> Engine<'a> {
             load_cpu_seconds: to.load_cpu_seconds - from.load_cpu_seconds,
             broker_cpu_seconds: broker_cpu.map(|(from, to)| to - from),
             broker_resident_bytes: self.broker_resident_bytes,
+            acknowledged: to.acknowledged - from.acknowledged,
+            drain: self.drain,
         })
     }
 }
@@ -461,10 +523,15 @@ impl Publisher {
         Self { template, id_at, stamp_at, window, sent: 0, acknowledged: 0, delivered: 0, is_queued: false }
     }
 
-    /// How many messages it may send now, where `copies` of each are delivered.
-    fn open_window(&self, copies: u64, qos: u8) -> u32 {
-        let received = self.delivered / copies;
-        let done = if qos == 0 { received } else { received.min(u64::from(self.acknowledged)) };
+    /// How many messages it may send now.
+    fn open_window(&self, plan: &Plan) -> u32 {
+        let received = self.delivered / plan.scenario.copies();
+        let acknowledged = u64::from(self.acknowledged);
+        let done = match plan.qos {
+            0 => received,
+            _ if plan.scenario.is_away => acknowledged,
+            _ => received.min(acknowledged),
+        };
         let under_way = u64::from(self.sent).saturating_sub(done);
         u64::from(self.window).saturating_sub(under_way) as u32
     }
@@ -490,10 +557,28 @@ fn due_at(message: u64, rate: u64) -> Duration {
     Duration::from_nanos((u128::from(message) * 1_000_000_000 / u128::from(rate)) as u64)
 }
 
-/// A pipe, and how many messages of QoS 1 and 2 the broker takes at once on it.
-fn open(plan: &Plan, client_id: &str, subscription: Option<(&str, u8)>) -> Result<(Pipe, u16)> {
-    let connect =
-        Connect { version: plan.version, client_id, keep_alive_seconds: KEEP_ALIVE_SECONDS, ..Connect::default() };
-    let (pipe, connack) = Pipe::open(&plan.target, &connect, subscription).with_context(|| client_id.to_owned())?;
-    Ok((pipe, connack.receive_maximum))
+fn connect(plan: &Plan) -> Connect<'static> {
+    Connect { version: plan.version, keep_alive_seconds: KEEP_ALIVE_SECONDS, ..Connect::default() }
+}
+
+/// A subscriber's connection; `is_first` where it has no session yet.
+fn open_subscriber(plan: &Plan, index: usize, is_first: bool) -> Result<Pipe> {
+    let scenario = &plan.scenario;
+    let name = format!("subscriber-{}-{index}", std::process::id());
+    let filter = scenario.filter(index);
+    let session_expiry_seconds = if scenario.is_away { SESSION_SECONDS } else { 0 };
+    let connect = Connect { client_id: &name, is_clean: !scenario.is_away, session_expiry_seconds, ..connect(plan) };
+    let subscription = is_first.then_some((filter.as_str(), plan.qos));
+    let (pipe, connack) = Pipe::open(&plan.target, &connect, subscription).with_context(|| name.clone())?;
+    ensure!(is_first || connack.is_session_present, "the broker has forgotten {name}");
+    Ok(pipe)
+}
+
+/// Says goodbye.
+fn leave(pipes: &mut Vec<Pipe>) -> Result<()> {
+    for mut pipe in pipes.drain(..) {
+        pipe.outgoing.extend(wire::DISCONNECT);
+        pipe.flush()?;
+    }
+    Ok(())
 }

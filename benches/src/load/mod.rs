@@ -20,10 +20,11 @@ use crate::wire::Version;
 
 mod check;
 mod engine;
-mod pipe;
+pub(crate) mod pipe;
 mod scenario;
 #[cfg(test)]
 mod tests;
+mod tickets;
 
 /// What load to make, and on whom.
 #[derive(Debug, Args)]
@@ -108,14 +109,24 @@ pub(crate) struct Figures {
     /// Processor time of the load: near 1 for each second, the load may be what bounds the figures.
     pub(crate) load_cpu_seconds: f64,
     pub(crate) broker_cpu_seconds: Option<f64>,
+    /// For each million delivered; acknowledged, where subscribers are away.
     pub(crate) broker_cpu_seconds_per_million: Option<f64>,
     pub(crate) broker_resident_bytes: Option<u64>,
+    pub(crate) acknowledged_per_second: f64,
+    /// Where subscribers were away: how fast they got what waited, from the first to come back to the last to have it all.
+    pub(crate) drained_per_second: Option<f64>,
+    pub(crate) drain_broker_cpu_seconds_per_million: Option<f64>,
 }
 
 impl Figures {
     /// Whether every message came once and in order. Only QoS 1 may bring one again.
     pub(crate) fn is_faultless(&self) -> bool {
         self.faults() == 0
+    }
+
+    /// Messages delivered each second; acknowledged, where subscribers are away.
+    pub(crate) fn throughput(&self) -> f64 {
+        if self.drained_per_second.is_some() { self.acknowledged_per_second } else { self.delivered_per_second }
     }
 
     /// How many messages did not come once and in order.
@@ -139,7 +150,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if let Some(core) = options.core {
         process::bind_to_core(core)?;
     }
-    let target = Target::new(options.target.context("which broker? --target ADDRESS")?, options.tls.as_deref())?;
+    let target = Target::new(options.target.context("which broker? --target ADDRESS")?, options.tls.as_deref(), false)?;
     let figures = measure(&options.shape, target, options.pid)?;
     options.format.print(&figures.scenario, &figures)?;
     ensure!(figures.is_faultless(), "not every message came once and in order");
@@ -166,6 +177,8 @@ impl Shape {
         let rate = self.rate.or(scenario.rate).filter(|rate| *rate > 0);
         // At a rate, a window would only hide how late a broker is.
         let window = if rate.is_some() { u32::MAX } else { scenario.windows[usize::from(self.qos)] };
+        let bound = scenario.windows[usize::from(self.qos)];
+        ensure!(bound > 0, "{} has no QoS {}", scenario.name, self.qos);
         Ok(Plan {
             target,
             scenario,
@@ -183,6 +196,9 @@ impl Shape {
 
 fn figures(plan: &Plan, outcome: &Outcome) -> Figures {
     let delivered = outcome.delivered as f64;
+    // Nothing is delivered to those who are away: there, what is acknowledged is counted.
+    let done = if plan.scenario.is_away { outcome.acknowledged as f64 } else { delivered };
+    let drain_cpu = outcome.drain.and_then(|drain| Some(drain.broker_cpu_seconds? * 1e6 / drain.delivered as f64));
     let quantile = |quantile| outcome.latencies.value_at_quantile(quantile) as f64 / 1e3;
     Figures {
         scenario: plan.scenario.name.to_owned(),
@@ -206,7 +222,10 @@ fn figures(plan: &Plan, outcome: &Outcome) -> Figures {
         stray: outcome.faults.stray,
         load_cpu_seconds: outcome.load_cpu_seconds,
         broker_cpu_seconds: outcome.broker_cpu_seconds,
-        broker_cpu_seconds_per_million: outcome.broker_cpu_seconds.map(|seconds| seconds * 1e6 / delivered),
+        broker_cpu_seconds_per_million: outcome.broker_cpu_seconds.map(|seconds| seconds * 1e6 / done),
         broker_resident_bytes: outcome.broker_resident_bytes,
+        acknowledged_per_second: outcome.acknowledged as f64 / outcome.seconds,
+        drained_per_second: outcome.drain.map(|drain| drain.delivered as f64 / drain.seconds),
+        drain_broker_cpu_seconds_per_million: drain_cpu,
     }
 }

@@ -13,10 +13,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
+use super::tickets::Tickets;
 use crate::wire::{self, Connack, Connect, first};
 
 /// How long a broker may take to answer while a connection is opened.
@@ -49,23 +51,34 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// A broker, over TLS where the certificate of an authority is given.
+    /// A broker, over TLS where the certificate of an authority is given. `resumes` says whether TLS sessions are
+    /// taken up again; otherwise each handshake is a full one.
     ///
     /// # Errors
     /// When the certificate cannot be read.
-    pub(crate) fn new(address: SocketAddr, authority: Option<&Path>) -> anyhow::Result<Self> {
-        let tls = authority.map(client_config).transpose()?;
-        Ok(Self { address, tls })
+    pub(crate) fn new(address: SocketAddr, authority: Option<&Path>, resumes: bool) -> anyhow::Result<Self> {
+        let mut tls = authority.map(client_config).transpose()?;
+        if let Some(config) = &mut tls {
+            config.resumption =
+                if resumes { Resumption::store(Arc::new(Tickets::default())) } else { Resumption::disabled() };
+        }
+        Ok(Self { address, tls: tls.map(Arc::new) })
     }
 }
 
-fn client_config(authority: &Path) -> anyhow::Result<Arc<ClientConfig>> {
+fn client_config(authority: &Path) -> anyhow::Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let context = || format!("cannot read {}", authority.display());
     for certificate in CertificateDer::pem_file_iter(authority).with_context(context)? {
         roots.add(certificate.with_context(context)?)?;
     }
-    Ok(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+    Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+}
+
+fn session(config: &Arc<ClientConfig>) -> anyhow::Result<Box<ClientConnection>> {
+    let mut session = ClientConnection::new(Arc::clone(config), ServerName::try_from("localhost")?)?;
+    session.set_buffer_limit(None);
+    Ok(Box::new(session))
 }
 
 /// A connection.
@@ -88,6 +101,16 @@ pub(crate) struct Filled {
 }
 
 impl Pipe {
+    /// Begins to open a connection; what is outgoing follows once it is open.
+    ///
+    /// # Errors
+    /// When the system has no room for it.
+    pub(crate) fn begin(target: &Target) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(target.address)?;
+        let tls = target.tls.as_ref().map(session).transpose()?;
+        Ok(Self { stream, tls, carry: Vec::new(), outgoing: Vec::new() })
+    }
+
     /// Opens a connection and a session, and subscribes, waiting for each answer.
     ///
     /// # Errors
@@ -100,14 +123,9 @@ impl Pipe {
         let mut stream = std::net::TcpStream::connect(target.address).context("cannot connect")?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
-        let mut tls = None;
-        if let Some(config) = &target.tls {
-            let mut session = ClientConnection::new(Arc::clone(config), ServerName::try_from("localhost")?)?;
-            session.set_buffer_limit(None);
-            while session.is_handshaking() {
-                session.complete_io(&mut stream).context("the TLS handshake failed")?;
-            }
-            tls = Some(Box::new(session));
+        let mut tls = target.tls.as_ref().map(session).transpose()?;
+        while let Some(session) = tls.as_mut().filter(|session| session.is_handshaking()) {
+            session.complete_io(&mut stream).context("the TLS handshake failed")?;
         }
         let mut waiting = Waiting { stream, tls };
         let mut packet = Vec::new();
@@ -149,13 +167,16 @@ impl Pipe {
         };
         let read = read_some(&mut self.stream, &mut buffers.sealed)?;
         let mut sealed = &buffers.sealed[..read.unwrap_or(0)];
-        while !sealed.is_empty() {
-            tls.read_tls(&mut sealed)?;
-            tls.process_new_packets().map_err(Error::other)?;
+        loop {
             // Never more than was sealed, so there is room.
             while let Ok(opened @ 1..) = tls.reader().read(&mut buffers.plain[length..]) {
                 length += opened;
             }
+            if sealed.is_empty() {
+                break;
+            }
+            tls.read_tls(&mut sealed)?;
+            tls.process_new_packets().map_err(Error::other)?;
         }
         Ok(Filled { length, is_drained: read != Some(buffers.sealed.len()) })
     }
@@ -198,6 +219,12 @@ impl Pipe {
             self.outgoing.drain(..written);
         }
         Ok(())
+    }
+
+    /// Whether its TLS session was one taken up again.
+    pub(crate) fn is_resumed(&self) -> bool {
+        let kind = self.tls.as_ref().and_then(|tls| tls.handshake_kind());
+        kind == Some(HandshakeKind::Resumed)
     }
 
     /// Whether something waits to be written.

@@ -33,6 +33,8 @@ pub(crate) struct Scenario {
     pub(crate) windows: [u32; 3],
     /// Messages a second of all publishers together; without it as many as the windows let through.
     pub(crate) rate: Option<u64>,
+    /// Whether the subscribers are away while the publishers send, with sessions that last, and come back afterwards.
+    pub(crate) is_away: bool,
 }
 
 /// All of them.
@@ -45,6 +47,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Pairs,
         windows: [50, 20, 20],
         rate: None,
+        is_away: false,
     },
     Scenario {
         name: "fan-in",
@@ -54,6 +57,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Everything,
         windows: [50, 20, 20],
         rate: None,
+        is_away: false,
     },
     Scenario {
         name: "fan-out",
@@ -63,6 +67,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::FanOut,
         windows: [50, 20, 20],
         rate: None,
+        is_away: false,
     },
     Scenario {
         name: "fan-out-1000",
@@ -72,6 +77,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::FanOut,
         windows: [50, 20, 20],
         rate: None,
+        is_away: false,
     },
     Scenario {
         name: "shared",
@@ -81,6 +87,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Shared,
         windows: [50, 20, 20],
         rate: None,
+        is_away: false,
     },
     Scenario {
         name: "one-in-flight",
@@ -90,6 +97,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Pairs,
         windows: [1, 1, 1],
         rate: None,
+        is_away: false,
     },
     Scenario {
         name: "fleet",
@@ -99,6 +107,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Regions,
         windows: [u32::MAX; 3],
         rate: Some(5_000),
+        is_away: false,
+    },
+    Scenario {
+        name: "away",
+        about: "1,000 sessions that are away, with a publisher for each; then they come back for what waits",
+        publishers: 1_000,
+        subscribers: 1_000,
+        pattern: Pattern::Pairs,
+        windows: [0, 20, 20],
+        rate: None,
+        is_away: true,
     },
 ];
 

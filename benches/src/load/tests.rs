@@ -39,7 +39,7 @@ fn every_message_through_a_relay_is_checked() {
         ("fan-out", Version::V311),
         ("one-in-flight", Version::V5),
     ] {
-        let target = Target::new(address, None).unwrap();
+        let target = Target::new(address, None, false).unwrap();
         let figures = measure(&shape(scenario, version), target, Some(std::process::id())).unwrap();
         assert!(figures.delivered > 0 && figures.is_faultless(), "{figures:?}");
         assert!(figures.checked >= figures.delivered, "{figures:?}");
@@ -50,7 +50,7 @@ fn every_message_through_a_relay_is_checked() {
 fn at_a_rate_just_so_many_are_sent() {
     let shape =
         Shape { rate: Some(2_000), publishers: Some(7), subscribers: Some(7), ..shape("one-to-one", Version::V5) };
-    let figures = measure(&shape, Target::new(relay(), None).unwrap(), None).unwrap();
+    let figures = measure(&shape, Target::new(relay(), None, false).unwrap(), None).unwrap();
     assert!(figures.is_faultless(), "{figures:?}");
     // However late this thread is woken, what was due is sent.
     let due = 2_000.0 * figures.seconds;

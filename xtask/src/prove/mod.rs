@@ -21,7 +21,9 @@ mod kill;
 mod load;
 mod million_sessions;
 mod powercut;
+mod side_by_side;
 mod soak;
+mod speed;
 
 /// What to prove, and how thoroughly.
 #[derive(Debug, Args)]
@@ -46,6 +48,9 @@ pub(crate) struct Options {
     /// For `soak`: where to draw the plot, as an SVG; the samples go beside it
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
+    /// For `speed`, `latency`, `idle` and `storm-baseline`: a broker to stand beside: mosquitto, flashmq or rumqttd
+    #[arg(long = "peer", value_name = "NAME=PATH")]
+    peers: Vec<String>,
 }
 
 struct Proof {
@@ -105,6 +110,26 @@ const PROOFS: &[Proof] = &[
         claim: "under everyday work at a bounded rate, memory and disk level off",
         run: |workspace, options| soak::prove(workspace, options.full, options.seconds, options.plot.as_deref()),
     },
+    Proof {
+        name: "speed",
+        claim: "on one core each message costs no more processor time than with the best peer, and less than 0.7 in half of the scenarios",
+        run: |workspace, options| speed::prove_speed(workspace, &options.peers, options.full),
+    },
+    Proof {
+        name: "latency",
+        claim: "at 20,000 messages a second p99 latency is at or below the best peer's",
+        run: |workspace, options| speed::prove_latency(workspace, &options.peers, options.full),
+    },
+    Proof {
+        name: "idle",
+        claim: "an idle connection takes at most 1.7 KiB, 15 KiB in TLS, and a new one no more processor time than with the best peer",
+        run: |workspace, options| speed::prove_idle(workspace, &options.peers, options.full),
+    },
+    Proof {
+        name: "storm-baseline",
+        claim: "10,000 clients who come at once are all let in, and those who were there lose nothing",
+        run: |workspace, options| speed::prove_storm(workspace, &options.peers, options.full),
+    },
 ];
 
 /// Whether `name` can be given to `cargo xtask prove`.
@@ -125,6 +150,7 @@ pub(crate) fn quick(workspace: &Workspace, name: &str) -> Result<()> {
         unsynced: false,
         seconds: None,
         plot: None,
+        peers: Vec::new(),
     };
     run(workspace, &options)
 }
@@ -149,6 +175,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(!shapes_soak || proof.name == "soak", "only the proof of soak knows --seconds and --plot");
     let is_of_another = options.against != Product::Causeway;
     let needs_causeway = ["powercut", "disk-full", "broadcast", "million-sessions", "soak"].contains(&proof.name);
+    let stands_beside_others = ["speed", "latency", "idle", "storm-baseline"].contains(&proof.name);
+    ensure!(options.peers.is_empty() || stands_beside_others, "{} knows no --peer", proof.name);
+    ensure!(!(is_of_another && stands_beside_others), "{} compares: it knows --peer, but no --against", proof.name);
     ensure!(!(is_of_another && needs_causeway), "{} looks into the broker: it knows no --against", proof.name);
     (proof.run)(workspace, options)
 }

@@ -1,0 +1,165 @@
+//! The proofs of `speed`, `latency`, `idle` and `storm-baseline`: Causeway beside others, each on one core.
+//!
+//! Owns the scenarios and the thresholds. The measuring is in
+//! [`super::side_by_side`].
+
+use anyhow::{Result, bail};
+
+use super::side_by_side::{self, Lengths, Row, Rows};
+use crate::workspace::Workspace;
+
+/// The processor time of a message, as a multiple of what the best peer needs: at most this in every scenario.
+const CPU_TO_BEST_PEER_MAX: f64 = 1.0;
+
+/// And below this in half of them.
+const CPU_TO_BEST_PEER_HALF: f64 = 0.7;
+
+/// Messages acknowledged each second, synced, for sessions that are away; in thousands.
+const ACKNOWLEDGED_MIN: f64 = 99.0;
+
+/// Messages delivered each second when those who were away come back; in thousands.
+const DRAINED_MIN: f64 = 400.0;
+
+/// 99 of 100 messages may wait so much longer than with the best peer.
+const P99_TO_BEST_PEER_MAX: f64 = 1.0;
+
+/// Messages each second while latency is measured.
+const LATENCY_RATE: &str = "20000";
+
+/// The memory of an idle connection with one subscription, in KiB.
+const IDLE_MEMORY_MAX: [(&str, f64); 2] = [("idle", 1.7), ("idle:tls", 15.0)];
+
+const SPEED_SCENARIOS: [&str; 13] = [
+    "one-to-one:0",
+    "one-to-one:1",
+    "one-to-one:2",
+    "fan-in:0",
+    "fan-in:1",
+    "shared:1",
+    "fan-out:0",
+    "fan-out:1",
+    "one-in-flight:0",
+    "one-in-flight:1",
+    "one-to-one:0:tls",
+    "one-in-flight:0:tls",
+    "away:1",
+];
+
+const QUICK: Lengths = Lengths { rounds: 1, seconds: 0.8, warm_up_seconds: 0.3, clients: 2_000 };
+const QUICK_LATENCY: Lengths = Lengths { rounds: 3, seconds: 2.0, ..QUICK };
+const FULL: Lengths = Lengths { rounds: 5, seconds: 5.0, warm_up_seconds: 1.0, clients: 10_000 };
+
+/// Shows what a message costs.
+///
+/// # Errors
+/// When something cannot be run, or a scenario falls short.
+pub(super) fn prove_speed(workspace: &Workspace, peers: &[String], full: bool) -> Result<()> {
+    let rows = side_by_side::run(workspace, peers, &SPEED_SCENARIOS, if full { &FULL } else { &QUICK }, &[])?;
+    let ratios: Vec<f64> = rows.own().filter_map(|row| row.cpu_to_best_peer).collect();
+    let good = ratios.iter().filter(|ratio| **ratio < CPU_TO_BEST_PEER_HALF).count();
+    let mut shortfalls = Shortfalls::of(&rows);
+    for row in rows.own() {
+        if let Some(ratio) = row.cpu_to_best_peer {
+            shortfalls.above(row, "of the best peer's processor time for each message", ratio, CPU_TO_BEST_PEER_MAX);
+        }
+        // So short a time says little about a disk.
+        if full && row.thousand_drained_per_second.median > 0.0 {
+            shortfalls.below(row, "thousand/s acknowledged", row.thousand_per_second.median, ACKNOWLEDGED_MIN);
+            shortfalls.below(row, "thousand/s drained", row.thousand_drained_per_second.median, DRAINED_MIN);
+        }
+    }
+    if 2 * good < ratios.len() {
+        shortfalls.0.push(format!("below {CPU_TO_BEST_PEER_HALF} of the best peer in only {good} of {}", ratios.len()));
+    }
+    shortfalls.judge(&format!("at or below the best peer in all {} scenarios, below 0.7 in {good}", ratios.len()))
+}
+
+/// Shows how long messages wait at a fixed rate.
+///
+/// # Errors
+/// When something cannot be run, or a scenario falls short.
+pub(super) fn prove_latency(workspace: &Workspace, peers: &[String], full: bool) -> Result<()> {
+    let lengths = if full { &FULL } else { &QUICK_LATENCY };
+    let scenarios = ["one-to-one:0", "one-to-one:1", "fan-in:0", "fan-in:1"];
+    let rows = side_by_side::run(workspace, peers, &scenarios, lengths, &["--rate", LATENCY_RATE])?;
+    let mut shortfalls = Shortfalls::of(&rows);
+    for row in rows.own() {
+        if let Some(ratio) = row.p99_to_best_peer {
+            shortfalls.above(row, "of the best peer's p99", ratio, P99_TO_BEST_PEER_MAX);
+        }
+    }
+    shortfalls.judge(&format!("p99 at or below the best peer's at {LATENCY_RATE} messages a second"))
+}
+
+/// Shows what a connection costs that does nothing, and one that is made.
+///
+/// # Errors
+/// When something cannot be run, or a scenario falls short.
+pub(super) fn prove_idle(workspace: &Workspace, peers: &[String], full: bool) -> Result<()> {
+    let scenarios = ["idle", "idle:tls", "idle:ws", "connect", "connect:tls", "connect:tls-resumed"];
+    let rows = side_by_side::run(workspace, peers, &scenarios, if full { &FULL } else { &QUICK }, &[])?;
+    let mut shortfalls = Shortfalls::of(&rows);
+    for row in rows.own() {
+        let label = row.label();
+        if let Some((_, most)) = IDLE_MEMORY_MAX.iter().find(|(of, _)| *of == label) {
+            // What a broker sets up once weighs more on fewer.
+            let most = if full { *most } else { 1.25 * most };
+            shortfalls.above(row, "KiB for each connection", row.kibibytes_per_client.median, most);
+        }
+        if label.starts_with("connect") {
+            if let Some(ratio) = row.cpu_to_best_peer {
+                shortfalls.above(row, "of the best peer's processor time for each", ratio, CPU_TO_BEST_PEER_MAX);
+            }
+            if let Some(most) = rows.most_connects_of_peers(&label) {
+                shortfalls.below(row, "connects/s", row.connects_per_second.median, most);
+            }
+        }
+    }
+    shortfalls.judge("idle connections in little memory, new ones for little processor time")
+}
+
+/// Shows a storm of clients who come at once, and what it does to others.
+///
+/// # Errors
+/// When something cannot be run, or somebody is not let in, or a message of the others is lost.
+pub(super) fn prove_storm(workspace: &Workspace, peers: &[String], full: bool) -> Result<()> {
+    let scenarios: &[&str] = if full { &["storm", "storm:tls"] } else { &["storm"] };
+    let lengths = Lengths { seconds: 4.0, ..if full { FULL } else { QUICK } };
+    let rows = side_by_side::run(workspace, peers, scenarios, &lengths, &[])?;
+    Shortfalls::of(&rows).judge(&format!("{} clients at once are all let in; others lose nothing", lengths.clients))
+}
+
+/// What was not reached.
+struct Shortfalls(Vec<String>);
+
+impl Shortfalls {
+    /// Runs that failed or lost something.
+    fn of(rows: &Rows) -> Self {
+        let unsound = rows.own().filter(|row| !row.is_sound());
+        let shown = |row: &Row| {
+            let failure = row.failure.as_deref().unwrap_or("messages or clients were lost");
+            format!("{}: {} faults, {failure}", row.label(), row.faults)
+        };
+        Self(unsound.map(shown).collect())
+    }
+
+    fn above(&mut self, row: &Row, what: &str, figure: f64, most: f64) {
+        if figure > most {
+            self.0.push(format!("{}: {figure:.2} {what}, at most {most:.2} wanted", row.label()));
+        }
+    }
+
+    fn below(&mut self, row: &Row, what: &str, figure: f64, least: f64) {
+        if figure < least {
+            self.0.push(format!("{}: {figure:.0} {what}, at least {least:.0} wanted", row.label()));
+        }
+    }
+
+    fn judge(self, holds: &str) -> Result<()> {
+        if !self.0.is_empty() {
+            bail!("falls short:\n  {}", self.0.join("\n  "));
+        }
+        println!("holds: {holds}");
+        Ok(())
+    }
+}
