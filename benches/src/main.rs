@@ -27,6 +27,7 @@ mod ledger;
 mod link;
 mod load;
 mod million;
+mod population;
 mod powercut;
 mod process;
 mod receiver;
@@ -54,6 +55,10 @@ enum Scenario {
     Compare(compare::Options),
     /// Let many clients connect, a few or all at the same time, and measure time, memory and processor time of each
     Arrive(arrive::Options),
+    /// Make very many subscriptions, and find each again
+    Subscriptions(population::Options),
+    /// Retain very many messages, and subscribe to all of them
+    Retained(population::Options),
     /// Copy bytes from publishers to subscribers, to show what the load itself can do
     Relay(relay::Options),
     /// Hold idle connections, and measure how many new ones a second are answered
@@ -92,6 +97,8 @@ fn run(cli: Cli) -> Result<()> {
         Scenario::Load(options) => load::run(&options),
         Scenario::Compare(options) => compare::run(&options),
         Scenario::Arrive(options) => arrive::run(&options),
+        Scenario::Subscriptions(options) => runtime.block_on(population::subscriptions(&options)),
+        Scenario::Retained(options) => runtime.block_on(population::retained(&options)),
         Scenario::Relay(options) => relay::run(&options),
         Scenario::Connections(options) => runtime.block_on(connections::run(&options)),
         Scenario::Durable(options) => runtime.block_on(durable::run(&options)),

@@ -168,12 +168,19 @@ fn text_bytes(bytes: &[u8]) -> Option<usize> {
 
 /// Writes a SUBSCRIBE to one filter behind `out`.
 pub(crate) fn subscribe(version: Version, out: &mut Vec<u8>, filter: &str, qos: u8) {
-    let mut body = vec![0, 1];
+    subscribe_all(version, out, 1, &[filter], qos);
+}
+
+/// Writes a SUBSCRIBE to these filters behind `out`.
+pub(crate) fn subscribe_all(version: Version, out: &mut Vec<u8>, id: u16, filters: &[impl AsRef<str>], qos: u8) {
+    let mut body = id.to_be_bytes().to_vec();
     if version.has_properties() {
         body.push(0);
     }
-    push_text(&mut body, filter);
-    body.push(qos);
+    for filter in filters {
+        push_text(&mut body, filter.as_ref());
+        body.push(qos);
+    }
     push_packet(out, first::SUBSCRIBE, &body);
 }
 

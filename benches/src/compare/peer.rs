@@ -147,7 +147,9 @@ impl Running {
         process::open_all_files();
         // What is started inherits the core: all its threads stay there.
         process::bind_to_core(core)?;
-        let child = Command::new(&peer.program)
+        // The folder it runs in is another than this one.
+        let program = peer.program.canonicalize().unwrap_or_else(|_| peer.program.clone());
+        let child = Command::new(&program)
             .args(peer.product.arguments)
             .arg(&config_path)
             .current_dir(&folder)
@@ -155,7 +157,7 @@ impl Running {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("cannot run {}", peer.program.display()));
+            .with_context(|| format!("cannot run {}", program.display()));
         process::bind_to_core(own_core)?;
         let mut running = Self { child: child?, folder, plain, tls, web_socket };
         running.wait_until_it_accepts(identity.is_some())?;
