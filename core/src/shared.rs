@@ -26,6 +26,8 @@ pub(crate) struct GroupKey {
 pub(crate) struct Groups {
     slots: Slab<(u32, Group)>,
     generation: u32,
+    /// While a replay has not come to the end of a fold: whoever is missing from a group was left out of the fold or comes later.
+    pub(crate) keeps_empty: bool,
 }
 
 impl Groups {

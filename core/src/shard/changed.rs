@@ -49,8 +49,8 @@ pub(super) struct Changed {
     pub(super) is_noted: bool,
     pub(super) sessions: Keys,
     pub(super) groups: BTreeSet<GroupKey>,
-    /// Those among them that began since.
-    pub(super) new_groups: Vec<GroupKey>,
+    /// Those among them that began since, or that a member left.
+    pub(super) moved_groups: BTreeSet<GroupKey>,
     pub(super) topics: HashSet<Box<str>>,
     pub(super) ended_sessions: Vec<EndedSession>,
     pub(super) ended_groups: Vec<(Box<str>, Box<str>)>,
@@ -69,10 +69,10 @@ impl Changed {
         }
     }
 
-    pub(super) fn group_began(&mut self, key: GroupKey) {
+    pub(super) fn group_moved(&mut self, key: GroupKey) {
         if self.is_noted {
             self.groups.insert(key);
-            self.new_groups.push(key);
+            self.moved_groups.insert(key);
         }
     }
 

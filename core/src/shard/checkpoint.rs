@@ -115,7 +115,7 @@ impl Shard {
                     None => folded::remove_retained(&topic),
                 });
             } else {
-                self.fold_began(changes);
+                self.fold_moved(changes);
                 self.fold_ended(changes);
                 changes.push(folded::put_meta(self.epoch, self.newest));
                 let end = CheckpointEnd { applied: checkpoint.applied, through: self.recorder.last() };
@@ -154,10 +154,11 @@ impl Shard {
         group.queue.len() / 16
     }
 
-    /// Groups that began during the fold. A session in it may be a member, and without an entry of the group's own a replay would
-    /// take it for one that was there all along, and give it what was published before it began.
-    fn fold_began(&mut self, changes: &mut Vec<Change>) {
-        for key in std::mem::take(&mut self.changed.new_groups) {
+    /// Groups that began during the fold, or that a member left. A session in the fold may be a member, and without an entry of the
+    /// group's own a replay would take it for one that was there all along, and give it what was published before it began. And
+    /// of whoever left nothing may be in the fold, so that a replay would not know for whom a message waited there.
+    fn fold_moved(&mut self, changes: &mut Vec<Change>) {
+        for key in std::mem::take(&mut self.changed.moved_groups) {
             self.fold_group(key, changes);
         }
     }

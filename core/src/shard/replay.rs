@@ -83,6 +83,9 @@ impl Shard {
         let mut replay = self.replaying.take().unwrap_or_default();
         let record = Record::decode(bytes)?;
         self.newest = self.newest.max(record.now);
+        if at > replay.through {
+            self.end_empty_groups();
+        }
         let applied = self.apply(&mut replay, at, record);
         self.replaying = Some(replay);
         self.recorder.resume_after(at);
@@ -93,6 +96,7 @@ impl Shard {
     /// Ends the replay: sessions that had a connection lost it.
     pub fn recovered(&mut self, now: Millis) {
         let Some(replay) = self.replaying.take() else { return };
+        self.end_empty_groups();
         self.settle_backlogs();
         // What expired meanwhile must not take the place of a will that is to be retained.
         self.forget_expired_retained(now);
@@ -132,6 +136,16 @@ impl Shard {
             Event::Handed(handed) => self.replay_handed(replay, at, &handed),
             event => self.apply_to_session(replay, at, record.now, event),
         }
+    }
+
+    /// Where the fold ended, whoever is a member is known, but for those that the log never knew.
+    fn end_empty_groups(&mut self) {
+        if !std::mem::take(&mut self.groups.keeps_empty) {
+            return;
+        }
+        let empty: Vec<GroupKey> =
+            self.groups.iter().filter(|(_, group)| !group.has_members()).map(|(key, _)| key).collect();
+        empty.into_iter().for_each(|key| self.end_group(key));
     }
 
     /// Whether the client's session is one that began after this record.

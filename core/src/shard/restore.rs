@@ -32,6 +32,7 @@ impl Shard {
     pub fn restored(&mut self, applied: Lsn, through: Lsn) {
         let mut replay = self.replaying.take().unwrap_or_default();
         replay.through = through;
+        self.groups.keeps_empty = true;
         self.replaying = Some(replay);
         self.recorder.resume_after(applied);
         self.durable = applied;
@@ -57,7 +58,8 @@ impl Shard {
                 }
             }
             Folded::Group { share_name, filter, as_of, entries } => {
-                let Some(&key) = self.group_by_name.get(&(share_name.into(), filter.into())) else { return Ok(()) };
+                // Its members may be such as joined during the fold, after their own turn: only the log knows them.
+                let key = self.group_named(share_name, filter);
                 replay.groups_as_of.insert(key, as_of);
                 for delivery in entries {
                     self.queues.bodies.owe(delivery.lsn, delivery.bytes, 1);

@@ -161,20 +161,23 @@ impl Shard {
         filter: &str,
         subscription: Subscription,
     ) -> GroupKey {
-        let name = (share_name.into(), filter.into());
-        let group = match self.group_by_name.get(&name) {
-            Some(&group) => group,
-            None => {
-                let group = self.groups.insert(Group::new(share_name, filter));
-                self.changed.group_began(group);
-                self.group_by_name.insert(name, group);
-                self.index.insert_group(filter, group);
-                group
-            }
-        };
+        let group = self.group_named(share_name, filter);
         if self.groups.get_mut(group).is_some_and(|group| !group.join(key, subscription)) {
             self.sessions[key as usize].groups.push(group);
         }
+        group
+    }
+
+    /// The group, which begins here if there is none.
+    pub(super) fn group_named(&mut self, share_name: &str, filter: &str) -> GroupKey {
+        let name = (share_name.into(), filter.into());
+        if let Some(&group) = self.group_by_name.get(&name) {
+            return group;
+        }
+        let group = self.groups.insert(Group::new(share_name, filter));
+        self.changed.group_moved(group);
+        self.group_by_name.insert(name, group);
+        self.index.insert_group(filter, group);
         group
     }
 
@@ -188,10 +191,15 @@ impl Shard {
             return;
         };
         group.leave(key);
-        if group.has_members() {
+        if group.has_members() || self.groups.keeps_empty {
+            self.changed.group_moved(group_key);
             self.pump_group(now, group_key);
             return;
         }
+        self.end_group(group_key);
+    }
+
+    pub(super) fn end_group(&mut self, group_key: GroupKey) {
         let Some(mut group) = self.groups.remove(group_key) else {
             return;
         };

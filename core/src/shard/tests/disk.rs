@@ -1,6 +1,6 @@
 //! What waits on disk: bodies that are read when they are needed, lanes, full queues, a full disk, and folds.
 
-use causeway_protocol::{Publish, PublishProperties};
+use causeway_protocol::{Connect, Publish, PublishProperties};
 
 use super::world::*;
 use crate::Overflow;
@@ -332,6 +332,29 @@ fn a_group_that_begins_during_a_fold_gets_nothing_that_was_published_before() {
     world.restart();
     let (_, said) = world.dial(persistent("member"));
     assert_eq!(said[1..], ["pub q1 l1 t=after"]);
+}
+
+/// Whoever joins a group during a fold, after its own turn, is owed what waits there, however the others leave.
+#[test]
+fn what_waits_in_a_group_outlives_the_member_that_leaves_it_during_a_fold() {
+    for (turns, ends) in (1..6).flat_map(|turns| [(turns, false), (turns, true)]) {
+        let mut world = World::new().on_disk();
+        let heir = world.join(persistent("heir"));
+        sleeping(&mut world, "member", "$share/g/t", 1);
+        let publisher = world.join(connect("pub"));
+        world.publish(publisher, publish(1, 1, "t", "before"));
+        world.fold(turns, true);
+        world.publish(publisher, publish(1, 2, "t", "during"));
+        world.subscribe(heir, "$share/g/t", options(1));
+        world.hang_up(heir);
+        let member = world.join(Connect { clean_start: ends, ..persistent("member") });
+        world.unsubscribe(member, "$share/g/t");
+        world.hang_up(member);
+        world.fold(usize::MAX, true);
+        world.restart();
+        let (_, said) = world.dial(persistent("heir"));
+        assert_eq!(said[1..], ["pub q1 l1 t=before", "pub q1 l2 t=during"], "{turns} turns, ends {ends}");
+    }
 }
 
 #[test]
