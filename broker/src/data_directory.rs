@@ -30,7 +30,7 @@ pub enum StorageError {
         holder: String,
     },
     /// The system does not let us use it.
-    #[error("storage.data_directory {}: {source}{}", folder.display(), remedy(source, folder))]
+    #[error("storage.data_directory: {source}{}", remedy(source, folder))]
     Folder {
         /// The folder.
         folder: PathBuf,
@@ -166,6 +166,7 @@ impl DataDirectory {
     /// # Errors
     /// [`StorageError::InUse`], [`StorageError::Folder`].
     pub(crate) fn take(path: &Path, settings: &config::Storage) -> Result<DataDirectory, StorageError> {
+        // What the disk says has the path in it.
         let refused = |source| StorageError::Folder { folder: path.to_owned(), source };
         RealDisk::new(path).map_err(refused)?;
         let lock = lock_alone(&path.join(LOCK_NAME)).map_err(|error| match error {

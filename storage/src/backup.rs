@@ -58,7 +58,7 @@ pub enum BackupError {
     #[error("the shard changed each time while it was copied: try again when there is less to do")]
     Busy,
     /// The copy would be lost with what it is a copy of.
-    #[error("{} is in {}: name a folder elsewhere", to.display(), folder.display())]
+    #[error("{} is in {}, of which it is to be a copy: name a folder elsewhere", to.display(), folder.display())]
     Inside {
         /// The target.
         to: PathBuf,

@@ -306,9 +306,9 @@ pub struct Verified {
 }
 
 impl Verified {
-    fn note(&mut self, file: String, offset: Option<u64>, detail: String) {
+    fn note(&mut self, damage: Damage) {
         if self.damage.len() < DAMAGE_MAX {
-            self.damage.push(Damage { file, offset, detail });
+            self.damage.push(damage);
         }
     }
 }
@@ -339,9 +339,9 @@ pub fn verify(path: &Path, shard: u32, decoder: &mut dyn Decoder) -> Result<Veri
     let log = open_log(&disk, shard, &mut verified)?;
     if let Some(log) = &log {
         verify_log(log, disk.as_ref(), decoder, &mut verified)?;
-        if log.run().is_none() && has_state {
+        if log.run().is_none() && has_state && verified.damage.is_empty() {
             let none = OpenError::NoLog { folder: disk.describe("") };
-            verified.note(path.display().to_string(), None, none.to_string());
+            verified.note(Damage { file: path.display().to_string(), offset: None, detail: none.to_string() });
         }
     }
     let disk = ReadOnlyDisk::new(path).map_err(StateError::Io)?;
@@ -356,7 +356,7 @@ pub fn verify(path: &Path, shard: u32, decoder: &mut dyn Decoder) -> Result<Veri
                 StateError::Corrupt { detail, .. } => detail,
                 other => other.to_string(),
             };
-            verified.note(file, None, detail);
+            verified.note(Damage { file, offset: None, detail });
             return Ok(verified);
         }
     };
@@ -365,15 +365,19 @@ pub fn verify(path: &Path, shard: u32, decoder: &mut dyn Decoder) -> Result<Veri
         match ShardStore::join(log, Arc::new(state)) {
             Ok(_) => {}
             Err(error @ (OpenError::Log(_) | OpenError::State(_))) => return Err(error),
-            Err(error) => verified.note(path.display().to_string(), None, error.to_string()),
+            Err(error) => {
+                let (file, detail) = (path.display().to_string(), error.to_string());
+                verified.note(Damage { file, offset: None, detail });
+            }
         }
     }
     Ok(verified)
 }
 
-/// Opens the log. Where the last segment is damaged, notes that and opens what is before it.
+/// Opens the log. Where segments are missing, or the last one is damaged, notes that and opens what there is besides.
 fn open_log(disk: &Arc<ReadOnlyDisk>, shard: u32, to: &mut Verified) -> Result<Option<SegmentedLog>, OpenError> {
-    for attempt in 0..2 {
+    let newest = disk.names().map_err(RecoverError::Io)?.into_iter().filter(|name| name.ends_with(".log")).max();
+    for attempt in 0..3 {
         let opened = match attempt {
             0 => SegmentedLog::open_on(disk.clone(), options(shard).log),
             _ => SegmentedLog::open_remainder(disk.clone(), options(shard).log),
@@ -381,17 +385,19 @@ fn open_log(disk: &Arc<ReadOnlyDisk>, shard: u32, to: &mut Verified) -> Result<O
         match opened {
             Ok(log) => return Ok(Some(log)),
             Err(RecoverError::Corrupt { file, offset, detail }) => {
-                let name = Path::new(&file).file_name().map(|name| name.to_string_lossy().into_owned());
-                let newest = disk.names().map_err(RecoverError::Io)?.into_iter().filter(|n| n.ends_with(".log")).max();
-                let is_last = name.is_some() && name == newest;
-                to.note(file, Some(offset), detail);
-                match newest {
-                    Some(newest) if is_last && attempt == 0 => disk.remove(&newest).map_err(RecoverError::Io)?,
+                let is_newest = newest.as_ref().is_some_and(|newest| disk.describe(newest) == file);
+                let damage = Damage { file, offset: Some(offset), detail };
+                if to.damage.last() != Some(&damage) {
+                    to.note(damage);
+                }
+                match &newest {
+                    Some(newest) if attempt == 1 && is_newest => disk.remove(newest).map_err(RecoverError::Io)?,
+                    _ if attempt == 0 => {}
                     _ => return Ok(None),
                 }
             }
             Err(error @ (RecoverError::Version { .. } | RecoverError::Shard { .. })) => {
-                to.note(disk.describe(""), None, error.to_string());
+                to.note(Damage { file: disk.describe(""), offset: None, detail: error.to_string() });
                 return Ok(None);
             }
             Err(error) => return Err(error.into()),
@@ -417,7 +423,7 @@ fn verify_log(
                 let holds = |segment: &&crate::SegmentStats| segment.ordinal == record.position.segment();
                 let file = segments.iter().find(holds).map_or_else(String::new, |segment| name(segment.first));
                 let detail = format!("record {}: {detail}", record.lsn);
-                to.note(file, Some(u64::from(record.position.offset())), detail);
+                to.note(Damage { file, offset: Some(u64::from(record.position.offset())), detail });
             }
             Ok::<(), RecoverError>(())
         });
@@ -427,7 +433,7 @@ fn verify_log(
                 // What follows is looked at all the same.
                 let at = segments.iter().position(|segment| name(segment.first) == file);
                 from = at.and_then(|at| segments.get(at + 1)).map(|segment| segment.first);
-                to.note(file, Some(offset), detail);
+                to.note(Damage { file, offset: Some(offset), detail });
             }
             Err(error) => return Err(error.into()),
         }
@@ -444,7 +450,8 @@ fn verify_state(
     state.entries(&mut |key, value| {
         to.entries += 1;
         if let Err(detail) = decoder.entry(key, value) {
-            to.note(file.to_owned(), None, format!("entry {}: {detail}", key.escape_ascii()));
+            let detail = format!("entry {}: {detail}", key.escape_ascii());
+            to.note(Damage { file: file.to_owned(), offset: None, detail });
         }
         ControlFlow::Continue(())
     })?;
@@ -461,7 +468,8 @@ fn verify_state(
             None => Err("it is listed and not there".to_owned()),
         };
         if let Err(detail) = outcome {
-            to.note(file.to_owned(), None, format!("body of record {lsn}: {detail}"));
+            let detail = format!("body of record {lsn}: {detail}");
+            to.note(Damage { file: file.to_owned(), offset: None, detail });
         }
     }
     Ok(())

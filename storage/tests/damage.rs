@@ -328,3 +328,17 @@ fn a_segment_of_another_run_is_refused() {
     let refused = open(&one).unwrap_err().to_string();
     assert!(refused.contains("belongs to run"), "{refused}");
 }
+
+#[test]
+fn an_older_segment_that_is_cut_short_is_refused() {
+    let disk = FaultyDisk::new(1);
+    truncated(&disk, 1, 0);
+    let content = disk.content(&segment(1));
+    for cut in [4096, 5000, content.len() - 1] {
+        disk.put(&segment(1), &content[..cut]);
+        let refused = open(&disk).unwrap_err();
+        let told = matches!(&refused, RecoverError::Corrupt { file, offset, .. }
+            if file.ends_with(&segment(1)) && *offset == cut as u64);
+        assert!(told && refused.to_string().contains("was cut short"), "{refused}");
+    }
+}

@@ -91,3 +91,32 @@ fn json(made: &Made) -> Response {
 fn refuse(status: StatusCode, why: &str) -> Response {
     (status, format!("{why}\n")).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use causeway_storage::{LogError, StateError};
+
+    use super::*;
+
+    #[test]
+    fn a_disk_without_room_is_told_as_that_whatever_found_none() {
+        let full = || io::Error::from(ErrorKind::StorageFull);
+        let path = || PathBuf::from("/to");
+        let causes = [
+            BackupError::File { path: path(), source: full() },
+            BackupError::State(StateError::Io(full())),
+            BackupError::Log(LogError::Full { wanted: 1, cause: full() }),
+            BackupError::Log(LogError::Io(full())),
+            BackupError::Open(full().into()),
+        ];
+        for cause in causes {
+            assert_eq!(status(&NoBackup::Copy(cause)), StatusCode::INSUFFICIENT_STORAGE);
+        }
+        let failed = BackupError::State(StateError::Io(ErrorKind::Other.into()));
+        assert_eq!(status(&NoBackup::Copy(failed)), StatusCode::INTERNAL_SERVER_ERROR);
+        let inside = BackupError::Inside { to: path(), folder: path() };
+        assert_eq!(status(&NoBackup::Copy(inside)), StatusCode::BAD_REQUEST);
+    }
+}

@@ -14,7 +14,7 @@ pub(crate) const GROUP_ALIGNMENT: u64 = 8;
 
 const MAGIC: [u8; 8] = *b"CAUSELOG";
 const VERSION: u32 = 2;
-const HEADER_CONTENT_BYTES: usize = 76;
+const HEADER_CONTENT_BYTES: usize = 84;
 /// Where the checksum of a header of version 1 lies.
 const CRC_OFFSET_1: usize = 40;
 /// A group header that is a note of what the log keeps.
@@ -36,6 +36,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) kept: u64,
     /// Bytes that were set aside when the segment began. It becomes shorter only once it has a follower.
     pub(crate) room: u64,
+    /// Bytes that the segment before it has used. Zero where there was none.
+    pub(crate) before: u64,
 }
 
 impl SegmentHeader {
@@ -51,6 +53,7 @@ impl SegmentHeader {
         page.extend_from_slice(&self.run.0.to_le_bytes());
         page.extend_from_slice(&self.kept.to_le_bytes());
         page.extend_from_slice(&self.room.to_le_bytes());
+        page.extend_from_slice(&self.before.to_le_bytes());
         let crc = crc32c::crc32c(&page);
         page.extend_from_slice(&crc.to_le_bytes());
         page.resize(SEGMENT_HEADER_BYTES as usize, 0);
@@ -84,6 +87,7 @@ impl SegmentHeader {
             run: RunId(u128::from(u64_at(page, 40)) | u128::from(u64_at(page, 48)) << 64),
             kept: u64_at(page, 56),
             room: u64_at(page, 64),
+            before: u64_at(page, 72),
         })
     }
 
@@ -303,6 +307,7 @@ mod tests {
         run: RunId(0x0123_4567_89AB_CDEF_0011_2233_4455_6677),
         kept: 900,
         room: 65_536,
+        before: 65_000,
     };
 
     #[test]
@@ -321,7 +326,7 @@ mod tests {
         let mut page = HEADER.encode();
         page[8] = 3;
         assert!(matches!(SegmentHeader::decode(&page), Err(HeaderFault::Damaged(_))));
-        for (version, at) in [(3, 72), (1, 40)] {
+        for (version, at) in [(3, 80), (1, 40)] {
             page[8] = version;
             let crc = crc32c::crc32c(&page[..at]);
             page[at..at + 4].copy_from_slice(&crc.to_le_bytes());

@@ -70,6 +70,11 @@ pub(crate) fn open_folder(disk: &dyn Disk, shard: u32, extent: Extent) -> Result
             return Err(corrupt(disk, &name, 0, detail));
         }
         if let Some(before) = segments.last() {
+            let size = before.size.load(Ordering::Acquire);
+            if size < segment.header.before {
+                let detail = format!("the file ends here, but had {} bytes: it was cut short", segment.header.before);
+                return Err(corrupt(disk, &before.name, size, detail));
+            }
             before.next.store(first, Ordering::Release);
         }
         segments.push(Arc::new(segment));

@@ -120,7 +120,8 @@ impl SegmentedLog {
         let run = *self.run.get_or_insert_with(|| RunId::new(self.disk.as_ref()));
         let kept = if self.tail.is_some() { self.kept } else { first };
         let salt = self.disk.unguessable();
-        let header = SegmentHeader { shard: self.options.shard, ordinal, first, salt, run, kept, room: size };
+        let (shard, before) = (self.options.shard, self.tail.as_ref().map_or(0, |tail| tail.end));
+        let header = SegmentHeader { shard, ordinal, first, salt, run, kept, room: size, before };
         let segment = Arc::new(Segment::new(header, size, SEGMENT_HEADER_BYTES));
         segment.keep_index(SparseIndex::default(), first);
         // The name comes last: a file that has one has a header.
@@ -169,6 +170,7 @@ impl SegmentedLog {
         };
         // Without the note they stay, until a later call finds room for it.
         if !self.write_note(oldest.header.first)? {
+            self.refill_spare();
             return Ok(());
         }
         for segment in &segments[..doomed] {

@@ -262,7 +262,7 @@ mod tests {
 
     fn key() -> SegmentKey {
         let (run, salt) = (RunId(1), 0x0123_4567_89AB_CDEF);
-        SegmentHeader { shard: 0, ordinal: 0, first: 1, salt, run, kept: 1, room: 0 }.key()
+        SegmentHeader { shard: 0, ordinal: 0, first: 1, salt, run, kept: 1, room: 0, before: 0 }.key()
     }
 
     /// Groups of the given sizes (records of the given lengths) from record 1, each after the ones before were durable.
