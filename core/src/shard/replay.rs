@@ -100,14 +100,18 @@ impl Shard {
         self.settle_backlogs();
         // What expired meanwhile must not take the place of a will that is to be retained.
         self.forget_expired_retained(now);
-        for (epoch, will) in replay.attached {
-            let Some(&key) = replay.by_epoch.get(&epoch) else { continue };
-            let Some(session) = self.sessions.get_mut(key as usize) else { continue };
-            // Whatever waited may have been sent since its progress was last recorded.
+        let attached = replay.attached.into_iter();
+        let attached: Vec<(SessionKey, Option<KeptWill>)> =
+            attached.filter_map(|(epoch, will)| Some((*replay.by_epoch.get(&epoch)?, will))).collect();
+        for (key, _) in &attached {
+            let Some(session) = self.sessions.get_mut(*key as usize) else { continue };
+            // Whatever waited may have been sent since its progress was last recorded. The wills that follow were not.
             for name in LaneName::ALL {
                 let lane = session.lane_mut(name);
                 lane.sent_through = lane.next_sequence;
             }
+        }
+        for (key, will) in attached {
             self.lose_connection(now, key, will);
         }
     }

@@ -383,3 +383,14 @@ fn what_comes_before_a_late_connack_waits_behind_it() {
     assert!(said[0].starts_with("connack 0x00 present"), "{said:?}");
     assert_eq!(said[1..], ["pub q0 a=live"]);
 }
+
+#[test]
+fn a_will_that_a_restart_publishes_was_never_sent_before() {
+    let mut world = World::new();
+    world.join(with_will(persistent("leaver"), "t", 0));
+    let subscriber = world.join(persistent("sub"));
+    world.subscribe(subscriber, "t", options(1));
+    world.restart();
+    let (_, said) = world.dial(persistent("sub"));
+    assert_eq!(said[1..], ["pub q1 p1 t=gone"]);
+}
