@@ -98,6 +98,8 @@ impl<B: Broker> World<B> {
     /// Looks at all that the shard put out, and carries it out.
     fn observe(&mut self) -> Result<(), Over> {
         let dropped_before = self.slow;
+        // As it was when the input came: quick links are emptied below.
+        self.was_full |= self.links.values().any(|link| link.observed > self.limits.outbox_bytes_max);
         loop {
             while let Some(connection) = self.broker.shard().poll_dirty() {
                 let Some(&id) = self.by_connection.get(&connection) else { continue };
@@ -119,9 +121,7 @@ impl<B: Broker> World<B> {
         let counters = *self.broker.shard().counters();
         self.slow = counters.dropped_slow_consumer;
         let gauges = self.step.is_multiple_of(8).then(|| self.broker.shard().gauges());
-        let dropped = self.slow != dropped_before
-            || std::mem::take(&mut self.was_full)
-            || self.links.values().any(|link| link.observed > self.limits.outbox_bytes_max);
+        let dropped = self.slow != dropped_before || std::mem::take(&mut self.was_full);
         self.oracle.end_input(dropped, &counters, gauges);
         for (id, link) in &self.links {
             if let Some(connection) = link.connection
