@@ -177,6 +177,9 @@ impl Oracle {
         };
         let flight = &mut session.flights[at];
         if flight.qos != QoS::ExactlyOnce {
+            // The group may have it back since the connection was lost: then the broker knows of none, and says so.
+            let may_be_gone = matches!(flight.kind, FlightKind::Group(..)) && flight.link != link;
+            self.conns.get_mut(&link).into_iter().for_each(|conn| conn.strays += u32::from(may_be_gone));
             return;
         }
         let first = !std::mem::replace(&mut flight.released, true);
