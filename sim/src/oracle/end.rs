@@ -11,6 +11,7 @@ use super::{Oracle, Rule, is_expired};
 impl Oracle {
     /// All that an input brought has been seen. `dropped` says whether messages of QoS 0 were dropped for a slow client.
     pub(crate) fn end_input(&mut self, dropped: bool, counters: &Counters, gauges: Option<Gauges>) {
+        self.came_to_groups.clear();
         for expected in std::mem::take(&mut self.expected) {
             let in_group = |group: &usize| {
                 let members = self.live.groups.get(group).map(|group| group.members.keys());

@@ -175,6 +175,8 @@ pub(crate) struct Oracle {
     finished: VecDeque<Finished>,
     conns: BTreeMap<LinkId, Conn>,
     expected: Vec<Expected>,
+    /// Of those that were for a group, which came during the input at hand, and to whom.
+    came_to_groups: Vec<(ClientIndex, Expected)>,
     durable: u64,
     /// The newest record before and after the input at hand.
     last_before: u64,
@@ -273,6 +275,7 @@ impl Oracle {
             finished: VecDeque::new(),
             conns: BTreeMap::new(),
             expected: Vec::new(),
+            came_to_groups: Vec::new(),
             durable: 0,
             last_before: 0,
             last: 0,
@@ -372,8 +375,18 @@ impl Oracle {
                 }
             }
         }
+        let is_leaving = matches!(op, Op::End { .. } | Op::Unsubscribe { .. });
+        let before = (self.is_folding && is_leaving).then(|| self.base.groups.clone());
         self.base.apply(op);
         let (base, live) = (&mut self.base.groups, &self.live.groups);
+        // Those who are left may all be unknown to the log.
+        for (filter, mut group) in before.into_iter().flatten() {
+            if !base.contains_key(&filter) && live.contains_key(&filter) {
+                group.members.clear();
+                group.entries.iter_mut().for_each(|entry| entry.optional = true);
+                base.insert(filter, group);
+            }
+        }
         base.retain(|filter, group| !group.members.is_empty() || live.contains_key(filter));
     }
 }

@@ -6,7 +6,7 @@ use causeway_protocol::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
 use super::place::{Came, Place};
 use super::state::{Due, Entry, Flight, FlightKind, Holder, LinkId, Phase};
-use super::{AckKind, Finished, Oracle, Rule, is_expired};
+use super::{AckKind, Expected, Finished, Oracle, Rule, is_expired};
 use crate::message::{MessageId, Registry, TOPICS, is_shared};
 
 /// Packet identifiers up to this one follow from the place in the session's queue (decision record 4).
@@ -202,7 +202,11 @@ impl Oracle {
             is_here && expected.retain == publish.retain && self.is_it(expected.message, seen, topic)
         });
         if let Some(at) = at {
-            self.expected.remove(at);
+            let expected = self.expected.remove(at);
+            self.came_to_groups.extend(expected.group.map(|_| (client, expected)));
+            return;
+        }
+        if self.came_to_other_group(client, publish, topic, seen) {
             return;
         }
         if publish.retain {
@@ -214,6 +218,36 @@ impl Oracle {
             return;
         }
         self.breach(Rule::WrongDelivery, format!("client {client} got {seen:?} on {topic} at QoS 0, unasked"));
+    }
+
+    /// Whoever is in two groups may have had the message of the one, and been taken for the member that got the other's: then what came
+    /// now is what that one did not get.
+    fn came_to_other_group(
+        &mut self,
+        client: usize,
+        publish: &Publish<'_>,
+        topic: &str,
+        seen: Option<MessageId>,
+    ) -> bool {
+        let is_member = |group: Option<usize>, client: usize| {
+            let group = group.and_then(|group| self.live.groups.get(&group));
+            group.is_some_and(|group| group.members.contains_key(&client))
+        };
+        let is_it =
+            |expected: &Expected| expected.retain == publish.retain && self.is_it(expected.message, seen, topic);
+        let taken = self.came_to_groups.iter().enumerate().filter(|(_, (_, taken))| is_it(taken));
+        let mut taken = taken.filter(|(_, (_, taken))| is_member(taken.group, client));
+        let swap = taken.find_map(|(taken, (other, _))| {
+            let mut left = self.expected.iter();
+            let left = left.position(|left| left.link.is_none() && is_it(left) && is_member(left.group, *other))?;
+            Some((taken, left))
+        });
+        let Some((taken, left)) = swap else { return false };
+        let left = self.expected.remove(left);
+        let (_, had) = &mut self.came_to_groups[taken];
+        let had = std::mem::replace(had, left);
+        self.came_to_groups.push((client, had));
+        true
     }
 
     /// A resend, after the connection was lost.
@@ -301,6 +335,7 @@ impl Oracle {
             identifiers: publish.properties.subscription_identifiers.iter().copied().collect(),
             lsn: due.lsn,
             packet_id: came.packet_id,
+            was_sent: Some(true),
             phase: Phase::Queued,
             optional: false,
             anywhere: false,
@@ -343,6 +378,7 @@ impl Oracle {
             identifiers: Default::default(),
             lsn: entry.lsn,
             packet_id: came.packet_id,
+            was_sent: Some(true),
             phase: Phase::Queued,
             optional: false,
             anywhere: false,
@@ -396,13 +432,19 @@ impl Oracle {
         let fitting = queued.clone().filter(|(_, entry)| is_it(entry));
         let found = fitting.min_by_key(|(_, entry)| {
             let as_asked = (entry.qos, entry.retain) == (publish.qos, publish.retain);
-            (!as_asked || identifiers != *entry.identifiers, is_expired(entry.expires_at, now), entry.anywhere)
+            let fits = as_asked && identifiers == *entry.identifiers && entry.was_sent != Some(!publish.dup);
+            (!fits, is_expired(entry.expires_at, now), entry.anywhere)
         });
         let found = found.map(|(at, _)| at);
+        // If its DUP is wrong, it may be what was taken for something else before.
+        let found = found.filter(|at| {
+            let entry = &session.entries[*at];
+            entry.was_sent != Some(!publish.dup) || session.mistakable.iter().all(|one| one.id != entry.id)
+        });
         let is_in_order = found.is_some_and(|at| !session.entries[at].anywhere);
         let passed: Vec<(u64, MessageId, bool)> = queued
             .take_while(|(at, _)| is_in_order && Some(*at) != found)
-            .filter(|(_, entry)| !entry.anywhere)
+            .filter(|(_, entry)| !entry.anywhere && entry.packet_id < packet_id)
             .map(|(_, entry)| (entry.id, entry.message, entry.optional || is_expired(entry.expires_at, now)))
             .collect();
         let Some(at) = found else {
@@ -418,7 +460,7 @@ impl Oracle {
             return self.breach(Rule::WrongDelivery, detail);
         };
         let entry = session.entries[at].clone();
-        let (epoch, crashed) = (session.epoch, session.crashed);
+        let epoch = session.epoch;
         for (id, message, may_be_gone) in passed {
             if !may_be_gone && !self.came_for_another(client, epoch, message) {
                 let detail = format!("client {client} got {seen:?} before {}", self.describe(message));
@@ -434,12 +476,23 @@ impl Oracle {
                 self.finished.push_back(Finished { client, epoch, entry: id, at: now, lsn });
             }
         }
-        self.check_own(now, client, publish, &entry, crashed);
+        self.check_own(now, client, publish, &entry);
         if entry.anywhere {
             for state in [&mut self.live, &mut self.base] {
                 state.session(client, epoch).into_iter().for_each(|session| session.forget_entry(entry.id));
             }
-            let entry = Entry { packet_id, phase: Phase::Queued, optional: false, anywhere: false, ..entry };
+            // That the group gave it away is durable, that the group ended may not be.
+            for group in self.live.groups.values_mut().chain(self.base.groups.values_mut()) {
+                group.entries.retain(|one| one.id != entry.id);
+            }
+            let entry = Entry {
+                packet_id,
+                was_sent: Some(true),
+                phase: Phase::Queued,
+                optional: false,
+                anywhere: false,
+                ..entry
+            };
             return self.give_place(client, epoch, &entry, link);
         }
         if entry.optional
@@ -454,7 +507,7 @@ impl Oracle {
         }
         for state in [&mut self.live, &mut self.base] {
             if let Some(entry) = state.session(client, epoch).and_then(|session| session.entry(entry.id)) {
-                entry.packet_id = packet_id;
+                (entry.packet_id, entry.was_sent) = (packet_id, Some(true));
             }
         }
         let Some(session) = self.live.sessions[client].as_mut() else { return };
@@ -477,7 +530,7 @@ impl Oracle {
         at.map(|at| session.came_maybe.swap_remove(at)).is_some()
     }
 
-    fn check_own(&mut self, now: u64, client: usize, publish: &Publish<'_>, entry: &Entry, crashed: bool) {
+    fn check_own(&mut self, now: u64, client: usize, publish: &Publish<'_>, entry: &Entry) {
         let what = format!("client {client}: {publish:?} for {entry:?}");
         let mut identifiers = publish.properties.subscription_identifiers.clone();
         identifiers.sort_unstable();
@@ -490,8 +543,7 @@ impl Oracle {
         if is_expired(entry.expires_at, now) {
             self.breach(Rule::Expired, what.clone());
         }
-        let was_sent = entry.packet_id != 0;
-        if was_sent != publish.dup && !(publish.dup && crashed) {
+        if entry.was_sent == Some(!publish.dup) {
             self.breach(Rule::Dup, what);
         }
     }
@@ -561,23 +613,23 @@ impl Oracle {
         seen: Option<MessageId>,
     ) -> Option<(usize, u64)> {
         let session = self.live.sessions[client].as_ref()?;
-        session.subs.keys().filter(|filter| is_shared(**filter)).find_map(|filter| {
-            let entries = self.live.groups.get(filter)?.entries.iter();
-            let may_go = entries.filter(|entry| {
-                let may_go = match entry.holder {
-                    Holder::Nobody => true,
-                    Holder::Member { free, .. } => free,
-                    Holder::Done => false,
-                };
-                may_go && self.is_it(entry.message, seen, topic)
-            });
-            let entry = may_go.min_by_key(|entry| {
-                let is_due = entry.lsn <= self.durable && !is_expired(entry.expires_at, now);
-                let fits = session.subs[filter].qos.min(self.registry.get(entry.message).qos) == qos;
-                (!fits, !is_due, entry.optional, entry.holder != Holder::Nobody)
-            })?;
-            Some((*filter, entry.id))
-        })
+        let groups = session.subs.keys().filter(|filter| is_shared(**filter));
+        let groups = groups.filter_map(|filter| Some((*filter, self.live.groups.get(filter)?)));
+        let entries = groups.flat_map(|(filter, group)| group.entries.iter().map(move |entry| (filter, entry)));
+        let may_go = entries.filter(|(_, entry)| {
+            let may_go = match entry.holder {
+                Holder::Nobody => true,
+                Holder::Member { free, .. } => free,
+                Holder::Done => false,
+            };
+            may_go && self.is_it(entry.message, seen, topic)
+        });
+        let (filter, entry) = may_go.min_by_key(|(filter, entry)| {
+            let is_due = entry.lsn <= self.durable && !is_expired(entry.expires_at, now);
+            let fits = session.subs[filter].qos.min(self.registry.get(entry.message).qos) == qos;
+            (!fits, !is_due, entry.optional, entry.holder != Holder::Nobody)
+        })?;
+        Some((filter, entry.id))
     }
 
     fn emitted_shared(&mut self, now: u64, link: LinkId, publish: &Publish<'_>, topic: &str, seen: Option<MessageId>) {

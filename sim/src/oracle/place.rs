@@ -55,12 +55,13 @@ impl Oracle {
                 && (entry.qos, entry.retain) == (publish.qos, publish.retain)
                 && !is_expired(entry.expires_at, now)
                 && identifiers == *entry.identifiers
+                && entry.was_sent != Some(!publish.dup)
         };
         let is_urgent = came.packet_id > BULK_IDS;
         let queued = session.entries.iter().filter(|entry| {
             entry.phase == Phase::Queued && self.is_urgent(self.registry.get(entry.message).topic) == is_urgent
         });
-        let mut in_order = queued.clone().filter(|entry| !entry.anywhere);
+        let mut in_order = queued.clone().filter(|entry| !entry.anywhere && entry.packet_id <= came.packet_id);
         let first = in_order.find(|entry| is_it(entry) || self.stands_in_queue(session, entry, now));
         let may_come = |entry: &&Entry| is_it(entry) && entry.lsn <= self.durable;
         first.filter(may_come).or_else(|| queued.filter(|entry| entry.anywhere).find(may_come))
@@ -153,9 +154,14 @@ impl Oracle {
         let Some((at, epoch)) = at.map(|at| (at, session.epoch)) else { return false };
         let entry = self.live.sessions[client].as_mut().map(|session| session.mistakable.swap_remove(at));
         let Some(entry) = entry else { return false };
+        // If it still stands in the queue, it has come by now.
+        for session in [&mut self.live, &mut self.base].into_iter().filter_map(|state| state.session(client, epoch)) {
+            session.forget_entry(entry.id);
+        }
         let id = self.fresh_id();
         let entry =
             Entry { id, packet_id: came.packet_id, phase: Phase::Queued, optional: false, anywhere: false, ..entry };
+        let entry = Entry { was_sent: Some(true), ..entry };
         self.give_place(client, epoch, &entry, came.link);
         true
     }

@@ -378,6 +378,7 @@ impl Oracle {
                 identifiers: matched.identifiers,
                 lsn,
                 packet_id: 0,
+                was_sent: Some(false),
                 phase: Phase::Queued,
                 optional: matched.optional,
                 anywhere: false,

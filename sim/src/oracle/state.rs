@@ -55,6 +55,8 @@ pub(crate) struct Entry {
     pub(crate) lsn: u64,
     /// Zero until it was sent.
     pub(crate) packet_id: u16,
+    /// Whether the broker must take it for sent, so that it comes with DUP; none where it may do either.
+    pub(crate) was_sent: Option<bool>,
     pub(crate) phase: Phase,
     /// May be delivered and need not be.
     pub(crate) optional: bool,
@@ -428,6 +430,7 @@ impl State {
                 identifiers: Identifiers::new(),
                 lsn: entry.lsn,
                 packet_id: 0,
+                was_sent: None,
                 phase: Phase::Queued,
                 optional: true,
                 anywhere: true,

@@ -90,13 +90,23 @@ impl Oracle {
         self.dropped_before = 0;
         self.begin(last, dropped);
         self.last_before = through;
-        for session in self.base.sessions.iter_mut().flatten() {
+        for (session, live) in self.base.sessions.iter_mut().zip(&mut self.live.sessions) {
+            let Some(session) = session else { continue };
             session.crashed = true;
+            if session.attached.is_some() {
+                // Whatever waited may have been sent.
+                session.entries.iter_mut().for_each(|entry| entry.was_sent = Some(true));
+            }
+            if let Some(live) = live.as_mut().filter(|live| live.epoch == session.epoch) {
+                // What was mistaken is so still.
+                session.mistakable = std::mem::take(&mut live.mistakable);
+            }
         }
         self.base.groups.retain(|_, group| !group.members.is_empty());
         // The log does not say what expired; a start forgets that before it does anything else.
         self.base.retained.retain(|_, kept| !is_expired(kept.expires_at, now));
         self.live = self.base.clone();
+        self.base.sessions.iter_mut().flatten().for_each(|session| session.mistakable.clear());
         for session in self.live.sessions.iter_mut().flatten() {
             for entry in &mut session.entries {
                 if entry.phase == Phase::Released {
