@@ -214,7 +214,6 @@ impl<'a> Engine<'a> {
         let mut last_progress = (0, Duration::ZERO);
         loop {
             let now = self.began.elapsed();
-            self.pass_marks(now)?;
             self.note_due(now);
             while let Some(publisher) = self.to_pump.pop() {
                 self.pump(publisher, now);
@@ -223,6 +222,8 @@ impl<'a> Engine<'a> {
                 self.is_to_flush[index] = false;
                 self.pipes[index].flush().with_context(|| self.name(index))?;
             }
+            // Once all is sent that is due by now.
+            self.pass_marks(now)?;
             if !self.is_sending {
                 let progress = self.progress();
                 if self.plan.scenario.is_away && self.woken.is_none() && self.is_acknowledged() {

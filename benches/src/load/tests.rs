@@ -41,7 +41,7 @@ fn every_message_through_a_relay_is_checked() {
     ] {
         let target = Target::new(address, None, false).unwrap();
         let figures = measure(&shape(scenario, version), target, Some(std::process::id())).unwrap();
-        assert!(figures.delivered > 0 && figures.is_faultless(), "{figures:?}");
+        assert!(figures.checked > 0 && figures.is_faultless(), "{figures:?}");
         assert!(figures.checked >= figures.delivered, "{figures:?}");
     }
 }
@@ -54,5 +54,5 @@ fn at_a_rate_just_so_many_are_sent() {
     assert!(figures.is_faultless(), "{figures:?}");
     // However late this thread is woken, what was due is sent.
     let due = 2_000.0 * figures.seconds;
-    assert!((figures.sent as f64 - due).abs() <= 0.1 * due + 10.0, "{figures:?}");
+    assert!((figures.sent as f64 - due).abs() <= 2.0, "{figures:?}");
 }
