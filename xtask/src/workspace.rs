@@ -32,6 +32,9 @@ pub(crate) enum Profile {
     Release,
 }
 
+/// Built together for release: alone, each would have the features of fewer crates, and their dependencies be built twice.
+const MEASURED: [&str; 2] = ["causeway-broker", "causeway-bench"];
+
 impl Workspace {
     /// Finds the workspace this toolbox belongs to.
     ///
@@ -85,6 +88,9 @@ impl Workspace {
         match profile {
             Profile::Dev if self.shares_test_build => cargo.args(["--workspace", "--bins", "--tests"]),
             Profile::Dev => cargo.args(["--package", package, "--bin", name]),
+            Profile::Release if MEASURED.contains(&package) => {
+                cargo.args(["--release", "--bins"]).args(MEASURED.iter().flat_map(|package| ["--package", package]))
+            }
             Profile::Release => cargo.args(["--release", "--package", package, "--bin", name]),
         };
         run(&mut cargo).with_context(|| format!("cannot build {name}"))?;
