@@ -251,9 +251,8 @@ impl Scene<'_> {
     async fn drain(&mut self, vehicle: u64) -> Result<()> {
         let mut link = self.open(vehicle).await?;
         let mut last = None;
-        while self.is_owed(vehicle) {
-            let Ok(turn) = timeout(PATIENCE, link.turn()).await else { break };
-            turn?;
+        loop {
+            // Some may have come together with CONNACK.
             while let Some((kind, body)) = link.incoming.next() {
                 if kind & 0xF0 != first::PUBLISH {
                     continue;
@@ -272,6 +271,11 @@ impl Scene<'_> {
                 }
                 last = Some(number);
             }
+            if !self.is_owed(vehicle) {
+                break;
+            }
+            let Ok(turn) = timeout(PATIENCE, link.turn()).await else { break };
+            turn?;
         }
         // What is not yet written are acknowledgements: the broker is to have them.
         link.disconnect().await
