@@ -122,6 +122,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let target = Target::new(options.target, options.tls.as_deref(), options.shape.resume)?;
     let (figures, crowd) = measure(&options.shape, target, options.pid)?;
     options.format.print("arrived", &figures)?;
+    // Somebody looks at the broker meanwhile.
     std::thread::sleep(Duration::from_secs(options.stay_seconds));
     drop(crowd);
     ensure!(figures.failures == 0, "{} clients were not let in", figures.failures);
@@ -146,6 +147,7 @@ pub(crate) fn measure(shape: &Shape, target: Target, pid: Option<u32>) -> Result
     let cpu_after = pid.map(process::cpu_seconds).transpose()?;
     let mut grown = None;
     if let (Some(pid), Some(before), false) = (pid, resident_before, shape.leave) {
+        // The broker's allocator gives back what it does not need by the clock; nothing tells when it has.
         std::thread::sleep(SETTLING_TIME);
         grown = Some(process::resident_bytes(pid)?.saturating_sub(before));
     }

@@ -141,6 +141,7 @@ impl Scene<'_> {
         let waits = self.figures.acknowledged;
         while self.publish(&mut backend).await? {
             ensure!(since.elapsed() < PATIENCE, "all queues are drained, and messages are still refused");
+            // A broker that refused tells nobody when it would not: ask again, as a publisher would.
             tokio::time::sleep(RETRY).await;
         }
         self.figures.room_again_after_ms = milliseconds(since);

@@ -171,6 +171,7 @@ async fn meet_all(options: &Options, links: Vec<Link>) -> Result<()> {
             // It never hears anything, but writes what it has to say.
             result = publisher.turn() => result?,
             () = woken.notified() => {}
+            // A deadline: nobody has heard anything for so long.
             () = tokio::time::sleep(PATIENCE) => bail!("{} of {sent} messages came", received.get()),
         }
     }

@@ -45,6 +45,7 @@ impl LogGate {
             Admission::FirstHeldBack => {
                 let gate = self.clone();
                 tokio::spawn(async move {
+                    // The window is a time, and its end is when to tell.
                     tokio::time::sleep(WINDOW).await;
                     let held_back = gate.take_held_back();
                     tracing::warn!(target: "causeway::refused", "{held_back} more {}", gate.what);

@@ -3,8 +3,9 @@
 //! Owns the thread and the handover in both directions. It takes all requests that wait, reads each, and gives all answers back at
 //! once. Whoever asks bounds how many are under way.
 
+use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
@@ -19,8 +20,10 @@ use crate::server::LogReport;
 /// Messages that cannot be read are told at most this often; all are counted.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A message that could not be read is tried again after this.
+/// Messages that could not be read are tried again after this,
 const RETRY: Duration = Duration::from_millis(500);
+/// so many of them at a time.
+const RETRIED_AT_ONCE: usize = 16;
 
 /// What was asked for, and the record where there is one.
 pub(super) type Fetched = (Lsn, Option<Bytes>);
@@ -38,6 +41,8 @@ pub(super) struct Bodies {
 struct Shared {
     state: Mutex<State>,
     has_answers: AtomicBool,
+    /// How many could not be read, and are tried again.
+    put_off: AtomicUsize,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -97,9 +102,9 @@ impl Bodies {
         self.shared.has_answers.load(Ordering::Acquire)
     }
 
-    /// Records asked for and not yet answered.
+    /// Records asked for and not yet answered, but for those that cannot be read now: they are to keep nobody else waiting.
     pub(super) fn under_way(&self) -> usize {
-        self.under_way
+        self.under_way.saturating_sub(self.shared.put_off.load(Ordering::Acquire))
     }
 
     /// The answers there are.
@@ -129,8 +134,8 @@ impl Drop for Bodies {
 struct Reading<'a> {
     reader: &'a BodyReader,
     report: &'a LogReport,
-    /// What could not be read, though nothing says that it is damaged, and when it is tried again.
-    again: Vec<Lsn>,
+    /// What could not be read, though nothing says that it is damaged, and when some of it is tried again.
+    again: VecDeque<Lsn>,
     again_at: Instant,
     /// The next line may be written then.
     line_at: Instant,
@@ -138,7 +143,7 @@ struct Reading<'a> {
 
 fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
     let now = Instant::now();
-    let mut reading = Reading { reader, report, again: Vec::new(), again_at: now, line_at: now };
+    let mut reading = Reading { reader, report, again: VecDeque::new(), again_at: now, line_at: now };
     loop {
         let mut state = shared.state();
         let mut asked = std::mem::take(&mut state.asked);
@@ -148,7 +153,9 @@ fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
         drop(state);
         let wait = reading.again_at.saturating_duration_since(Instant::now());
         if !reading.again.is_empty() && wait.is_zero() {
-            asked.append(&mut reading.again);
+            // A few at a time: a disk that fails may take long to say so, and others wait.
+            asked.extend(reading.again.drain(..reading.again.len().min(RETRIED_AT_ONCE)));
+            reading.again_at = Instant::now() + RETRY;
         }
         if asked.is_empty() {
             match reading.again.is_empty() {
@@ -158,7 +165,8 @@ fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
             continue;
         }
         let mut answers: Vec<Fetched> = asked.into_iter().filter_map(|lsn| Some((lsn, reading.read(lsn)?))).collect();
-        if answers.is_empty() {
+        let put_off = reading.again.len();
+        if shared.put_off.swap(put_off, Ordering::AcqRel) == put_off && answers.is_empty() {
             continue;
         }
         report.bodies_fetched.add(answers.len() as u64);
@@ -188,7 +196,7 @@ impl Reading<'_> {
             if self.again.is_empty() {
                 self.again_at = now + RETRY;
             }
-            self.again.push(lsn);
+            self.again.push_back(lsn);
             self.report.read_failures.add(1);
             if may_tell {
                 tracing::error!(target: "causeway::log", record = lsn.0, waiting = self.again.len(),
@@ -240,31 +248,36 @@ mod tests {
     }
 
     #[test]
-    fn what_the_system_does_not_let_be_read_is_read_later() {
+    fn what_the_system_does_not_let_be_read_is_read_later_and_keeps_nobody_waiting() {
+        const RECORDS: u64 = 40;
         let (log_disk, state_disk) = (FaultyDisk::new(1), FaultyDisk::new(2));
         let options = ShardOptions::new(0);
         let mut store = ShardStore::open_on(Arc::new(log_disk.clone()), Arc::new(state_disk), options).unwrap();
-        store.log.append(1, &mut std::iter::once(b"record".as_slice())).unwrap();
+        store.log.append(1, &mut std::iter::repeat_n(b"record".as_slice(), RECORDS as usize)).unwrap();
         store.log.sync().unwrap();
         let report = Arc::new(LogReport::default());
         let mut bodies = Bodies::start(store.bodies, report.clone()).unwrap();
         log_disk.fail_reads(true);
-        bodies.ask(Lsn(1));
+        (1..=RECORDS).for_each(|lsn| bodies.ask(Lsn(lsn)));
         bodies.submit();
         let started = Instant::now();
-        while report.read_failures.get() == 0 {
-            assert!(started.elapsed() < DEADLINE, "it was not tried");
+        while bodies.under_way() > 0 {
+            assert!(started.elapsed() < DEADLINE, "what cannot be read is in the way");
             thread::yield_now();
         }
-        assert!(bodies.take().is_empty());
+        assert!(report.read_failures.get() >= RECORDS && bodies.take().is_empty());
         log_disk.fail_reads(false);
         let mut answers = Vec::new();
-        while answers.is_empty() {
-            assert!(started.elapsed() < DEADLINE, "it is not tried again");
-            answers = bodies.take();
+        while answers.len() < RECORDS as usize {
+            assert!(started.elapsed() < DEADLINE, "they are not tried again");
+            answers.extend(bodies.take());
             thread::yield_now();
         }
-        assert_eq!(answers, [(Lsn(1), Some(Bytes::from_static(b"record")))]);
-        assert_eq!(report.unreadable.get(), 0);
+        answers.sort_unstable();
+        assert_eq!(
+            answers,
+            (1..=RECORDS).map(|lsn| (Lsn(lsn), Some(Bytes::from_static(b"record")))).collect::<Vec<_>>()
+        );
+        assert_eq!((report.unreadable.get(), bodies.under_way()), (0, 0));
     }
 }

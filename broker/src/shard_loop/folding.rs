@@ -33,6 +33,9 @@ const FLOOR_MARGIN: u64 = 8;
 /// But no more than this.
 const FLOOR_MARGIN_BYTES_MAX: u64 = 64 << 20;
 
+/// The device and the number of a folder.
+type FolderIdentity = (u64, u64);
+
 /// One step of a fold. The first step after a [`Job::Commit`] begins the next one.
 #[derive(Debug)]
 pub(super) enum Job {
@@ -246,7 +249,7 @@ impl Folder {
                 space_at = now + SPACE_INTERVAL;
                 self.look_for_space();
                 self.keep_reserve(self.parts.report.free_bytes.get());
-                if self.folders() != folders && !self.shared.is_gone.swap(true, Ordering::Relaxed) {
+                if have_gone(&folders, &self.folders()) && !self.shared.is_gone.swap(true, Ordering::Relaxed) {
                     self.shared.announce();
                 }
             }
@@ -369,9 +372,9 @@ impl Folder {
         })
     }
 
-    /// What the shard's folder and the log's are, for as long as they are there.
-    fn folders(&self) -> [Option<(u64, u64)>; 2] {
-        let identity = |folder: &Path| folder.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    /// What the shard's folder and the log's are now.
+    fn folders(&self) -> [io::Result<FolderIdentity>; 2] {
+        let identity = |folder: &Path| folder.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
         [identity(&self.parts.folder), identity(&self.parts.folder.join(LOG_FOLDER))]
     }
 
@@ -401,6 +404,15 @@ impl Folder {
             self.shared.announce();
         }
     }
+}
+
+/// Whether a folder is missing now, or is another. A system that only does not answer says nothing of that.
+fn have_gone(before: &[io::Result<FolderIdentity>; 2], now: &[io::Result<FolderIdentity>; 2]) -> bool {
+    before.iter().zip(now).any(|pair| match pair {
+        (Ok(before), Ok(now)) => before != now,
+        (Ok(_), Err(error)) => error.kind() == io::ErrorKind::NotFound,
+        (Err(_), _) => false,
+    })
 }
 
 /// Whether both folders take room from the same file system. Where that cannot be told, they do.

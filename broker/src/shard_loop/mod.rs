@@ -47,6 +47,8 @@ use upkeep::Upkeep;
 const ARRIVALS_MAX: usize = 1024;
 /// A connection reads this much, or for as long as its [`TurnBudget`] lasts, then lets others have their turn.
 const READ_BYTES_PER_TURN: usize = 256 * 1024;
+/// A clock that is behind by less was set right while the broker ran, as clocks are all the time.
+const CLOCK_TOLERANCE_SECONDS: u64 = 5;
 /// So much is read between two rounds of writing, and what one turn reads.
 const UNANSWERED_BYTES_MAX: u64 = 512 * 1024;
 /// Tasks that run before the runtime looks for new readiness.
@@ -130,9 +132,11 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
     let (system, newest) = (clock.now(), shard.newest_record());
     if newest > system {
         clock = clock.not_before(newest);
-        let behind_seconds = (newest.0 - system.0).div_ceil(1000);
-        tracing::warn!(target: "causeway::log", behind_seconds, "the system's clock is behind the newest record, so it is wrong now or \
-            was wrong then: time goes on from the newest record, for all that expires. Set the clock, and start again");
+        let behind_seconds = (newest.0 - system.0) / 1000;
+        if behind_seconds >= CLOCK_TOLERANCE_SECONDS {
+            tracing::warn!(target: "causeway::log", behind_seconds, "the system's clock is behind the newest record, so it is wrong now \
+                or was wrong then: time goes on from the newest record, for all that expires. Set the clock, and start again");
+        }
     }
     shard.recovered(clock.now());
     let runtime = Builder::new_current_thread()
