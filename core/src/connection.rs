@@ -14,11 +14,12 @@ use causeway_protocol::{
 };
 use foldhash::fast::FixedState;
 
+use crate::Millis;
+use crate::commons::{Commons, Span};
 use crate::message::Message;
-use crate::outbox::SHARE_BYTES_MIN;
+use crate::outbox::{HIGH_BYTES, Outbox, SHARE_BYTES_MIN};
 use crate::record::WillRecord;
 use crate::session::SessionKey;
-use crate::{Millis, Outbox};
 
 /// Names a connection for as long as it lives; never reused, though its index is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -209,7 +210,7 @@ impl Connection {
 
     /// Whether QoS 1 and 2 messages may be sent at this moment.
     pub(crate) fn has_window(&self) -> bool {
-        self.unacknowledged < self.window && self.outbox.bytes() < Outbox::HIGH_BYTES
+        self.unacknowledged < self.window && self.outbox.bytes() < HIGH_BYTES
     }
 
     /// Whether one more refusal gets a line in the log: a client that is refused all the time must not drown it.
@@ -282,14 +283,60 @@ impl Connection {
         if head.packet_bytes(self.version) > self.packet_bytes_max as usize {
             return Err(TooLarge);
         }
-        encode_publish_head(&head, self.version, self.outbox.tail()).map_err(|_| TooLarge)?;
+        let shared = match outgoing.payload {
+            Payload::Shared(payload) if payload.len() >= SHARE_BYTES_MIN => Some(payload),
+            _ => None,
+        };
+        let own_bytes = head.packet_bytes(self.version) - shared.map_or(0, Bytes::len);
+        let tail = self.outbox.tail_with_room(own_bytes);
+        encode_publish_head(&head, self.version, tail).map_err(|_| TooLarge)?;
+        match shared {
+            Some(payload) => self.outbox.push_shared(payload.clone()),
+            None => tail.extend_from_slice(payload),
+        }
         if let Some((alias, false)) = alias {
             self.aliases_out.by_topic.insert(outgoing.topic.into(), alias);
         }
-        match outgoing.payload {
-            Payload::Shared(payload) if payload.len() >= SHARE_BYTES_MIN => self.outbox.push_shared(payload.clone()),
-            _ => self.outbox.tail().extend_from_slice(payload),
+        Ok(())
+    }
+
+    /// Whether others may get the same bytes as this client, and it does not get them later than they do.
+    pub(crate) fn takes_common(&self, identifiers: &[u32]) -> bool {
+        !self.corked && self.aliases_out.max == 0 && identifiers.is_empty()
+    }
+
+    /// The PUBLISH as every client of this version gets it who takes what is common; to be given to this one at once. `None` where the
+    /// commons have no room.
+    pub(crate) fn common(
+        &self,
+        now: Millis,
+        outgoing: &Outgoing<'_>,
+        commons: &mut Commons,
+    ) -> Option<Result<Span, TooLarge>> {
+        let payload: &[u8] = match outgoing.payload {
+            Payload::Borrowed(payload) => payload,
+            Payload::Shared(payload) => payload,
+        };
+        let head = self.head(now, outgoing, None);
+        let bytes = head.packet_bytes(self.version);
+        if bytes > self.packet_bytes_max as usize {
+            return Some(Err(TooLarge));
         }
+        let span = commons.write(bytes, |out| {
+            if encode_publish_head(&head, self.version, out).is_ok() {
+                out.extend_from_slice(payload);
+            }
+        });
+        span.map(Ok)
+    }
+
+    /// Writes what [`Connection::common`] made, for this client or another.
+    pub(crate) fn write_common(&mut self, span: Span, commons: &mut Commons) -> Result<(), TooLarge> {
+        //= [MQTT-3.1.2-25] a message that is too large counts as delivered
+        if span.len() > self.packet_bytes_max as usize {
+            return Err(TooLarge);
+        }
+        self.outbox.push_common(span, commons);
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! waits or draws a random number: `now` is the first argument, records come out as bytes, and what the edge must do
 //! comes out of [`Shard::poll_effect`]. See `ARCHITECTURE.md`.
 
+mod commons;
 mod connection;
 mod counters;
 mod effect;
@@ -30,7 +31,7 @@ pub use counters::{Bound, Counters, Gauges};
 pub use effect::{Effect, Event, EventLevel};
 pub use handshake::{ConnectRequest, Credentials, Handshake, HandshakePolicy, Step, Verdict};
 pub use limits::{Limits, Overflow};
-pub use outbox::Outbox;
+pub use outbox::{OUTBOX_LOW_BYTES, OutboxMut, OutboxRef};
 pub use record::{Lsn, PendingGroup, RecordError};
 pub use shard::{Change, CheckpointEnd, Shard};
 pub use time::Millis;

@@ -202,7 +202,7 @@ impl World {
     fn read(&mut self, at: usize) {
         let Some(client) = &self.clients[at] else { return };
         for _ in 0..64 {
-            let Some(outbox) = self.shard.outbox(client.id).filter(|outbox| !outbox.is_empty()) else { return };
+            let Some(mut outbox) = self.shard.outbox(client.id).filter(|outbox| !outbox.is_empty()) else { return };
             let mut bytes = BytesMut::new();
             while !outbox.is_empty() {
                 let mut slices = [IoSlice::new(&[]); 4];

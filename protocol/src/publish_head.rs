@@ -99,7 +99,7 @@ impl PublishHead<'_> {
     }
 }
 
-/// Appends all of a PUBLISH but its payload, which the caller appends; room for both is reserved. For 3.x the
+/// Appends all of a PUBLISH but its payload, which the caller appends. For 3.x the
 /// properties are left out.
 ///
 /// # Errors
@@ -113,7 +113,7 @@ pub fn encode_publish_head(
 ) -> Result<(), EncodeError> {
     let lengths = head.lengths(version);
     head.check(lengths)?;
-    out.reserve(1 + varint_bytes(lengths.body_bytes) + lengths.body_bytes);
+    out.reserve(1 + varint_bytes(lengths.body_bytes) + lengths.body_bytes - head.payload_bytes);
 
     // Small fields are gathered on the stack: one copy for each run of them, not one for each field.
     let (start, start_bytes) = start(head.first_byte(), lengths.body_bytes, head.topic.len() as u16);

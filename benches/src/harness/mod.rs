@@ -158,7 +158,7 @@ impl Host {
         while self.shard.poll_dirty().is_some() {}
         loop {
             self.fetch()?;
-            let Some(outbox) = self.shard.outbox(client) else { return Ok(()) };
+            let Some(mut outbox) = self.shard.outbox(client) else { return Ok(()) };
             let mut bytes = Vec::new();
             while !outbox.is_empty() {
                 let mut slices = [IoSlice::new(&[]); 8];

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use causeway_core::{ConnectionId, Millis, Outbox, Shard};
+use causeway_core::{ConnectionId, Millis, OutboxMut, Shard};
 use causeway_protocol::{ProtocolVersion, decode, frame};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
@@ -322,18 +322,22 @@ impl Connection {
     pub(super) fn write(&mut self, shard: &mut Shard, scratch: &mut Scratch, written: &mut u64) -> io::Result<bool> {
         loop {
             if !self.write_unsent(written)? {
+                shard.outbox(self.id).into_iter().for_each(|mut outbox| outbox.keep());
                 return Ok(false);
             }
-            let Some(outbox) = shard.outbox(self.id).filter(|outbox| !outbox.is_empty()) else {
+            let Some(mut outbox) = shard.outbox(self.id).filter(|outbox| !outbox.is_empty()) else {
                 return Ok(true);
             };
             let took = match self.layer.is_plain() {
-                true => self.write_plain(outbox)?,
-                false => self.write_layer(outbox, &mut scratch.wire)?,
+                true => self.write_plain(&mut outbox)?,
+                false => self.write_layer(&mut outbox, &mut scratch.wire)?,
             };
             match took {
                 Some(bytes) => *written += bytes as u64,
-                None => return Ok(false),
+                None => {
+                    outbox.keep();
+                    return Ok(false);
+                }
             }
         }
     }
@@ -357,7 +361,7 @@ impl Connection {
     }
 
     /// The bytes written; `None` where the socket takes nothing.
-    fn write_plain(&mut self, outbox: &mut Outbox) -> io::Result<Option<usize>> {
+    fn write_plain(&mut self, outbox: &mut OutboxMut<'_>) -> io::Result<Option<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let bytes = match outbox.chunks(&mut slices) {
             1 => taken(self.stream.try_write(&slices[0]))?,
@@ -368,7 +372,7 @@ impl Connection {
     }
 
     /// Likewise, through the layer: what the socket does not take becomes `unsent`.
-    fn write_layer(&mut self, outbox: &mut Outbox, wire: &mut Vec<u8>) -> io::Result<Option<usize>> {
+    fn write_layer(&mut self, outbox: &mut OutboxMut<'_>, wire: &mut Vec<u8>) -> io::Result<Option<usize>> {
         let mut slices = [IoSlice::new(&[]); SLICES];
         let used = outbox.chunks(&mut slices);
         wire.clear();

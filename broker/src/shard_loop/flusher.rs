@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use causeway_core::{ConnectionId, Effect, Event, EventLevel, Millis, Outbox, Verdict};
+use causeway_core::{ConnectionId, Effect, Event, EventLevel, Millis, OUTBOX_LOW_BYTES, OutboxMut, Verdict};
 use causeway_protocol::ReasonCode;
 use causeway_storage::LogError;
 use tokio::time::{Sleep, sleep};
@@ -192,6 +192,7 @@ impl ShardLoop {
     fn write_out(&self, world: &mut World, id: ConnectionId, now: Millis) {
         let Some(connection) = find(&mut world.connections, id) else { return };
         if connection.blocked {
+            world.shard.outbox(id).into_iter().for_each(|mut outbox| outbox.keep());
             return;
         }
         let mut written = 0;
@@ -211,7 +212,7 @@ impl ShardLoop {
             }
             Err(error) => connection.finish(End::Lost(error.to_string())),
         }
-        let low = |outbox: &mut Outbox| outbox.bytes() < Outbox::LOW_BYTES;
+        let low = |outbox: OutboxMut<'_>| outbox.bytes() < OUTBOX_LOW_BYTES;
         if written > 0 && world.shard.outbox(id).is_some_and(low) {
             world.shard.flushed(now, id);
         }

@@ -23,7 +23,8 @@ impl Shard {
             self.event(EventLevel::Debug, id, "connection lost", None, why);
             self.detach(now, id, true);
         }
-        if self.connection(id).is_some() {
+        if let Some(connection) = self.connections.get_mut(id.index()).filter(|connection| connection.id == id) {
+            connection.outbox.clear(&mut self.commons);
             self.connections.remove(id.index());
         }
     }

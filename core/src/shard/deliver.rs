@@ -5,17 +5,18 @@
 
 use std::sync::Arc;
 
-use causeway_protocol::{PacketId, QoS, ReasonCode, filter_matches};
+use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_matches};
+use smallvec::SmallVec;
 
 use super::pump::count_sent;
 use super::{Release, Shard, mark_dirty};
-use crate::connection::{Outgoing, Payload};
+use crate::commons::{Commons, Span};
+use crate::connection::{Connection, Outgoing, Payload, TooLarge};
 use crate::effect::{Effect, Event, EventLevel};
 use crate::index::{Subscription, Target};
 use crate::lane::LaneName;
 use crate::limits::Overflow;
 use crate::message::{Message, Publication};
-use crate::outbox::SHARE_BYTES_MIN;
 use crate::queue::Delivery;
 use crate::session::{Identifiers, Session, SessionKey};
 use crate::shared::GroupKey;
@@ -60,6 +61,41 @@ pub(super) struct Routed {
     pub(super) matched: bool,
 }
 
+/// A payload of more bytes is shared by itself: in the commons, few of them would leave no room for others.
+const COMMON_BYTES_MAX: usize = 16 * 1024;
+
+/// The forms in which a QoS 0 message is sent to those who all get the same bytes, each written once.
+#[derive(Debug, Default)]
+pub(super) struct Forms(SmallVec<[(ProtocolVersion, bool, Span); 2]>);
+
+impl Forms {
+    /// Puts the message into an outbox as one of the forms. `None` where this client needs bytes of its own.
+    fn write(
+        &mut self,
+        now: Millis,
+        connection: &mut Connection,
+        outgoing: &Outgoing<'_>,
+        commons: &mut Commons,
+    ) -> Option<Result<(), TooLarge>> {
+        if matches!(outgoing.payload, Payload::Shared(_)) || !connection.takes_common(outgoing.identifiers) {
+            return None;
+        }
+        let (version, retain) = (connection.version, outgoing.retain);
+        let known = self.0.iter().find(|(of, retained, _)| (*of, *retained) == (version, retain));
+        let span = match known {
+            Some((_, _, span)) => *span,
+            None => match connection.common(now, outgoing, commons)? {
+                Ok(span) => {
+                    self.0.push((version, retain, span));
+                    span
+                }
+                Err(TooLarge) => return Some(Err(TooLarge)),
+            },
+        };
+        Some(connection.write_common(span, commons))
+    }
+}
+
 impl Shard {
     /// Hands a message to everybody who wants it, or to nobody: a refusal leaves no trace.
     pub(super) fn route(
@@ -86,8 +122,9 @@ impl Shard {
             self.retain(publication, durable_at);
         }
         let mut matches = std::mem::take(&mut self.matches);
+        let mut forms = Forms::default();
         for matched in matches.drain(..) {
-            self.deliver(now, publication, matched, (durable_at, lane));
+            self.deliver(now, publication, matched, (durable_at, lane), &mut forms);
         }
         // A broadcast to very many leaves no trace in memory.
         matches.shrink_to(MATCHES_KEPT);
@@ -291,13 +328,14 @@ impl Shard {
         publication: &mut Publication<'_>,
         matched: Match,
         (durable_at, lane): (Lsn, LaneName),
+        forms: &mut Forms,
     ) {
         //= [MQTT-3.3.4-2] [MQTT-3.8.4-8] QoS of the message, bounded by the highest of the matching subscriptions
         let qos = matched.qos.min(publication.qos);
         //= [MQTT-3.3.1-12] [MQTT-3.3.1-13] the retain flag only where the subscription asked for it as published
         let retain = publication.retain && matched.retain_as_published;
         if qos == QoS::AtMostOnce {
-            self.deliver_now(now, publication, matched.session, retain, &matched.identifiers);
+            self.deliver_now(now, publication, matched.session, (retain, &matched.identifiers), forms);
             return;
         }
         if self.sessions.get(matched.session as usize).is_some_and(|session| session.overflow == Overflow::DropOldest) {
@@ -348,13 +386,13 @@ impl Shard {
         now: Millis,
         publication: &mut Publication<'_>,
         key: SessionKey,
-        retain: bool,
-        identifiers: &[u32],
+        (retain, identifiers): (bool, &[u32]),
+        forms: &mut Forms,
     ) {
         let Some(id) = self.sessions.get(key as usize).and_then(|session| session.connection) else {
             return;
         };
-        let kept = (publication.payload.len() >= SHARE_BYTES_MIN).then(|| publication.keep());
+        let kept = (publication.payload.len() > COMMON_BYTES_MAX).then(|| publication.keep());
         let Some(connection) = self.connections.get_mut(id.index()) else {
             return;
         };
@@ -377,7 +415,10 @@ impl Shard {
                 None => Payload::Borrowed(publication.payload),
             },
         };
-        let sent = connection.write_publish(now, &outgoing);
+        let sent = match forms.write(now, connection, &outgoing, &mut self.commons) {
+            Some(sent) => sent,
+            None => connection.write_publish(now, &outgoing),
+        };
         count_sent(&mut self.counters, QoS::AtMostOnce, publication.payload.len(), sent);
         mark_dirty(&mut self.dirty, connection);
     }

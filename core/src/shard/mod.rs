@@ -32,6 +32,7 @@ use causeway_protocol::{DecodeError, Packet, PacketId, ReasonCode};
 use foldhash::fast::FixedState;
 use slab::Slab;
 
+use crate::commons::Commons;
 use crate::connection::Connection;
 use crate::effect::{Effect, Event, EventLevel};
 use crate::index::SubscriptionIndex;
@@ -40,7 +41,7 @@ use crate::record::{PendingGroup, Recorder};
 use crate::retained::Retained;
 use crate::session::{Session, SessionKey};
 use crate::shared::{GroupKey, Groups};
-use crate::{Bound, ConnectionId, Counters, Limits, Lsn, Millis, Outbox};
+use crate::{Bound, ConnectionId, Counters, Limits, Lsn, Millis, OutboxMut, OutboxRef};
 use changed::Changed;
 use checkpoint::Checkpoint;
 use deliver::Match;
@@ -83,6 +84,8 @@ pub struct Shard {
     sys_version: String,
     started: Millis,
     connections: Slab<Connection>,
+    /// What several outboxes send.
+    commons: Commons,
     /// Generation of the next connection.
     generation: u32,
     /// Connections that have a session.
@@ -143,6 +146,7 @@ impl Shard {
             sys_version: version_text.to_owned(),
             started: now,
             connections: Slab::new(),
+            commons: Commons::default(),
             generation: 0,
             connected: 0,
             sessions: Slab::new(),
@@ -244,7 +248,7 @@ impl Shard {
         })
     }
 
-    /// The outbox was written, wholly or below [`Outbox::LOW_BYTES`]: more may follow from the session's queue.
+    /// The outbox was written, wholly or below [`crate::OUTBOX_LOW_BYTES`]: more may follow from the session's queue.
     pub fn flushed(&mut self, now: Millis, connection: ConnectionId) {
         if let Some(session) = self.connection(connection).and_then(|connection| connection.session) {
             self.pump(now, session);
@@ -268,14 +272,14 @@ impl Shard {
     }
 
     /// What waits for a connection, corked or not: for whoever watches.
-    pub fn waiting(&self, connection: ConnectionId) -> Option<&Outbox> {
-        self.connection(connection).map(|connection| &connection.outbox)
+    pub fn waiting(&self, connection: ConnectionId) -> Option<OutboxRef<'_>> {
+        self.connection(connection).map(|connection| OutboxRef::new(&connection.outbox, &self.commons))
     }
 
     /// The bytes waiting for a connection; there until [`Shard::closed`], but not while it is corked.
-    pub fn outbox(&mut self, connection: ConnectionId) -> Option<&mut Outbox> {
-        let connection = self.connection_mut(connection).filter(|connection| !connection.corked);
-        connection.map(|connection| &mut connection.outbox)
+    pub fn outbox(&mut self, connection: ConnectionId) -> Option<OutboxMut<'_>> {
+        let open = self.connections.get_mut(connection.index()).filter(|open| open.id == connection);
+        open.filter(|open| !open.corked).map(|open| OutboxMut::new(&mut open.outbox, &mut self.commons))
     }
 
     /// The records to append and sync next. Report them with [`Shard::persisted`], in order.

@@ -113,7 +113,7 @@ impl Shard {
                 return;
             };
             let blocked = match next.qos {
-                QoS::AtMostOnce => connection.outbox.bytes() >= crate::Outbox::HIGH_BYTES,
+                QoS::AtMostOnce => connection.outbox.bytes() >= crate::outbox::HIGH_BYTES,
                 QoS::AtLeastOnce | QoS::ExactlyOnce if session.recorded => session.queued() >= DIRECTED_MAX,
                 QoS::AtLeastOnce | QoS::ExactlyOnce => {
                     !connection.has_window() || !session.may_launch_loose(&self.limits)

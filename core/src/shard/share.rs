@@ -6,7 +6,7 @@ use causeway_protocol::{PacketId, QoS};
 
 use slab::Slab;
 
-use super::deliver::Origin;
+use super::deliver::{Forms, Origin};
 use super::pump::outgoing;
 use super::{Release, Shard};
 use crate::connection::Connection;
@@ -41,7 +41,7 @@ impl Shard {
                 return;
             };
             let retain = publication.retain && subscription.retain_as_published;
-            self.deliver_now(now, publication, member, retain, &identifiers(subscription));
+            self.deliver_now(now, publication, member, (retain, &identifiers(subscription)), &mut Forms::default());
             return;
         }
         let delivery = Delivery::of(publication, durable_at, publication.qos, publication.retain);

@@ -160,12 +160,12 @@ impl<B: Broker> World<B> {
     fn drain(&mut self, id: LinkId, bytes_max: usize) -> bool {
         let Some(link) = self.links.get_mut(&id) else { return false };
         let Some(connection) = link.connection else { return false };
-        let Some(outbox) = self.broker.shard().outbox(connection) else { return false };
-        let mut bytes = gather(outbox);
+        let Some(mut outbox) = self.broker.shard().outbox(connection) else { return false };
+        let mut bytes = gather(outbox.as_ref());
         // What the oracle has not seen yet stays for the next time.
         bytes.truncate(bytes_max.min(link.observed));
         outbox.advance(bytes.len());
-        let low = outbox.bytes() <= causeway_core::Outbox::LOW_BYTES;
+        let low = outbox.bytes() <= causeway_core::OUTBOX_LOW_BYTES;
         link.observed = link.observed.saturating_sub(bytes.len());
         if !link.is_cut {
             link.down.extend_from_slice(&bytes);
@@ -393,8 +393,8 @@ impl<B: Broker> World<B> {
 }
 
 /// All bytes of an outbox.
-fn gather(outbox: &causeway_core::Outbox) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(outbox.bytes());
+fn gather(outbox: causeway_core::OutboxRef<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
     let mut slices = [IoSlice::new(&[]); 512];
     let used = outbox.chunks(&mut slices);
     slices[..used].iter().for_each(|slice| bytes.extend_from_slice(slice));

@@ -393,3 +393,47 @@ fn many_sessions_are_surveyed_in_a_few_calls() {
     assert_eq!(surveyed.last(), Some(&all));
     assert_eq!(world.shard.survey(), all);
 }
+
+#[test]
+fn what_many_get_is_the_same_for_those_only_for_whom_it_can_be() {
+    let mut world = World::new();
+    let publisher = world.join(connect("p"));
+    let old = Connect { version: ProtocolVersion::V311, ..connect("old") };
+    let small = |mut connect: Connect<'static>| {
+        connect.properties.maximum_packet_size_bytes = Some(40);
+        connect
+    };
+    let aliased = |mut connect: Connect<'static>| {
+        connect.properties.topic_alias_maximum = Some(4);
+        connect
+    };
+    let clients = [
+        (world.join(connect("plain")), options(0), None),
+        (world.join(connect("other")), options(0), None),
+        (world.join(old), options(0), None),
+        (world.join(connect("published")), SubscriptionOptions { retain_as_published: true, ..options(0) }, None),
+        (world.join(connect("named")), options(0), Some(7)),
+        (world.join(small(connect("small"))), options(0), None),
+        (world.join(aliased(connect("aliased"))), options(0), None),
+    ];
+    for (client, options, identifier) in clients {
+        world.subscribe_with(client, "t", options, identifier);
+        world.heard(client);
+    }
+    world.publish(publisher, publish(0, 0, "t", "one"));
+    world.publish(publisher, retained(0, 0, "t", "two"));
+    world.publish(publisher, publish(0, 0, "t", "and one that is larger than forty bytes, and by far"));
+    let plain = ["pub q0 t=one", "pub q0 t=two", "pub q0 t=and one that is larger than forty bytes, and by far"];
+    let expected = [
+        plain.to_vec(),
+        plain.to_vec(),
+        plain.to_vec(),
+        vec!["pub q0 t=one", "pub q0 retain t=two", plain[2]],
+        vec!["pub q0 s7 t=one", "pub q0 s7 t=two", "pub q0 s7 t=and one that is larger than forty bytes, and by far"],
+        plain[..2].to_vec(),
+    ];
+    for ((client, ..), expected) in clients.into_iter().zip(expected) {
+        assert_eq!(world.heard(client), expected);
+    }
+    assert_eq!(world.heard(clients[6].0).len(), 3);
+}

@@ -307,7 +307,7 @@ impl World {
         let mut said = Vec::new();
         loop {
             self.fetch();
-            let Some(outbox) = self.shard.outbox(client.id) else { return said };
+            let Some(mut outbox) = self.shard.outbox(client.id) else { return said };
             if outbox.is_empty() {
                 return said;
             }
