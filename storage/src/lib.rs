@@ -23,8 +23,8 @@ pub use log::{Log, LogError, Position};
 pub use relocation::plan_relocation;
 pub use run::RunId;
 pub use segmented::{
-    Durability, LogOptions, LogReader, LogStats, ReadError, Record, RecoverError, Repair, SegmentStats, SegmentedLog,
-    StoredRecord,
+    Durability, LogOptions, LogReader, LogStats, ReadAhead, ReadError, Record, RecoverError, Repair, SegmentStats,
+    SegmentedLog, StoredRecord,
 };
 pub use shard_store::{BodyReader, LOG_FOLDER, OpenError, ShardOptions, ShardStore};
 pub use space::free_bytes;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use crate::disk::{Disk, RealDisk};
 use crate::state::{FoldMark, RedbState, StateError, StateOptions, StateStore};
-use crate::{Log, LogError, LogOptions, LogReader, ReadError, RecoverError, RunId, SegmentedLog};
+use crate::{Log, LogError, LogOptions, LogReader, ReadAhead, ReadError, RecoverError, RunId, SegmentedLog};
 
 /// Where, in the folder of a shard, its log is.
 pub const LOG_FOLDER: &str = "log";
@@ -142,8 +142,16 @@ impl BodyReader {
     /// # Errors
     /// Those of [`LogReader::read_lsn`]; [`ReadError::State`].
     pub fn read(&self, lsn: u64) -> Result<Option<Bytes>, ReadError> {
+        self.read_near(lsn, &mut ReadAhead::default())
+    }
+
+    /// Likewise, with what an earlier read left: in the order of their numbers, records cost few reads.
+    ///
+    /// # Errors
+    /// As [`BodyReader::read`].
+    pub fn read_near(&self, lsn: u64, ahead: &mut ReadAhead) -> Result<Option<Bytes>, ReadError> {
         if let Some(log) = &self.log
-            && let Some(record) = log.read_lsn(lsn)?
+            && let Some(record) = log.read_lsn_near(lsn, ahead)?
         {
             return Ok(Some(record.bytes));
         }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use causeway_core::Lsn;
-use causeway_storage::{BodyReader, ReadError};
+use causeway_storage::{BodyReader, ReadAhead, ReadError};
 
 use crate::server::LogReport;
 
@@ -25,30 +25,46 @@ const RETRY: Duration = Duration::from_millis(500);
 /// so many of them at a time.
 const RETRIED_AT_ONCE: usize = 16;
 
+/// What a record takes beside its bytes, while it is under way.
+const OVERHEAD_BYTES: usize = 1024;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Asked {
+    lsn: Lsn,
+    bytes: usize,
+}
+
 /// What was asked for, and the record where there is one.
-pub(super) type Fetched = (Lsn, Option<Bytes>);
+#[derive(Debug, PartialEq)]
+pub(super) struct Fetched {
+    pub(super) lsn: Lsn,
+    pub(super) record: Option<Bytes>,
+    /// As it was asked for.
+    bytes: usize,
+}
 
 /// The shard's end of the thread.
 pub(super) struct Bodies {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// Asked for since the last [`Bodies::submit`].
-    asked: Vec<Lsn>,
-    under_way: usize,
+    asked: Vec<Asked>,
+    bytes_under_way: usize,
 }
 
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     has_answers: AtomicBool,
-    /// How many could not be read, and are tried again.
-    put_off: AtomicUsize,
+    /// Bytes of those that could not be read, and are tried again.
+    put_off_bytes: AtomicUsize,
     waker: Mutex<Option<Waker>>,
 }
 
 #[derive(Default)]
 struct State {
-    asked: Vec<Lsn>,
+    asked: Vec<Asked>,
     answers: Vec<Fetched>,
     ended: bool,
 }
@@ -69,7 +85,7 @@ impl Bodies {
         let reading = shared.clone();
         let thread =
             thread::Builder::new().name("bodies-0".into()).spawn(move || read_forever(&reader, &reading, &report))?;
-        Ok(Bodies { shared, thread: Some(thread), asked: Vec::new(), under_way: 0 })
+        Ok(Bodies { shared, thread: Some(thread), asked: Vec::new(), bytes_under_way: 0 })
     }
 
     /// Whom to wake from now on when there are answers.
@@ -77,10 +93,11 @@ impl Bodies {
         *self.shared.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
 
-    /// Asks for a record. Nothing is read before [`Bodies::submit`].
-    pub(super) fn ask(&mut self, lsn: Lsn) {
-        self.asked.push(lsn);
-        self.under_way += 1;
+    /// Asks for a record of about so many bytes. Nothing is read before [`Bodies::submit`].
+    pub(super) fn ask(&mut self, lsn: Lsn, bytes: usize) {
+        let bytes = bytes + OVERHEAD_BYTES;
+        self.asked.push(Asked { lsn, bytes });
+        self.bytes_under_way += bytes;
     }
 
     /// Hands over what was asked for.
@@ -102,9 +119,9 @@ impl Bodies {
         self.shared.has_answers.load(Ordering::Acquire)
     }
 
-    /// Records asked for and not yet answered, but for those that cannot be read now: they are to keep nobody else waiting.
-    pub(super) fn under_way(&self) -> usize {
-        self.under_way.saturating_sub(self.shared.put_off.load(Ordering::Acquire))
+    /// Bytes of records asked for and not yet answered, but for those that cannot be read now: they are to keep nobody else waiting.
+    pub(super) fn bytes_under_way(&self) -> usize {
+        self.bytes_under_way.saturating_sub(self.shared.put_off_bytes.load(Ordering::Acquire))
     }
 
     /// The answers there are.
@@ -113,7 +130,7 @@ impl Bodies {
             return Vec::new();
         }
         let answers = std::mem::take(&mut self.shared.state().answers);
-        self.under_way -= answers.len();
+        self.bytes_under_way -= answers.iter().map(|answer| answer.bytes).sum::<usize>();
         answers
     }
 }
@@ -135,7 +152,7 @@ struct Reading<'a> {
     reader: &'a BodyReader,
     report: &'a LogReport,
     /// What could not be read, though nothing says that it is damaged, and when some of it is tried again.
-    again: VecDeque<Lsn>,
+    again: VecDeque<Asked>,
     again_at: Instant,
     /// The next line may be written then.
     line_at: Instant,
@@ -164,9 +181,12 @@ fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
             }
             continue;
         }
-        let mut answers: Vec<Fetched> = asked.into_iter().filter_map(|lsn| Some((lsn, reading.read(lsn)?))).collect();
-        let put_off = reading.again.len();
-        if shared.put_off.swap(put_off, Ordering::AcqRel) == put_off && answers.is_empty() {
+        // In the order of the log, neighbours are read at once.
+        asked.sort_unstable();
+        let mut ahead = ReadAhead::default();
+        let mut answers: Vec<Fetched> = asked.into_iter().filter_map(|asked| reading.read(asked, &mut ahead)).collect();
+        let put_off: usize = reading.again.iter().map(|asked| asked.bytes).sum();
+        if shared.put_off_bytes.swap(put_off, Ordering::AcqRel) == put_off && answers.is_empty() {
             continue;
         }
         report.bodies_fetched.add(answers.len() as u64);
@@ -179,13 +199,17 @@ fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
 }
 
 impl Reading<'_> {
-    /// The record; `Some(None)` where it is damaged or gone, and so lost to its receivers. Where the system only does not let it be read,
-    /// nothing is lost: it is tried again, and whoever waits for it waits. All others are still served.
-    fn read(&mut self, lsn: Lsn) -> Option<Option<Bytes>> {
+    /// The record, or none in its place where it is damaged or gone, and so lost to its receivers. Where the system only does not let it
+    /// be read, nothing is lost: it is tried again, and whoever waits for it waits. All others are still served.
+    fn read(&mut self, asked: Asked, ahead: &mut ReadAhead) -> Option<Fetched> {
+        let Asked { lsn, bytes } = asked;
+        let outcome = self.reader.read_near(lsn.0, ahead);
+        if let Ok(record @ Some(_)) = outcome {
+            return Some(Fetched { lsn, record, bytes });
+        }
         let now = Instant::now();
-        let (lost, why) = match self.reader.read(lsn.0) {
-            Ok(Some(bytes)) => return Some(Some(bytes)),
-            Ok(None) => (true, "it is not kept any more".to_owned()),
+        let (lost, why) = match outcome {
+            Ok(_) => (true, "it is not kept any more".to_owned()),
             Err(error) => (matches!(error, ReadError::Corrupt { .. }), error.to_string()),
         };
         let may_tell = now >= self.line_at;
@@ -196,7 +220,7 @@ impl Reading<'_> {
             if self.again.is_empty() {
                 self.again_at = now + RETRY;
             }
-            self.again.push_back(lsn);
+            self.again.push_back(asked);
             self.report.read_failures.add(1);
             if may_tell {
                 tracing::error!(target: "causeway::log", record = lsn.0, waiting = self.again.len(),
@@ -209,7 +233,7 @@ impl Reading<'_> {
             tracing::error!(target: "causeway::log", record = lsn.0, unreadable = self.report.unreadable.get(),
                 "a message cannot be read from the disk, so it is not delivered: {why}");
         }
-        Some(None)
+        Some(Fetched { lsn, record: None, bytes })
     }
 }
 
@@ -231,18 +255,17 @@ mod tests {
         let report = Arc::new(LogReport::default());
         let mut bodies = Bodies::start(store.bodies, report.clone()).unwrap();
         let asked = [7, 100, 1, 101];
-        asked.iter().for_each(|lsn| bodies.ask(Lsn(*lsn)));
+        asked.iter().for_each(|lsn| bodies.ask(Lsn(*lsn), 50));
         bodies.submit();
-        assert_eq!(bodies.under_way(), 4);
+        assert_eq!(bodies.bytes_under_way(), 4 * (OVERHEAD_BYTES + 50));
         let (mut answers, started) = (Vec::new(), Instant::now());
-        while bodies.under_way() > 0 {
+        while bodies.bytes_under_way() > 0 {
             assert!(started.elapsed() < DEADLINE, "no answer");
-            answers.extend(bodies.take());
+            answers.extend(bodies.take().into_iter().map(|Fetched { lsn, record, .. }| (lsn.0, record)));
             thread::yield_now();
         }
-        let expected =
-            |lsn: &u64| (Lsn(*lsn), records.get(*lsn as usize - 1).map(|record| Bytes::from(record.clone())));
-        assert_eq!(answers, asked.iter().map(expected).collect::<Vec<_>>());
+        let expected = |lsn| (lsn, records.get(lsn as usize - 1).map(|record| Bytes::from(record.clone())));
+        assert_eq!(answers, [1, 7, 100, 101].map(expected));
         assert_eq!(report.unreadable.get(), 1);
         assert!(!bodies.has_answers());
     }
@@ -258,10 +281,10 @@ mod tests {
         let report = Arc::new(LogReport::default());
         let mut bodies = Bodies::start(store.bodies, report.clone()).unwrap();
         log_disk.fail_reads(true);
-        (1..=RECORDS).for_each(|lsn| bodies.ask(Lsn(lsn)));
+        (1..=RECORDS).for_each(|lsn| bodies.ask(Lsn(lsn), 6));
         bodies.submit();
         let started = Instant::now();
-        while bodies.under_way() > 0 {
+        while bodies.bytes_under_way() > 0 {
             assert!(started.elapsed() < DEADLINE, "what cannot be read is in the way");
             thread::yield_now();
         }
@@ -270,14 +293,11 @@ mod tests {
         let mut answers = Vec::new();
         while answers.len() < RECORDS as usize {
             assert!(started.elapsed() < DEADLINE, "they are not tried again");
-            answers.extend(bodies.take());
+            answers.extend(bodies.take().into_iter().map(|Fetched { lsn, record, .. }| (lsn.0, record)));
             thread::yield_now();
         }
         answers.sort_unstable();
-        assert_eq!(
-            answers,
-            (1..=RECORDS).map(|lsn| (Lsn(lsn), Some(Bytes::from_static(b"record")))).collect::<Vec<_>>()
-        );
-        assert_eq!((report.unreadable.get(), bodies.under_way()), (0, 0));
+        assert_eq!(answers, (1..=RECORDS).map(|lsn| (lsn, Some(Bytes::from_static(b"record")))).collect::<Vec<_>>());
+        assert_eq!((report.unreadable.get(), bodies.bytes_under_way()), (0, 0));
     }
 }

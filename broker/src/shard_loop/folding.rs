@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use causeway_core::{Change, Lsn};
 use causeway_storage::backup::{BackedUp, BackupError, RunningShard, backup};
 use causeway_storage::{
-    BodyReader, Fold, FoldMark, LOG_FOLDER, LogReader, ReadError, ShardOptions, StateError, StateStore, free_bytes,
+    BodyReader, Fold, FoldMark, LOG_FOLDER, LogReader, ReadAhead, ReadError, ShardOptions, StateError, StateStore,
+    free_bytes,
 };
 
 use super::reserve::Reserve;
@@ -450,9 +451,9 @@ fn clear(fold: &mut dyn Fold, state: &dyn StateStore) -> Result<(), FoldError> {
 
 /// Returns the bytes that this writes.
 fn keep(fold: &mut dyn Fold, parts: &FoldParts, messages: &[Lsn]) -> Result<u64, FoldError> {
-    let mut bytes = 0;
+    let (mut bytes, mut ahead) = (0, ReadAhead::default());
     for lsn in messages {
-        match parts.bodies.read(lsn.0) {
+        match parts.bodies.read_near(lsn.0, &mut ahead) {
             Ok(Some(body)) => {
                 fold.put_body(lsn.0, &body)?;
                 bytes += body.len() as u64;

@@ -10,7 +10,7 @@ use std::task::Waker;
 use causeway_core::{Change, Lsn, Millis, Shard};
 use causeway_storage::{FoldMark, Log, LogStats};
 
-use super::bodies::Bodies;
+use super::bodies::{Bodies, Fetched};
 use super::checkpoint::{Checkpoint, Foldable, LogView, Next};
 use super::folding::{Copying, FoldParts, Folding};
 use super::recovery::Recovered;
@@ -19,8 +19,8 @@ use super::writer::Writer;
 use crate::data_directory::DataDirectory;
 use crate::server::{Backups, LogReport};
 
-/// Messages that are asked for at the same time. The rest is asked for when they have come: this bounds their memory.
-const FETCHES_MAX: usize = 64;
+/// Bytes that are asked for at the same time. The rest is asked for when they have come: this bounds their memory.
+const FETCH_BYTES_MAX: usize = 4 << 20;
 
 /// See the module. Dropping it ends the threads, and waits for that.
 pub(super) struct Upkeep {
@@ -88,13 +88,13 @@ impl Upkeep {
     /// Gives the shard what was read, and asks for what it wants next. Whether there was anything.
     pub(super) fn fetch(&mut self, now: Millis, shard: &mut Shard) -> bool {
         let answers = self.bodies.take();
-        for (lsn, record) in &answers {
+        for Fetched { lsn, record, .. } in &answers {
             shard.fetched(now, *lsn, record.as_deref());
         }
-        while self.bodies.under_way() < FETCHES_MAX
+        while self.bodies.bytes_under_way() < FETCH_BYTES_MAX
             && let Some(lsn) = shard.poll_fetch()
         {
-            self.bodies.ask(lsn);
+            self.bodies.ask(lsn, shard.fetch_bytes(lsn));
         }
         self.bodies.submit();
         !answers.is_empty()

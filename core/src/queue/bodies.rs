@@ -65,6 +65,11 @@ impl Bodies {
         self.cache_bytes_max.is_some()
     }
 
+    /// The size of a message that is owed to somebody; zero for others.
+    pub(crate) fn size(&self, lsn: Lsn) -> u32 {
+        self.chunks.get(&(lsn.0 / CHUNK)).map_or(0, |chunk| chunk.bytes[(lsn.0 % CHUNK) as usize])
+    }
+
     /// Bytes of bodies in memory.
     pub(crate) fn here_bytes(&self) -> usize {
         self.here_bytes

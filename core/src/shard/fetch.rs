@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
 use super::Shard;
@@ -19,7 +20,7 @@ use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
 
 /// A queue asks for this many messages ahead, or so many bytes of them.
-const AHEAD_MESSAGES: usize = 16;
+const AHEAD_MESSAGES: usize = 64;
 const AHEAD_BYTES: usize = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ enum Waiter {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
-    waiting: HashMap<Lsn, SmallVec<[Waiter; 1]>>,
+    waiting: HashMap<Lsn, SmallVec<[Waiter; 1]>, FixedState>,
     to_ask: VecDeque<Lsn>,
     /// Bodies that could not be had.
     lost: BTreeSet<Lsn>,
@@ -72,6 +73,11 @@ impl Shard {
     /// The next record whose body is needed. Answer each with [`Shard::fetched`], in any order.
     pub fn poll_fetch(&mut self) -> Option<Lsn> {
         self.fetches.to_ask.pop_front()
+    }
+
+    /// About how many bytes the record has that [`Shard::poll_fetch`] asks for.
+    pub fn fetch_bytes(&self, lsn: Lsn) -> usize {
+        self.queues.bodies.size(lsn) as usize
     }
 
     /// The record at `lsn` as it was appended, or `None` where it cannot be read: those who are owed it do without.

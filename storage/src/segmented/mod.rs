@@ -65,7 +65,7 @@ mod scan;
 pub use error::{ReadError, RecoverError};
 pub use options::{Durability, LogOptions, LogStats, Repair, SegmentStats};
 pub(crate) use reader::read_up_to;
-pub use reader::{LogReader, StoredRecord};
+pub use reader::{LogReader, ReadAhead, StoredRecord};
 
 use crate::disk::{Disk, DiskFile, FolderLock, RealDisk};
 use crate::{Log, LogError, Position, RunId};

@@ -11,8 +11,6 @@ use super::format::{
 use crate::disk::ReadAt;
 
 const CHUNK_BYTES: usize = 256 << 10;
-/// A record is looked for in pieces of this size.
-const SEEK_BYTES: usize = 16 << 10;
 
 /// A place between two groups, and the number that comes next there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,11 +134,10 @@ where
 
 /// Where record `lsn` begins, counted on from a record known to lie at `from`. None where something on the way is not as it
 /// was written. Looks at headers only: the record itself is not checked.
-pub(crate) fn seek<R>(source: &R, key: &SegmentKey, from: Place, lsn: u64, limit: u64) -> io::Result<Option<u64>>
+pub(super) fn seek<R>(window: &mut Window<'_, R>, key: &SegmentKey, from: Place, lsn: u64) -> io::Result<Option<Place>>
 where
     R: ReadAt + ?Sized,
 {
-    let mut window = Window::new(source, limit, SEEK_BYTES);
     let Place { lsn: mut at, mut offset, mut group_end } = from;
     while at <= lsn {
         if offset == group_end {
@@ -154,7 +151,7 @@ where
         let record = window.get(offset, RECORD_HEADER_BYTES)?.map(RecordHeader::decode);
         let Some(record) = record.filter(|record| record.lsn_low == at as u32) else { return Ok(None) };
         if at == lsn {
-            return Ok(Some(offset));
+            return Ok(Some(Place { lsn, offset, group_end }));
         }
         offset += RECORD_HEADER_BYTES as u64 + u64::from(record.bytes);
         at += 1;
@@ -210,20 +207,54 @@ where
     Ok(remains)
 }
 
-/// Part of a file in memory.
+/// Part of a file in memory. What lies in it is as it was when it was read.
+#[derive(Debug, Default)]
+pub(crate) struct Piece {
+    /// Only the first `filled` of them are the file's.
+    bytes: Vec<u8>,
+    filled: usize,
+    start: u64,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.start + self.filled as u64
+    }
+
+    /// Bytes of memory.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+}
+
+/// A file, seen through a piece of it.
 pub(super) struct Window<'a, R: ?Sized> {
     source: &'a R,
-    bytes: Vec<u8>,
-    start: u64,
+    piece: Piece,
     /// Nothing is read from here on.
     limit: u64,
-    /// Read at once, at least.
+    /// Read at once, at least: where the piece begins anew, and where it goes on.
     chunk_bytes: usize,
+    next_bytes: usize,
 }
 
 impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
     pub(super) fn new(source: &'a R, limit: u64, chunk_bytes: usize) -> Window<'a, R> {
-        Window { source, bytes: Vec::new(), start: 0, limit, chunk_bytes }
+        Window::with_piece(source, limit, (chunk_bytes, chunk_bytes), Piece::default())
+    }
+
+    /// A window that knows a piece of the same file already.
+    pub(super) fn with_piece(
+        source: &'a R,
+        limit: u64,
+        (chunk_bytes, next_bytes): (usize, usize),
+        piece: Piece,
+    ) -> Window<'a, R> {
+        Window { source, piece, limit, chunk_bytes, next_bytes }
+    }
+
+    pub(super) fn into_piece(self) -> Piece {
+        self.piece
     }
 
     /// The bytes at `offset`, or none where the file ends before they do.
@@ -231,25 +262,28 @@ impl<'a, R: ReadAt + ?Sized> Window<'a, R> {
         if offset + count as u64 > self.limit {
             return Ok(None);
         }
-        if offset < self.start || offset + count as u64 > self.start + self.bytes.len() as u64 {
+        if offset < self.piece.start || offset + count as u64 > self.piece.end() {
             self.fill(offset, count)?;
         }
-        let at = (offset - self.start) as usize;
-        Ok(self.bytes.get(at..at + count))
+        let at = (offset - self.piece.start) as usize;
+        Ok(self.piece.bytes[..self.piece.filled].get(at..at + count))
     }
 
     fn fill(&mut self, offset: u64, count: usize) -> io::Result<()> {
-        let wanted = count.max(self.chunk_bytes).min((self.limit - offset) as usize);
-        self.start = offset;
-        self.bytes.resize(wanted, 0);
-        let mut filled = 0;
-        while filled < wanted {
-            match self.source.read_at(&mut self.bytes[filled..], offset + filled as u64)? {
+        let goes_on = (self.piece.start..=self.piece.end()).contains(&offset);
+        let at_once = if goes_on { self.next_bytes } else { self.chunk_bytes };
+        let wanted = count.max(at_once).min((self.limit - offset) as usize);
+        let Piece { bytes, filled, start } = &mut self.piece;
+        (*start, *filled) = (offset, 0);
+        if bytes.len() < wanted {
+            bytes.resize(wanted, 0);
+        }
+        while *filled < wanted {
+            match self.source.read_at(&mut bytes[*filled..wanted], offset + *filled as u64)? {
                 0 => break,
-                more => filled += more,
+                more => *filled += more,
             }
         }
-        self.bytes.truncate(filled);
         Ok(())
     }
 }
