@@ -193,6 +193,25 @@ impl Session {
         queues.push(&mut lane.queue, Queued { sequence, delivery });
     }
 
+    /// The number of a message that need not wait in its lane, though it takes its place in it.
+    pub(crate) fn pass_through(&mut self, name: LaneName) -> u64 {
+        let sequence = self.lanes[name as usize].next_sequence;
+        self.lanes[name as usize].next_sequence += 1;
+        sequence
+    }
+
+    /// Whether nothing waits that a message of this lane, which needs no record, would overtake.
+    pub(crate) fn is_clear(&mut self, name: LaneName, durable: Lsn) -> bool {
+        let next = self.lane(name).next_sequence;
+        self.queued() == 0
+            && self.unsent == 0
+            && self.backlog.is_empty()
+            && self.attached_at <= durable
+            && !self.lane(name).is_gated(next, durable)
+            && self.can_launch(Number::Own(name, next))
+            && self.is_safe(name, next, durable)
+    }
+
     /// The message whose turn is next, of those that are durable.
     pub(crate) fn front(&self, queues: &Queues, durable: Lsn) -> Option<(LaneName, Peek)> {
         LaneName::ALL.into_iter().find_map(|name| {

@@ -25,6 +25,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// so many of them at a time.
 const RETRIED_AT_ONCE: usize = 16;
 
+/// What was read ahead is dropped when nobody asks for so long.
+const AHEAD_KEPT: Duration = Duration::from_secs(1);
 /// What a record takes beside its bytes, while it is under way.
 const OVERHEAD_BYTES: usize = 1024;
 
@@ -161,6 +163,7 @@ struct Reading<'a> {
 fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
     let now = Instant::now();
     let mut reading = Reading { reader, report, again: VecDeque::new(), again_at: now, line_at: now };
+    let mut ahead = None;
     loop {
         let mut state = shared.state();
         let mut asked = std::mem::take(&mut state.asked);
@@ -175,16 +178,20 @@ fn read_forever(reader: &BodyReader, shared: &Shared, report: &LogReport) {
             reading.again_at = Instant::now() + RETRY;
         }
         if asked.is_empty() {
-            match reading.again.is_empty() {
+            let (parked, most) = (Instant::now(), if reading.again.is_empty() { AHEAD_KEPT } else { wait });
+            match reading.again.is_empty() && ahead.is_none() {
                 true => thread::park(),
-                false => thread::park_timeout(wait),
+                false => thread::park_timeout(most),
+            }
+            if parked.elapsed() >= AHEAD_KEPT {
+                ahead = None;
             }
             continue;
         }
         // In the order of the log, neighbours are read at once.
         asked.sort_unstable();
-        let mut ahead = ReadAhead::default();
-        let mut answers: Vec<Fetched> = asked.into_iter().filter_map(|asked| reading.read(asked, &mut ahead)).collect();
+        let ahead: &mut ReadAhead = ahead.get_or_insert_default();
+        let mut answers: Vec<Fetched> = asked.into_iter().filter_map(|asked| reading.read(asked, ahead)).collect();
         let put_off: usize = reading.again.iter().map(|asked| asked.bytes).sum();
         if shared.put_off_bytes.swap(put_off, Ordering::AcqRel) == put_off && answers.is_empty() {
             continue;

@@ -345,6 +345,19 @@ impl Shard {
             return;
         };
         let delivery = Delivery::of(publication, durable_at, qos, retain);
+        // Without a record it waits for nothing but its client.
+        if durable_at == Lsn(0)
+            && publication.expires_at.is_none_or(|at| at > now)
+            && let Some(connection) = session.connection.and_then(|id| self.connections.get(id.index()))
+            && connection.has_window()
+            && session.is_clear(lane, self.durable)
+        {
+            let sequence = session.pass_through(lane);
+            self.changed.session(matched.session);
+            let delivery = Delivery { identifiers: matched.identifiers, ..delivery };
+            self.send(now, matched.session, publication.keep(), delivery, Some((lane, sequence)));
+            return;
+        }
         session.enqueue(&mut self.queues, lane, Delivery { identifiers: matched.identifiers, ..delivery });
         self.changed.session(matched.session);
         if session.connection.is_none() {
