@@ -105,11 +105,11 @@ pub(crate) struct Connection {
     /// Whether it stands in the list of connections to flush.
     pub(crate) dirty: bool,
     /// One and a half keep alives; 0 means no timeout.
-    pub(crate) silence_max_milliseconds: u64,
+    pub(crate) silence_max_milliseconds: u32,
     pub(crate) last_received: Millis,
     /// When the silence is looked at next.
     pub(crate) keep_alive_check: Millis,
-    pub(crate) will: Option<KeptWill>,
+    pub(crate) will: Option<Box<KeptWill>>,
     /// Receive Maximum of the client, within our own bound.
     pub(crate) window: u16,
     /// QoS 1 and 2 messages sent on this connection and not yet acknowledged.
@@ -117,7 +117,8 @@ pub(crate) struct Connection {
     /// Maximum Packet Size of the client.
     pub(crate) packet_bytes_max: u32,
     pub(crate) aliases_in: Vec<Option<Arc<str>>>,
-    aliases_out: AliasesOut,
+    /// There where the client takes aliases.
+    aliases_out: Option<Box<AliasesOut>>,
     pub(crate) problem_information: bool,
     pub(crate) authentication_method: Option<String>,
     /// Between AUTH 0x19 and its outcome.
@@ -130,7 +131,7 @@ pub(crate) struct Connection {
     /// QoS 2 publishes received on this connection and not yet released.
     pub(crate) unreleased: u32,
     /// The second in which refusals were last told, and how many.
-    refusals_told: (u64, u8),
+    refusals_told: (u32, u8),
 }
 
 /// Topic aliases towards the client: the first topics get them, for as long as the connection lives.
@@ -141,11 +142,14 @@ struct AliasesOut {
 }
 
 impl AliasesOut {
+    /// `None` where the client takes none.
+    fn new(max: u16, hash_seed: u64) -> Option<Box<AliasesOut>> {
+        let by_topic = || HashMap::with_hasher(FixedState::with_seed(hash_seed));
+        (max > 0).then(|| Box::new(AliasesOut { max, by_topic: by_topic() }))
+    }
+
     /// The alias of the topic, and whether the client already knows it.
     fn choose(&self, topic: &str) -> Option<(NonZeroU16, bool)> {
-        if self.max == 0 {
-            return None;
-        }
         if let Some(&alias) = self.by_topic.get(topic) {
             return Some((alias, true));
         }
@@ -163,7 +167,7 @@ pub(crate) struct ConnectionTerms {
     pub(crate) problem_information: bool,
     pub(crate) session_expiry_seconds: u32,
     pub(crate) authentication_method: Option<String>,
-    pub(crate) will: Option<KeptWill>,
+    pub(crate) will: Option<Box<KeptWill>>,
     pub(crate) hash_seed: u64,
 }
 
@@ -185,7 +189,7 @@ impl Connection {
             outbox: Outbox::default(),
             corked: false,
             dirty: false,
-            silence_max_milliseconds: u64::from(terms.keep_alive_seconds) * 1500,
+            silence_max_milliseconds: u32::from(terms.keep_alive_seconds) * 1500,
             last_received: now,
             keep_alive_check: now,
             will: terms.will,
@@ -193,10 +197,7 @@ impl Connection {
             unacknowledged: 0,
             packet_bytes_max: terms.packet_bytes_max,
             aliases_in: Vec::new(),
-            aliases_out: AliasesOut {
-                max: terms.alias_outbound_max,
-                by_topic: HashMap::with_hasher(FixedState::with_seed(terms.hash_seed)),
-            },
+            aliases_out: AliasesOut::new(terms.alias_outbound_max, terms.hash_seed),
             problem_information: terms.problem_information,
             authentication_method: terms.authentication_method,
             reauthenticating: false,
@@ -216,7 +217,8 @@ impl Connection {
     /// Whether one more refusal gets a line in the log: a client that is refused all the time must not drown it.
     pub(crate) fn tells_refusal(&mut self, now: Millis) -> bool {
         const PER_SECOND: u8 = 10;
-        let second = now.0 / 1000;
+        // Of the second, so much is enough to tell it from the one before.
+        let second = (now.0 / 1000) as u32;
         let told = if self.refusals_told.0 == second { self.refusals_told.1 } else { 0 };
         self.refusals_told = (second, told.saturating_add(1));
         told < PER_SECOND
@@ -272,7 +274,7 @@ impl Connection {
             Payload::Borrowed(payload) => payload,
             Payload::Shared(payload) => payload,
         };
-        let mut alias = self.aliases_out.choose(outgoing.topic);
+        let mut alias = self.aliases_out.as_ref().and_then(|aliases| aliases.choose(outgoing.topic));
         let mut head = self.head(now, outgoing, alias);
         if matches!(alias, Some((_, false))) && head.packet_bytes(self.version) > self.packet_bytes_max as usize {
             // A new alias costs three bytes before it saves any.
@@ -294,15 +296,15 @@ impl Connection {
             Some(payload) => self.outbox.push_shared(payload.clone()),
             None => tail.extend_from_slice(payload),
         }
-        if let Some((alias, false)) = alias {
-            self.aliases_out.by_topic.insert(outgoing.topic.into(), alias);
+        if let (Some((alias, false)), Some(aliases)) = (alias, &mut self.aliases_out) {
+            aliases.by_topic.insert(outgoing.topic.into(), alias);
         }
         Ok(())
     }
 
     /// Whether others may get the same bytes as this client, and it does not get them later than they do.
     pub(crate) fn takes_common(&self, identifiers: &[u32]) -> bool {
-        !self.corked && self.aliases_out.max == 0 && identifiers.is_empty()
+        !self.corked && self.aliases_out.is_none() && identifiers.is_empty()
     }
 
     /// The PUBLISH as every client of this version gets it who takes what is common; to be given to this one at once. `None` where the

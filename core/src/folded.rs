@@ -209,7 +209,7 @@ pub(crate) fn put_session(
     value.put_u32(session.received.len() as u32);
     session.received.iter().for_each(|id| value.put_u16(id.get()));
     value.put_u32(session.subscriptions.len() as u32);
-    for (filter, subscription) in &session.subscriptions {
+    for (filter, subscription) in session.subscriptions.iter() {
         value.put_u8(subscription.bits());
         value.put_u32(subscription.identifier);
         put_text(&mut value, filter);
@@ -288,9 +288,12 @@ fn put_lane(
     let saved = (first_part, lane.next_sequence.div_ceil(PART).max(first_part));
     value.put_u64(saved.0);
     value.put_u64(saved.1);
-    let lane = session.lane_mut(name);
-    lane.saved = saved;
-    lane.saved_through = lane.next_sequence;
+    // Before the first message there is no lane, and nothing to note.
+    if lane.next_sequence > 0 {
+        let lane = session.lane_mut(name);
+        lane.saved = saved;
+        lane.saved_through = lane.next_sequence;
+    }
     walked / 16
 }
 

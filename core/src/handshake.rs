@@ -123,7 +123,7 @@ pub struct ConnectRequest {
     pub(crate) problem_information: bool,
     pub(crate) authentication_method: Option<String>,
     pub(crate) authentication_data: Vec<u8>,
-    pub(crate) will: Option<KeptWill>,
+    pub(crate) will: Option<Box<KeptWill>>,
     pub(crate) overflow: Overflow,
 }
 
@@ -319,10 +319,12 @@ impl Handshake {
             authentication_method: properties.authentication_method.map(str::to_owned),
             authentication_data: Vec::new(),
             overflow: self.policy.overflow,
-            will: connect.will.as_ref().map(|will| KeptWill {
-                message: Message::of_will(will),
-                delay_seconds: will.delay_interval_seconds.unwrap_or(0),
-                expiry_seconds: will.message_expiry_interval_seconds,
+            will: connect.will.as_ref().map(|will| {
+                Box::new(KeptWill {
+                    message: Message::of_will(will),
+                    delay_seconds: will.delay_interval_seconds.unwrap_or(0),
+                    expiry_seconds: will.message_expiry_interval_seconds,
+                })
             }),
         }
     }

@@ -32,6 +32,43 @@ impl LaneName {
     }
 }
 
+/// Both lanes of a session. They are made with its first message: in a large fleet most sessions wait for one, and pay
+/// for none.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes(Option<Box<[Lane; 2]>>);
+
+impl Lanes {
+    pub(crate) fn get(&self, name: LaneName) -> &Lane {
+        self.0.as_ref().map_or(&UNUSED, |lanes| &lanes[name as usize])
+    }
+
+    /// Makes the lanes, where nothing went through them yet.
+    pub(crate) fn get_mut(&mut self, name: LaneName) -> &mut Lane {
+        &mut self.0.get_or_insert_default()[name as usize]
+    }
+
+    /// Both lanes, or none where nothing went through them yet.
+    pub(crate) fn used(&self) -> impl Iterator<Item = &Lane> {
+        self.0.iter().flat_map(|lanes| lanes.iter())
+    }
+
+    /// Likewise, with their names.
+    pub(crate) fn used_mut(&mut self) -> impl Iterator<Item = (LaneName, &mut Lane)> {
+        self.0.iter_mut().flat_map(|lanes| LaneName::ALL.into_iter().zip(lanes.iter_mut()))
+    }
+}
+
+static UNUSED: Lane = Lane {
+    queue: Queue::EMPTY,
+    next_sequence: 0,
+    sent_through: 0,
+    saved_through: 0,
+    saved: (0, 0),
+    known: 0,
+    recorded: (0, Lsn(0)),
+    gate: (0, Lsn(0)),
+};
+
 /// A queue of a session, with the numbers of what went through it.
 #[derive(Debug, Default)]
 pub(crate) struct Lane {

@@ -23,6 +23,9 @@ mod retained;
 mod session;
 mod shard;
 mod shared;
+#[cfg(test)]
+mod sizes;
+mod subscriptions;
 mod time;
 
 pub use causeway_fleet::Principal;

@@ -3,23 +3,22 @@
 //! Owns its subscriptions, the messages queued for and in flight to its client, packet identifiers, and the QoS 2
 //! identifiers it has received. It never encodes a packet and never knows other sessions.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
 use causeway_fleet::Principal;
 use causeway_protocol::{PacketId, QoS};
-use foldhash::fast::FixedState;
 use smallvec::SmallVec;
 
 use crate::connection::{ConnectionId, KeptWill};
 use crate::folded::FoldedLane;
-use crate::index::Subscription;
-use crate::lane::{LOOSE_IDS, Lane, LaneName, LaneProgress, Number};
+use crate::lane::{LOOSE_IDS, Lane, LaneName, LaneProgress, Lanes, Number};
 use crate::limits::Overflow;
 use crate::message::Message;
 use crate::queue::{Delivery, Expiry, Peek, Queued, Queues};
 use crate::shared::GroupKey;
+use crate::subscriptions::Subscriptions;
 use crate::{Bound, Limits, Lsn, Millis};
 
 /// A dense key; reused after the session ended, so whoever keeps one across time keeps the epoch, too.
@@ -68,10 +67,9 @@ pub(crate) struct Session {
     pub(crate) expiry_seconds: u32,
     /// When it ends; set while there is no connection.
     pub(crate) expires_at: Option<Millis>,
-    /// By filter; a shared subscription stands under its whole `$share/...` text.
-    pub(crate) subscriptions: HashMap<Box<str>, Subscription, FixedState>,
+    pub(crate) subscriptions: Subscriptions,
     pub(crate) groups: Vec<GroupKey>,
-    lanes: [Lane; 2],
+    lanes: Lanes,
     /// Bytes of all messages it holds, queued or in flight.
     pub(crate) held_bytes: usize,
     /// When the first queued message expires, if any does.
@@ -97,7 +95,7 @@ pub(crate) struct Session {
     pub(crate) overflow: Overflow,
     /// QoS 2 packet identifiers received and not yet released.
     pub(crate) received: BTreeSet<PacketId>,
-    pub(crate) will: Option<DelayedWill>,
+    pub(crate) will: Option<Box<DelayedWill>>,
     /// The routing turn that saw the session last, and where it stands among that turn's matches.
     pub(crate) mark: (u64, u32),
     /// Whether a full queue was already reported since it last had room.
@@ -116,7 +114,7 @@ pub(crate) fn queue_room(limits: &Limits, queued: (usize, usize), bytes: usize) 
 }
 
 impl Session {
-    pub(crate) fn new(client_id: Arc<str>, principal: Principal, epoch: u64, hash_seed: u64) -> Self {
+    pub(crate) fn new(client_id: Arc<str>, principal: Principal, epoch: u64) -> Self {
         Session {
             client_id,
             principal,
@@ -124,9 +122,9 @@ impl Session {
             connection: None,
             expiry_seconds: 0,
             expires_at: None,
-            subscriptions: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
+            subscriptions: Subscriptions::default(),
             groups: Vec::new(),
-            lanes: Default::default(),
+            lanes: Lanes::default(),
             held_bytes: 0,
             first_expiry: Expiry::NEVER,
             backlog: VecDeque::new(),
@@ -147,11 +145,16 @@ impl Session {
     }
 
     pub(crate) fn lane(&self, name: LaneName) -> &Lane {
-        &self.lanes[name as usize]
+        self.lanes.get(name)
     }
 
     pub(crate) fn lane_mut(&mut self, name: LaneName) -> &mut Lane {
-        &mut self.lanes[name as usize]
+        self.lanes.get_mut(name)
+    }
+
+    /// The lanes that messages went through.
+    pub(crate) fn used_lanes_mut(&mut self) -> impl Iterator<Item = (LaneName, &mut Lane)> {
+        self.lanes.used_mut()
     }
 
     /// Gives it a connection: all that is in flight is to be sent again.
@@ -171,7 +174,7 @@ impl Session {
 
     /// Messages that wait for their turn.
     pub(crate) fn queued(&self) -> usize {
-        self.lanes.iter().map(|lane| lane.queue.len()).sum()
+        self.lanes.used().map(|lane| lane.queue.len()).sum()
     }
 
     /// Whether a message of so many bytes may be queued, or which bound forbids it.
@@ -187,7 +190,7 @@ impl Session {
     pub(crate) fn enqueue(&mut self, queues: &mut Queues, name: LaneName, delivery: Delivery) {
         self.held_bytes += delivery.bytes as usize;
         self.first_expiry = self.first_expiry.min(delivery.expires);
-        let lane = &mut self.lanes[name as usize];
+        let lane = self.lanes.get_mut(name);
         let sequence = lane.next_sequence;
         lane.next_sequence += 1;
         queues.push(&mut lane.queue, Queued { sequence, delivery });
@@ -223,7 +226,7 @@ impl Session {
 
     /// Takes the first message of a lane; it is still owed.
     pub(crate) fn dequeue(&mut self, queues: &mut Queues, name: LaneName) -> Option<Queued> {
-        let queued = queues.pop(&mut self.lanes[name as usize].queue)?;
+        let queued = queues.pop(&mut self.lanes.get_mut(name).queue)?;
         self.held_bytes -= queued.delivery.bytes as usize;
         self.noticed_room();
         Some(queued)
@@ -281,7 +284,7 @@ impl Session {
 
     /// Whether giving up what is queued would make room for so many bytes.
     pub(crate) fn gives_room(&self, limits: &Limits, bytes: usize) -> bool {
-        let queued: usize = self.lanes.iter().map(|lane| lane.queue.bytes()).sum();
+        let queued: usize = self.lanes.used().map(|lane| lane.queue.bytes()).sum();
         queue_room(limits, (0, self.held_bytes - queued), bytes).is_ok()
     }
 
@@ -354,7 +357,7 @@ impl Session {
         }
         let mut dropped = 0;
         self.first_expiry = Expiry::NEVER;
-        for lane in &mut self.lanes {
+        for (_, lane) in self.lanes.used_mut() {
             let first = queues.pool.front(&lane.queue).map_or(lane.next_sequence, |front| front.sequence);
             let (count, bytes) = queues.drop_where(&mut lane.queue, |peek| peek.is_expired(now));
             if count > 0 {
@@ -380,7 +383,7 @@ impl Session {
     ) -> (u64, Range<u64>) {
         let (mut dropped, mut range) = (0, 0..0);
         while self.room(limits, bytes).is_err()
-            && let Some(queued) = queues.pop(&mut self.lanes[name as usize].queue)
+            && let Some(queued) = queues.pop(&mut self.lanes.get_mut(name).queue)
         {
             self.held_bytes -= queued.delivery.bytes as usize;
             queues.bodies.settle(queued.delivery.lsn);
@@ -437,7 +440,7 @@ impl Session {
     /// What `held_bytes` must be.
     #[cfg(test)]
     pub(crate) fn counted_bytes(&self) -> usize {
-        let queued: usize = self.lanes.iter().map(|lane| lane.queue.bytes()).sum();
+        let queued: usize = self.lanes.used().map(|lane| lane.queue.bytes()).sum();
         let in_flight = self.inflight.iter().map(|inflight| match &inflight.phase {
             Phase::Publish(delivery) => delivery.bytes as usize,
             Phase::Release(_) => 0,
@@ -451,7 +454,10 @@ impl Session {
             let is_done = |sequence: u64| sequence < *next && open.binary_search(&sequence).is_err();
             let done = |inflight: &Inflight| matches!(inflight.number, Number::Own(lane, sequence) if lane == name && is_done(sequence));
             self.inflight.retain(|inflight| !done(inflight));
-            let lane = &mut self.lanes[name as usize];
+            if *next == 0 && *sent_through == 0 && open.is_empty() {
+                continue;
+            }
+            let lane = self.lanes.get_mut(name);
             let first = queues.pool.front(&lane.queue).map_or(lane.next_sequence, |front| front.sequence);
             let (count, bytes) = queues.drop_below(&mut lane.queue, *next, |peek| is_done(peek.sequence));
             // After a replay the open ones stand in the queue again, with those between them gone.
@@ -469,6 +475,9 @@ impl Session {
 
     /// Takes a lane's numbers from the folded state.
     pub(crate) fn restore_lane(&mut self, name: LaneName, terms: &FoldedLane) {
+        if terms.next_sequence == 0 {
+            return;
+        }
         let oldest = terms.open.first().map_or(terms.next, |open| (*open).min(terms.next));
         let lane = self.lane_mut(name);
         lane.next_sequence = terms.next_sequence;
@@ -482,12 +491,12 @@ impl Session {
     pub(crate) fn restore_queued(&mut self, queues: &mut Queues, name: LaneName, queued: Queued) {
         self.held_bytes += queued.delivery.bytes as usize;
         self.first_expiry = self.first_expiry.min(queued.delivery.expires);
-        queues.push(&mut self.lanes[name as usize].queue, queued);
+        queues.push(&mut self.lanes.get_mut(name).queue, queued);
     }
 
     /// Replays a PUBREC: the message of this sequence is with its client, and only PUBREL is left.
     pub(crate) fn replay_received(&mut self, queues: &mut Queues, name: LaneName, sequence: u64) {
-        let lane = &mut self.lanes[name as usize];
+        let lane = self.lanes.get_mut(name);
         let (count, bytes) = queues.drop_one(&mut lane.queue, sequence);
         if count > 0 {
             lane.thinned(sequence);
@@ -569,7 +578,7 @@ mod tests {
     }
 
     fn session() -> Session {
-        Session::new("c".into(), Principal::Anonymous, 1, 0)
+        Session::new("c".into(), Principal::Anonymous, 1)
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Everybody who subscribed to one filter.
 //!
 //! Owns dense iteration (a fan-out walks it for every message) and removal that stays cheap when a broadcast has
-//! very many subscribers.
+//! very many subscribers. Most filters are one vehicle's own, and cost no memory beside the index's entry.
 
 use std::collections::HashMap;
 
@@ -15,18 +15,97 @@ use crate::shared::GroupKey;
 const POSITIONS_FROM: usize = 32;
 
 #[derive(Debug, Default)]
-pub(crate) struct Subscribers {
+pub(crate) enum Subscribers {
+    #[default]
+    None,
+    One(SessionKey, Subscription),
+    Many(Box<Crowd>),
+}
+
+impl Subscribers {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Subscribers::None => true,
+            Subscribers::One(..) => false,
+            Subscribers::Many(crowd) => crowd.is_empty(),
+        }
+    }
+
+    pub(crate) fn visit(&self, visit: &mut impl FnMut(Target)) {
+        match self {
+            Subscribers::None => {}
+            Subscribers::One(session, subscription) => visit(Target::Session(*session, *subscription)),
+            Subscribers::Many(crowd) => crowd.visit(visit),
+        }
+    }
+
+    /// Adds or replaces; whether there was one.
+    pub(crate) fn insert(&mut self, session: SessionKey, subscription: Subscription) -> bool {
+        match self {
+            Subscribers::None => {
+                *self = Subscribers::One(session, subscription);
+                false
+            }
+            Subscribers::One(one, of_one) if *one == session => {
+                *of_one = subscription;
+                true
+            }
+            Subscribers::One(one, of_one) => {
+                let sessions = vec![(*one, *of_one), (session, subscription)];
+                *self = Subscribers::Many(Box::new(Crowd { sessions, ..Crowd::default() }));
+                false
+            }
+            Subscribers::Many(crowd) => crowd.insert(session, subscription),
+        }
+    }
+
+    /// Removes; whether it was there.
+    pub(crate) fn remove(&mut self, session: SessionKey) -> bool {
+        match self {
+            Subscribers::One(one, _) if *one == session => {
+                *self = Subscribers::None;
+                true
+            }
+            Subscribers::None | Subscribers::One(..) => false,
+            Subscribers::Many(crowd) => crowd.remove(session),
+        }
+    }
+
+    pub(crate) fn insert_group(&mut self, group: GroupKey) {
+        let sessions = match self {
+            Subscribers::None => Vec::new(),
+            Subscribers::One(session, subscription) => vec![(*session, *subscription)],
+            Subscribers::Many(crowd) => {
+                crowd.groups.push(group);
+                return;
+            }
+        };
+        *self = Subscribers::Many(Box::new(Crowd { sessions, groups: vec![group], ..Crowd::default() }));
+    }
+
+    /// Removes; whether it was there.
+    pub(crate) fn remove_group(&mut self, group: GroupKey) -> bool {
+        let Subscribers::Many(crowd) = self else { return false };
+        let before = crowd.groups.len();
+        crowd.groups.retain(|&other| other != group);
+        crowd.groups.len() < before
+    }
+}
+
+/// More than one session, or groups; perhaps fewer again.
+#[derive(Debug, Default)]
+pub(crate) struct Crowd {
     sessions: Vec<(SessionKey, Subscription)>,
     positions: Option<HashMap<SessionKey, u32, FixedState>>,
     groups: Vec<GroupKey>,
 }
 
-impl Subscribers {
-    pub(crate) fn is_empty(&self) -> bool {
+impl Crowd {
+    fn is_empty(&self) -> bool {
         self.sessions.is_empty() && self.groups.is_empty()
     }
 
-    pub(crate) fn visit(&self, visit: &mut impl FnMut(Target)) {
+    fn visit(&self, visit: &mut impl FnMut(Target)) {
         for &(session, subscription) in &self.sessions {
             visit(Target::Session(session, subscription));
         }
@@ -35,8 +114,7 @@ impl Subscribers {
         }
     }
 
-    /// Adds or replaces; whether there was one.
-    pub(crate) fn insert(&mut self, session: SessionKey, subscription: Subscription) -> bool {
+    fn insert(&mut self, session: SessionKey, subscription: Subscription) -> bool {
         if let Some(at) = self.position(session) {
             self.sessions[at].1 = subscription;
             return true;
@@ -56,8 +134,7 @@ impl Subscribers {
         false
     }
 
-    /// Removes; whether it was there.
-    pub(crate) fn remove(&mut self, session: SessionKey) -> bool {
+    fn remove(&mut self, session: SessionKey) -> bool {
         let Some(at) = self.position(session) else {
             return false;
         };
@@ -74,21 +151,20 @@ impl Subscribers {
         true
     }
 
-    pub(crate) fn insert_group(&mut self, group: GroupKey) {
-        self.groups.push(group);
-    }
-
-    /// Removes; whether it was there.
-    pub(crate) fn remove_group(&mut self, group: GroupKey) -> bool {
-        let before = self.groups.len();
-        self.groups.retain(|&other| other != group);
-        self.groups.len() < before
-    }
-
     fn position(&self, session: SessionKey) -> Option<usize> {
         match &self.positions {
             Some(positions) => positions.get(&session).map(|&at| at as usize),
             None => self.sessions.iter().position(|(other, _)| *other == session),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_of_one_vehicle_costs_little() {
+        assert_eq!(size_of::<Subscribers>(), 16);
     }
 }

@@ -54,11 +54,14 @@ pub(crate) struct Queue {
 
 impl Default for Queue {
     fn default() -> Self {
-        Queue { head: NONE, tail: NONE, len: 0, first: 0, bytes: 0 }
+        Queue::EMPTY
     }
 }
 
 impl Queue {
+    /// Nothing waits.
+    pub(crate) const EMPTY: Queue = Queue { head: NONE, tail: NONE, len: 0, first: 0, bytes: 0 };
+
     pub(crate) fn len(&self) -> usize {
         self.len as usize
     }

@@ -8,7 +8,6 @@ use super::Shard;
 use super::changed::{Changed, Keys};
 use crate::Lsn;
 use crate::folded;
-use crate::lane::LaneName;
 use crate::session::SessionKey;
 use crate::shared::GroupKey;
 
@@ -86,9 +85,7 @@ impl Shard {
     fn change_everything(&mut self, checkpoint: &mut Checkpoint) {
         for (key, session) in &mut self.sessions {
             checkpoint.sessions.insert(key as SessionKey);
-            for name in LaneName::ALL {
-                session.lane_mut(name).forget_saved();
-            }
+            session.used_lanes_mut().for_each(|(_, lane)| lane.forget_saved());
         }
         checkpoint.groups = self.groups.iter().map(|(key, _)| key).collect();
         checkpoint.topics = self.retained.topics();
@@ -144,7 +141,7 @@ impl Shard {
         let as_of = self.recorder.last();
         let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.recorded) else { return 0 };
         let open = session.connection.and_then(|id| self.connections.get(id.index()));
-        let will = open.and_then(|connection| connection.will.as_ref());
+        let will = open.and_then(|connection| connection.will.as_deref());
         folded::put_session(session, &self.queues, open.is_some(), will, as_of, changes)
     }
 

@@ -10,7 +10,6 @@ use super::deliver::Origin;
 use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::effect::{Effect, EventLevel};
-use crate::lane::LaneName;
 use crate::message::Publication;
 use crate::session::{DelayedWill, Phase, SessionKey};
 use crate::{ConnectionId, Millis};
@@ -106,7 +105,7 @@ impl Shard {
             return;
         };
         session.connection = None;
-        self.lose_connection(now, key, will);
+        self.lose_connection(now, key, will.map(|will| *will));
     }
 
     /// What a session does without a connection: its will, its end, and others for its shared messages.
@@ -172,7 +171,7 @@ impl Shard {
             return;
         };
         let in_flight = session.groups_in_flight();
-        let filters: Vec<Box<str>> = session.subscriptions.drain().map(|(filter, _)| filter).collect();
+        let filters = session.subscriptions.take_filters();
         for filter in &filters {
             self.drop_subscription(now, key, filter, true);
         }
@@ -186,8 +185,8 @@ impl Shard {
         };
         self.session_by_client.remove(&session.client_id);
         self.backlog_messages -= session.backlog.len();
-        for name in LaneName::ALL {
-            self.counters.dropped_session_ended += self.queues.clear(&mut session.lane_mut(name).queue);
+        for (_, lane) in session.used_lanes_mut() {
+            self.counters.dropped_session_ended += self.queues.clear(&mut lane.queue);
         }
         for inflight in session.inflight {
             self.counters.dropped_session_ended += 1;

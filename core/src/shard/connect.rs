@@ -126,12 +126,12 @@ impl Shard {
             //= [MQTT-3.1.2-4] Clean Start discards what there is
             Some(key) if request.clean_start => {
                 self.end_session(now, key);
-                self.insert_session(request)
+                self.insert_session(id, request)
             }
             //= [MQTT-3.1.2-5] without Clean Start the session goes on
             Some(key) => key,
             //= [MQTT-3.1.2-6] where there is none, one is made
-            None => self.insert_session(request),
+            None => self.insert_session(id, request),
         };
         //= [MQTT-3.1.3-9] a delayed will is not sent when the session goes on in time
         self.disarm_session(key);
@@ -139,19 +139,23 @@ impl Shard {
         session.expiry_seconds = granted_expiry(&self.limits, request.session_expiry_seconds.unwrap_or(0));
         session.overflow = request.overflow;
         session.attach(id);
+        let client_id = Arc::clone(&session.client_id);
         let will = self.connections[id.index()].will.take();
-        self.record_attached(now, key, will.as_ref());
+        self.record_attached(now, key, will.as_deref());
         let last = if self.is_recorded(key) { self.recorder.last() } else { Lsn(0) };
         self.sessions[key as usize].attached_at = last;
-        self.connections[id.index()].will = will;
-        self.connections[id.index()].session = Some(key);
+        let connection = &mut self.connections[id.index()];
+        // The same text, kept once.
+        connection.client_id = client_id;
+        connection.will = will;
+        connection.session = Some(key);
         (key, resumed.is_some() && !request.clean_start)
     }
 
-    fn insert_session(&mut self, request: &ConnectRequest) -> SessionKey {
+    fn insert_session(&mut self, id: ConnectionId, request: &ConnectRequest) -> SessionKey {
         self.epoch += 1;
-        let client_id: Arc<str> = request.client_id.as_str().into();
-        let session = Session::new(Arc::clone(&client_id), request.principal.clone(), self.epoch, self.hash_seed);
+        let client_id = Arc::clone(&self.connections[id.index()].client_id);
+        let session = Session::new(Arc::clone(&client_id), request.principal.clone(), self.epoch);
         let key = self.sessions.insert(session) as SessionKey;
         self.session_by_client.insert(client_id, key);
         key

@@ -262,8 +262,9 @@ impl Shard {
         let oldest = lanes.each_ref().map(|lane| lane.open.first().map_or(lane.next, |open| lane.next.min(*open)));
         let at = self.append(now, Event::Progress { session: epoch, backlog, lanes });
         if let Some(session) = self.sessions.get_mut(key as usize) {
-            for (name, oldest) in LaneName::ALL.into_iter().zip(oldest) {
-                session.lane_mut(name).progressed(oldest, at);
+            // There are both lanes or none.
+            for ((_, lane), oldest) in session.used_lanes_mut().zip(oldest) {
+                lane.progressed(oldest, at);
             }
         }
     }

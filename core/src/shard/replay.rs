@@ -106,8 +106,7 @@ impl Shard {
         for (key, _) in &attached {
             let Some(session) = self.sessions.get_mut(*key as usize) else { continue };
             // Whatever waited may have been sent since its progress was last recorded. The wills that follow were not.
-            for name in LaneName::ALL {
-                let lane = session.lane_mut(name);
+            for (_, lane) in session.used_lanes_mut() {
                 lane.sent_through = lane.next_sequence;
             }
         }
@@ -190,7 +189,7 @@ impl Shard {
                 self.replay_subscribed(at, now, key, filter, (subscription, sends_retained))?;
             }
             Event::Unsubscribed { filter, .. } => {
-                if self.sessions[key as usize].subscriptions.remove(filter).is_some() {
+                if self.sessions[key as usize].subscriptions.remove(filter) {
                     self.drop_subscription(now, key, filter, false);
                 }
             }
@@ -279,7 +278,7 @@ impl Shard {
 
     fn replay_opened(&mut self, replay: &mut Replay, epoch: u64, client_id: &str, principal: Principal) {
         let client_id: Arc<str> = client_id.into();
-        let mut session = Session::new(Arc::clone(&client_id), principal, epoch, self.hash_seed);
+        let mut session = Session::new(Arc::clone(&client_id), principal, epoch);
         session.recorded = true;
         let key = self.sessions.insert(session) as SessionKey;
         self.session_by_client.insert(client_id, key);

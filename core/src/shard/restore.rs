@@ -85,7 +85,7 @@ impl Shard {
 
     fn restore_session(&mut self, replay: &mut Replay, folded: FoldedSession<'_>) -> Result<(), RecordError> {
         let client_id: Arc<str> = folded.client_id.into();
-        let mut session = Session::new(Arc::clone(&client_id), folded.principal, folded.epoch, self.hash_seed);
+        let mut session = Session::new(Arc::clone(&client_id), folded.principal, folded.epoch);
         session.recorded = true;
         session.expiry_seconds = folded.expiry_seconds;
         session.overflow = folded.overflow;

@@ -104,7 +104,7 @@ impl Shard {
         (options, subscription): (SubscriptionOptions, Subscription),
     ) -> Result<Lsn, (ReasonCode, String)> {
         self.check_filter(id, key, filter)?;
-        let existed = self.sessions[key as usize].subscriptions.contains_key(filter);
+        let existed = self.sessions[key as usize].subscriptions.contains(filter);
         let sends_retained = wants_retained(filter, options, existed);
         // Found before anything changes, so that a refusal leaves no trace.
         let due = if sends_retained { self.retained_due(now, key, filter)? } else { Vec::new() };
@@ -146,7 +146,7 @@ impl Shard {
             }
         }
         let subscriptions = &mut self.sessions[key as usize].subscriptions;
-        Ok(subscriptions.insert(filter.into(), subscription).is_some())
+        Ok(subscriptions.insert(filter, subscription, self.hash_seed))
     }
 
     fn check_filter(&mut self, id: ConnectionId, key: SessionKey, filter: &str) -> Result<(), (ReasonCode, String)> {
@@ -169,7 +169,7 @@ impl Shard {
             return refuse(ReasonCode::WildcardSubscriptionsNotSupported, "wildcards are not on offer");
         }
         let subscriptions = &self.sessions[key as usize].subscriptions;
-        if subscriptions.len() >= limits.subscriptions_per_session_max && !subscriptions.contains_key(filter) {
+        if subscriptions.len() >= limits.subscriptions_per_session_max && !subscriptions.contains(filter) {
             self.counters.reached(Bound::SubscriptionsPerSession);
             return refuse(ReasonCode::QuotaExceeded, "subscriptions_per_session_max is reached");
         }
@@ -187,7 +187,7 @@ impl Shard {
             return ReasonCode::UnspecifiedError;
         };
         //= [MQTT-3.10.4-1] filters are compared character by character
-        if session.subscriptions.remove(filter).is_none() {
+        if !session.subscriptions.remove(filter) {
             return match check_topic_filter(filter, self.limits.topic_levels_max) {
                 Ok(()) => ReasonCode::NoSubscriptionExisted,
                 Err(_) => ReasonCode::TopicFilterInvalid,

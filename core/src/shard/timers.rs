@@ -26,25 +26,36 @@ pub(super) enum Timer {
 
 #[derive(Debug, Default)]
 pub(super) struct Timers {
+    /// Of every connection, so these are kept apart and small.
+    keep_alive: BTreeSet<(Millis, ConnectionId)>,
+    /// All others.
     due: BTreeSet<(Millis, Timer)>,
 }
 
 impl Timers {
     pub(super) fn set(&mut self, at: Millis, timer: Timer) {
-        self.due.insert((at, timer));
+        match timer {
+            Timer::KeepAlive(connection) => self.keep_alive.insert((at, connection)),
+            timer => self.due.insert((at, timer)),
+        };
     }
 
     pub(super) fn cancel(&mut self, at: Millis, timer: Timer) {
-        self.due.remove(&(at, timer));
+        match timer {
+            Timer::KeepAlive(connection) => self.keep_alive.remove(&(at, connection)),
+            timer => self.due.remove(&(at, timer)),
+        };
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.due.len()
+        self.keep_alive.len() + self.due.len()
     }
 
     fn next(&self) -> Option<Millis> {
-        self.due.first().map(|(at, _)| *at)
+        let keep_alive = self.keep_alive.first().map(|(at, _)| *at);
+        let other = self.due.first().map(|(at, _)| *at);
+        keep_alive.into_iter().chain(other).min()
     }
 
     /// Takes the topics whose retained messages have expired.
@@ -60,8 +71,9 @@ impl Timers {
     }
 
     fn pop_due(&mut self, now: Millis) -> Option<Timer> {
-        if self.next()? > now {
-            return None;
+        let next = self.next().filter(|next| *next <= now)?;
+        if self.keep_alive.first().is_some_and(|(at, _)| *at == next) {
+            return self.keep_alive.pop_first().map(|(_, connection)| Timer::KeepAlive(connection));
         }
         self.due.pop_first().map(|(_, timer)| timer)
     }
@@ -100,7 +112,7 @@ impl Shard {
         if connection.silence_max_milliseconds == 0 {
             return;
         }
-        let due = Millis(connection.last_received.0.saturating_add(connection.silence_max_milliseconds));
+        let due = Millis(connection.last_received.0.saturating_add(u64::from(connection.silence_max_milliseconds)));
         if due > now {
             connection.keep_alive_check = due;
             self.timers.set(due, Timer::KeepAlive(id));
@@ -172,7 +184,7 @@ impl Shard {
             return;
         };
         self.timers.set(delayed.due, Timer::WillDelay { session: key, epoch: session.epoch });
-        session.will = Some(delayed);
+        session.will = Some(Box::new(delayed));
     }
 
     /// Takes the will whose delay was running.
@@ -180,7 +192,7 @@ impl Shard {
         let session = self.sessions.get_mut(key as usize)?;
         let delayed = session.will.take()?;
         self.timers.cancel(delayed.due, Timer::WillDelay { session: key, epoch: session.epoch });
-        Some(delayed)
+        Some(*delayed)
     }
 
     /// Keeps a retained message, or forgets it with `None`, together with the timer of its expiry.
