@@ -35,9 +35,8 @@ pub(crate) struct Listener {
     /// Where upgrade requests go, on a WebSocket listener.
     pub(crate) websocket_path: Option<Arc<str>>,
     pub(crate) policy: causeway_core::HandshakePolicy,
-    open: Arc<AtomicUsize>,
+    open: Arc<Open>,
     pending: Arc<AtomicUsize>,
-    sockets: Arc<Sockets>,
 }
 
 /// One unit of something bounded, given back when dropped.
@@ -47,11 +46,7 @@ pub(crate) struct Permit(Arc<AtomicUsize>);
 impl Permit {
     /// `None` where `max` are taken.
     pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Permit> {
-        if taken.fetch_add(1, Ordering::Relaxed) >= max {
-            taken.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Permit(taken.clone()))
+        take(taken, max).then(|| Permit(taken.clone()))
     }
 }
 
@@ -64,29 +59,63 @@ impl Drop for Permit {
 /// Sockets of all listeners, within what the process may open: its log and its state need descriptors, too.
 #[derive(Debug)]
 pub(crate) struct Sockets {
-    open: Arc<AtomicUsize>,
+    open: AtomicUsize,
     max: usize,
 }
 
 impl Sockets {
     pub(crate) fn new(max: usize) -> Sockets {
-        Sockets { open: Arc::default(), max }
+        Sockets { open: AtomicUsize::new(0), max }
     }
 }
 
-/// The place of a connection in the bound of its listener, and in that of the process.
+/// The open connections of one listener.
 #[derive(Debug)]
-pub(crate) struct ConnectionPermit {
-    _listener: Permit,
-    _socket: Permit,
+struct Open {
+    count: AtomicUsize,
+    sockets: Arc<Sockets>,
+}
+
+/// The place of a connection in the bound of its listener, and in that of the process; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct ConnectionPermit(Arc<Open>);
+
+impl ConnectionPermit {
+    /// `None` where the listener has `max`, or the process has all it may have.
+    fn take(open: &Arc<Open>, max: usize) -> Option<ConnectionPermit> {
+        if !take(&open.count, max) {
+            return None;
+        }
+        if !take(&open.sockets.open, open.sockets.max) {
+            open.count.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(ConnectionPermit(open.clone()))
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+        self.0.sockets.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts one more, unless there are `max`.
+fn take(taken: &AtomicUsize, max: usize) -> bool {
+    let is_room = taken.fetch_add(1, Ordering::Relaxed) < max;
+    if !is_room {
+        taken.fetch_sub(1, Ordering::Relaxed);
+    }
+    is_room
 }
 
 #[cfg(test)]
 impl ConnectionPermit {
     /// One of a bound of its own.
     pub(crate) fn unbounded() -> ConnectionPermit {
-        let permit = || Permit(Arc::new(AtomicUsize::new(1)));
-        ConnectionPermit { _listener: permit(), _socket: permit() }
+        let sockets = Arc::new(Sockets { open: AtomicUsize::new(1), max: 1 });
+        ConnectionPermit(Arc::new(Open { count: AtomicUsize::new(1), sockets }))
     }
 }
 
@@ -107,25 +136,22 @@ impl Listener {
     ) -> Listener {
         let websocket = settings.transport.is_websocket();
         let websocket_path = websocket.then(|| Arc::from(settings.websocket_path.as_str()));
-        let (open, pending) = Default::default();
-        Listener { settings, address, tls, websocket_path, policy, open, pending, sockets }
+        let open = Arc::new(Open { count: AtomicUsize::new(0), sockets });
+        Listener { settings, address, tls, websocket_path, policy, open, pending: Arc::default() }
     }
 
     /// What it holds now.
     pub(crate) fn state(&self) -> ListenerState {
         ListenerState {
             name: self.settings.name.clone(),
-            connections_open: self.open.load(Ordering::Relaxed) as u64,
+            connections_open: self.open.count.load(Ordering::Relaxed) as u64,
             handshakes_pending: self.pending.load(Ordering::Relaxed) as u64,
         }
     }
 
     /// The right to one more connection.
     fn connection_permit(&self) -> Option<ConnectionPermit> {
-        Some(ConnectionPermit {
-            _listener: Permit::take(&self.open, self.settings.connections_max)?,
-            _socket: Permit::take(&self.sockets.open, self.sockets.max)?,
-        })
+        ConnectionPermit::take(&self.open, self.settings.connections_max)
     }
 
     /// The right to one more handshake at the same time.
@@ -224,5 +250,21 @@ mod tests {
         assert!(Permit::take(&taken, 2).is_none());
         drop(first);
         assert!(Permit::take(&taken, 2).is_some());
+    }
+
+    #[test]
+    fn a_connection_takes_a_place_of_its_listener_and_of_the_process() {
+        let sockets = Arc::new(Sockets::new(2));
+        let open = |sockets: &Arc<Sockets>| Arc::new(Open { count: AtomicUsize::new(0), sockets: sockets.clone() });
+        let (one, other) = (open(&sockets), open(&sockets));
+        let first = ConnectionPermit::take(&one, 1);
+        assert!(first.is_some() && ConnectionPermit::take(&one, 1).is_none());
+        let second = ConnectionPermit::take(&other, 9);
+        assert!(second.is_some() && ConnectionPermit::take(&other, 9).is_none(), "the process has no more");
+        drop(first);
+        assert!(ConnectionPermit::take(&other, 9).is_some());
+        drop(second);
+        assert_eq!([&one, &other].map(|open| open.count.load(Ordering::Relaxed)), [0, 0]);
+        assert_eq!(sockets.open.load(Ordering::Relaxed), 0);
     }
 }

@@ -21,6 +21,7 @@ mod upkeep;
 mod writer;
 
 use std::cell::{Cell, RefCell};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -256,6 +257,24 @@ impl Drop for PanicWatch {
     }
 }
 
+/// The task of one connection: reads until there is a reason to close. There is one for each connection, so it is no larger than it
+/// must be: closing, which needs timers, is another task.
+struct Reader {
+    watch: PanicWatch,
+    id: ConnectionId,
+}
+
+impl Future for Reader {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let shard_loop = &self.watch.0;
+        let Poll::Ready(end) = shard_loop.poll_connection(self.id, context) else { return Poll::Pending };
+        spawn_local(shard_loop.clone().end(self.id, end));
+        Poll::Ready(())
+    }
+}
+
 impl ShardLoop {
     async fn run(self: Rc<Self>, mut ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
         spawn_local(self.clone().flush_forever());
@@ -359,15 +378,13 @@ impl ShardLoop {
         }
         world.connections[id.index()] = Some(connection);
         self.alive.set(self.alive.get() + 1);
-        spawn_local(self.clone().serve(id));
+        spawn_local(Reader { watch: PanicWatch(self.clone()), id });
     }
 
-    /// The task of one connection: reads until there is a reason to close, then closes.
-    async fn serve(self: Rc<Self>, id: ConnectionId) {
+    /// Closes a connection that has nothing more to read: a task of its own.
+    async fn end(self: Rc<Self>, id: ConnectionId, end: End) {
         let _watch = PanicWatch(self.clone());
-        let end = std::future::poll_fn(|context| self.poll_connection(id, context)).await;
-        // Closing needs timers; boxed, they cost nothing while the connection lives.
-        Box::pin(self.close(id, end)).await;
+        self.close(id, end).await;
         self.alive.set(self.alive.get() - 1);
         if self.alive.get() == 0 {
             self.changed.notify_one();
@@ -383,7 +400,7 @@ impl ShardLoop {
             connection.waker = Some(context.waker().clone());
         }
         if let Some(end) = &connection.end {
-            return Poll::Ready(end.clone());
+            return Poll::Ready(End::clone(end));
         }
         if connection.blocked && connection.stream.poll_write_ready(context).is_ready() {
             world.writable.push(id);

@@ -46,7 +46,7 @@ pub(crate) enum Layer {
     /// MQTT in WebSocket.
     Ws(Box<WebSocketLayer>),
     /// MQTT in WebSocket in TLS.
-    Wss(Box<TlsLayer>, Box<WebSocketLayer>),
+    Wss(Box<(TlsLayer, WebSocketLayer)>),
 }
 
 impl Layer {
@@ -60,13 +60,13 @@ impl Layer {
         websocket: Option<Arc<str>>,
         plain_bytes_max: usize,
     ) -> Result<Layer, LayerError> {
-        let tls = tls.map(TlsLayer::new).transpose()?.map(Box::new);
-        let websocket = websocket.map(|path| Box::new(WebSocketLayer::new(path, plain_bytes_max)));
+        let tls = tls.map(TlsLayer::new).transpose()?;
+        let websocket = websocket.map(|path| WebSocketLayer::new(path, plain_bytes_max));
         Ok(match (tls, websocket) {
             (None, None) => Layer::Plain,
-            (Some(tls), None) => Layer::Tls(tls),
-            (None, Some(websocket)) => Layer::Ws(websocket),
-            (Some(tls), Some(websocket)) => Layer::Wss(tls, websocket),
+            (Some(tls), None) => Layer::Tls(Box::new(tls)),
+            (None, Some(websocket)) => Layer::Ws(Box::new(websocket)),
+            (Some(tls), Some(websocket)) => Layer::Wss(Box::new((tls, websocket))),
         })
     }
 
@@ -93,7 +93,8 @@ impl Layer {
             }
             Layer::Tls(tls) => tls.receive(wire, plain, wire_out),
             Layer::Ws(websocket) => websocket.receive(wire, plain, wire_out),
-            Layer::Wss(tls, websocket) => {
+            Layer::Wss(both) => {
+                let (tls, websocket) = &mut **both;
                 let mut decrypted = Vec::with_capacity(wire.len());
                 let outer = tls.receive(wire, &mut decrypted, wire_out);
                 let mut reply = Vec::new();
@@ -121,7 +122,8 @@ impl Layer {
             }
             Layer::Tls(tls) => tls.send(plain, wire_out),
             Layer::Ws(websocket) => websocket.send(plain, wire_out),
-            Layer::Wss(tls, websocket) => {
+            Layer::Wss(both) => {
+                let (tls, websocket) = &mut **both;
                 let bytes: usize = plain.iter().map(|slice| slice.len()).sum();
                 let mut framed = Vec::with_capacity(bytes + websocket::FRAME_HEAD_BYTES_MAX);
                 websocket.send(plain, &mut framed)?;
@@ -136,7 +138,8 @@ impl Layer {
             Layer::Plain => {}
             Layer::Tls(tls) => tls.close(wire_out),
             Layer::Ws(websocket) => websocket.close(wire_out),
-            Layer::Wss(tls, websocket) => {
+            Layer::Wss(both) => {
+                let (tls, websocket) = &mut **both;
                 let mut farewell = Vec::new();
                 websocket.close(&mut farewell);
                 // A peer we can no longer write to does not hear the farewell; there is nobody to tell.
@@ -148,8 +151,10 @@ impl Layer {
 
     /// The peer is authenticated: a WebSocket message may now have up to `plain_bytes_max` bytes.
     pub(crate) fn established(&mut self, plain_bytes_max: usize) {
-        if let Layer::Ws(websocket) | Layer::Wss(_, websocket) = self {
-            websocket.set_message_bytes_max(plain_bytes_max);
+        match self {
+            Layer::Plain | Layer::Tls(_) => {}
+            Layer::Ws(websocket) => websocket.set_message_bytes_max(plain_bytes_max),
+            Layer::Wss(both) => both.1.set_message_bytes_max(plain_bytes_max),
         }
     }
 }
