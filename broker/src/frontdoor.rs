@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use causeway_core::{ConnectRequest, Handshake, Limits, Step};
 use causeway_protocol::{ReasonCode, decode, frame};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -23,7 +22,7 @@ use crate::log_gate::LogGate;
 use crate::proxy;
 use crate::server::EdgeCounters;
 use crate::shown::{Line, shown};
-use crate::transport::socket::{linger, shut_down_write, write_all};
+use crate::transport::socket::{NewSocket, linger, shut_down_write, write_all};
 use crate::transport::{Flow, Layer, LayerError};
 
 /// Until a client is known, it may make us hold this much: a CONNECT with every field at its longest is not larger.
@@ -132,9 +131,9 @@ impl From<io::Error> for End {
 
 /// Takes one connection through its handshake. Runs as a task of its own.
 pub(crate) async fn greet(door: Arc<FrontDoor>, listener: Arc<Listener>, accepted: Accepted) {
-    let Accepted { stream, peer, connection, handshake } = accepted;
+    let Accepted { socket, peer, connection, handshake } = accepted;
     let connect_timeout = Duration::from_secs(listener.settings.connect_timeout_seconds);
-    let mut greeting = match Greeting::new(door, listener, stream, peer) {
+    let mut greeting = match Greeting::new(door, listener, NewSocket::new(socket), peer) {
         Ok(greeting) => greeting,
         Err(error) => {
             tracing::error!(target: "causeway::listener", %peer, %error, "cannot begin a handshake");
@@ -152,7 +151,7 @@ pub(crate) async fn greet(door: Arc<FrontDoor>, listener: Arc<Listener>, accepte
 struct Greeting {
     door: Arc<FrontDoor>,
     listener: Arc<Listener>,
-    stream: TcpStream,
+    socket: NewSocket,
     peer: SocketAddr,
     layer: Layer,
     /// As read from the socket.
@@ -171,7 +170,7 @@ impl Greeting {
     fn new(
         door: Arc<FrontDoor>,
         listener: Arc<Listener>,
-        stream: TcpStream,
+        socket: NewSocket,
         peer: SocketAddr,
     ) -> Result<Greeting, LayerError> {
         let tls = listener.tls.as_ref().map(|tls| tls.current());
@@ -180,7 +179,7 @@ impl Greeting {
         let (wire, plain, wire_out) = Default::default();
         let held = Held { of_all: door.held.clone(), bytes: 0 };
         let first_bytes = [0; FIRST_BYTES];
-        Ok(Greeting { door, listener, stream, peer, layer, wire, plain, wire_out, exchange: None, held, first_bytes })
+        Ok(Greeting { door, listener, socket, peer, layer, wire, plain, wire_out, exchange: None, held, first_bytes })
     }
 
     /// Everything up to the decision to let the client in. What the client has to send must be there by `deadline`; how
@@ -267,7 +266,7 @@ impl Greeting {
                     let verified = self.door.authenticator.verify(&credentials.username, &credentials.password);
                     tokio::select! {
                         verdict = verified => handshake.verdict(verdict),
-                        error = gone(&self.stream) => return Err(End::Gone(error)),
+                        error = gone(&mut self.socket) => return Err(End::Gone(error)),
                     }
                 }
                 Step::Exchange { method, data, .. } => {
@@ -280,10 +279,8 @@ impl Greeting {
 
     /// Appends at least one byte to `wire`.
     async fn read_wire(&mut self) -> Result<(), End> {
-        self.wire.reserve(READ_BYTES);
         loop {
-            self.stream.readable().await?;
-            match self.stream.try_read_buf(&mut self.wire) {
+            match self.socket.try_read::<READ_BYTES>(&mut self.wire) {
                 Ok(0) => return Err(End::Gone(ErrorKind::UnexpectedEof.into())),
                 Ok(bytes) => {
                     self.door.counters.bytes_received.add(bytes as u64);
@@ -296,7 +293,7 @@ impl Greeting {
                         false => Err(End::NoRoom),
                     };
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.socket.watched()?.readable().await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -314,7 +311,7 @@ impl Greeting {
 
     async fn write_wire(&mut self) -> Result<(), End> {
         if !self.wire_out.is_empty() {
-            write_all(&self.stream, &self.wire_out).await?;
+            write_all(self.socket.watched()?, &self.wire_out).await?;
             self.door.counters.bytes_sent.add(self.wire_out.len() as u64);
             self.wire_out.clear();
         }
@@ -324,8 +321,8 @@ impl Greeting {
     async fn hand_over(mut self, request: Box<ConnectRequest>, permit: ConnectionPermit, patience: Duration) {
         self.layer.established(2 * (self.door.limits.packet_bytes_max as usize).max(64 * 1024));
         let client_id = request.client_id.clone();
-        let Greeting { door, listener, stream, peer, layer, plain, exchange, .. } = self;
-        let socket = match stream.into_std() {
+        let Greeting { door, listener, socket, peer, layer, plain, exchange, .. } = self;
+        let socket = match socket.into_unwatched() {
             Ok(socket) => socket,
             Err(error) => {
                 tracing::error!(target: "causeway::listener", %peer, %error, "cannot hand a connection over");
@@ -383,9 +380,11 @@ impl Greeting {
             }
         }
         let farewell = async {
-            if self.write_wire().await.is_ok() {
-                shut_down_write(&self.stream);
-                linger(&self.stream).await;
+            if self.write_wire().await.is_ok()
+                && let Ok(stream) = self.socket.watched()
+            {
+                shut_down_write(stream);
+                linger(stream).await;
             }
         };
         // Whoever does not take its refusal in time goes without.
@@ -426,7 +425,11 @@ async fn in_time<T>(deadline: Instant, future: impl Future<Output = Result<T, En
 }
 
 /// Completes when the client leaves without having sent anything more.
-async fn gone(stream: &TcpStream) -> io::Error {
+async fn gone(socket: &mut NewSocket) -> io::Error {
+    let stream = match socket.watched() {
+        Ok(stream) => stream,
+        Err(error) => return error,
+    };
     match stream.peek(&mut [0]).await {
         Ok(0) => ErrorKind::UnexpectedEof.into(),
         Ok(_) => std::future::pending().await,

@@ -4,13 +4,14 @@
 //! waits for a client: whatever is accepted is handed on at once, or closed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::Interest;
 
 use crate::admin::ListenerState;
 use crate::config;
@@ -180,14 +181,34 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<Socket> {
 ///
 /// # Errors
 /// Where another process listens there by now.
-pub(crate) fn listen(socket: Socket) -> io::Result<TcpListener> {
+pub(crate) fn listen(socket: Socket) -> io::Result<Listening> {
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Listening::new(socket)
+}
+
+/// A socket that listens. The runtime's own listener would have each connection watched at once, by the wrong thread; so this one is
+/// to the runtime a stream of which nothing but readiness is asked.
+pub(crate) struct Listening(tokio::net::TcpStream);
+
+impl Listening {
+    fn new(socket: Socket) -> io::Result<Listening> {
+        Ok(Listening(tokio::net::TcpStream::from_std(socket.into())?))
+    }
+
+    /// The next connection. Nobody watches it, and it does not block.
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let accept = || Ok(acceptfrom_with(&self.0, flags)?);
+        let (socket, peer) = self.0.async_io(Interest::READABLE, accept).await?;
+        // Where the peer is gone already, there may be no address.
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
+        Ok((TcpStream::from(socket), peer))
+    }
 }
 
 /// A connection that was accepted within its listener's bounds.
 pub(crate) struct Accepted {
-    pub(crate) stream: TcpStream,
+    pub(crate) socket: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) connection: ConnectionPermit,
     pub(crate) handshake: Permit,
@@ -195,7 +216,7 @@ pub(crate) struct Accepted {
 
 /// Accepts until dropped; `greet` must return at once.
 pub(crate) async fn accept_all(
-    socket: TcpListener,
+    socket: Listening,
     listener: Arc<Listener>,
     counters: Arc<EdgeCounters>,
     greet: impl Fn(Accepted),
@@ -204,7 +225,7 @@ pub(crate) async fn accept_all(
     let [refused, failed] = gates.map(Arc::new);
     let name = listener.settings.name.as_str();
     loop {
-        let (stream, peer) = match socket.accept().await {
+        let (socket, peer) = match socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
@@ -227,7 +248,7 @@ pub(crate) async fn accept_all(
             }
             continue;
         };
-        greet(Accepted { stream, peer, connection, handshake });
+        greet(Accepted { socket, peer, connection, handshake });
     }
 }
 

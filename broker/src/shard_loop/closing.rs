@@ -26,7 +26,7 @@ impl ShardLoop {
                 // Whoever does not take its farewell in time goes without.
                 let _ = timeout(FAREWELL_TIMEOUT, self.take_leave(id)).await;
             }
-            End::Peer(_) => {
+            End::Closed | End::Peer(_) => {
                 // The answers to what it sent last are written at the end of this turn.
                 yield_now().await;
                 let _ = timeout(Duration::ZERO, self.take_leave(id)).await;
@@ -35,10 +35,12 @@ impl ShardLoop {
         }
         let why = match &end {
             End::Asked => "closed by the broker",
+            End::Closed => "closed by the client",
             End::Peer(why) | End::Lost(why) => why,
         };
         let Some(connection) = self.forget(id, why) else { return };
-        if !matches!(end, End::Lost(_)) {
+        // Of a peer that has said all it will, nothing is left to be heard: closing takes no byte from it.
+        if matches!(end, End::Asked | End::Peer(_)) {
             shut_down_write(&connection.stream);
             linger(&connection.stream).await;
         }

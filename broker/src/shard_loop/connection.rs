@@ -47,7 +47,9 @@ impl Scratch {
 pub(super) enum End {
     /// The shard asked for it: what is in the outbox still goes out.
     Asked,
-    /// The peer is done, or broke its layer: what is ready may still go out.
+    /// The peer has closed its half, and all it sent was read: what is ready may still go out.
+    Closed,
+    /// The peer ended its layer, or broke it: what is ready may still go out.
     Peer(String),
     /// The socket is of no use any more.
     Lost(String),
@@ -427,9 +429,7 @@ fn poll_socket(
 ) -> Poll<Result<usize, End>> {
     match Pin::new(stream).poll_read(context, buffer) {
         Poll::Pending => Poll::Pending,
-        Poll::Ready(Ok(())) if buffer.filled().is_empty() => {
-            Poll::Ready(Err(End::Peer("closed by the client".to_owned())))
-        }
+        Poll::Ready(Ok(())) if buffer.filled().is_empty() => Poll::Ready(Err(End::Closed)),
         Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
         Poll::Ready(Err(error)) => Poll::Ready(Err(End::Lost(error.to_string()))),
     }

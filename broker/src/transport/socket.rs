@@ -2,7 +2,7 @@
 //!
 //! Owns writing a last word and closing so that the peer can still read it. It never decides when.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
 use std::time::Duration;
 
@@ -13,6 +13,58 @@ use tokio::net::TcpStream;
 const LINGER: Duration = Duration::from_secs(1);
 /// Nor for more than this many bytes.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
+
+/// A socket that was accepted just now. The runtime watches it only once it must be waited for: most clients send CONNECT at once, and
+/// their shard's runtime watches them soon enough.
+pub(crate) struct NewSocket {
+    unwatched: Option<std::net::TcpStream>,
+    watched: Option<TcpStream>,
+}
+
+impl NewSocket {
+    /// `socket` must not block.
+    pub(crate) fn new(socket: std::net::TcpStream) -> NewSocket {
+        NewSocket { unwatched: Some(socket), watched: None }
+    }
+
+    /// Appends to `bytes` what is there, at most `BYTES` of it, without waiting; how much it was.
+    ///
+    /// # Errors
+    /// Where the socket failed, and `WouldBlock` where nothing is there.
+    pub(crate) fn try_read<const BYTES: usize>(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        let mut buffer = [0; BYTES];
+        let read = match (&self.unwatched, &self.watched) {
+            (Some(socket), _) => (&mut &*socket).read(&mut buffer)?,
+            (None, Some(stream)) => stream.try_read(&mut buffer)?,
+            (None, None) => return Err(ErrorKind::NotConnected.into()),
+        };
+        bytes.extend_from_slice(&buffer[..read]);
+        Ok(read)
+    }
+
+    /// The socket to wait for.
+    ///
+    /// # Errors
+    /// Where the system cannot watch it.
+    pub(crate) fn watched(&mut self) -> io::Result<&TcpStream> {
+        if let Some(socket) = self.unwatched.take() {
+            self.watched = Some(TcpStream::from_std(socket)?);
+        }
+        self.watched.as_ref().ok_or_else(|| ErrorKind::NotConnected.into())
+    }
+
+    /// The socket, watched by nobody.
+    ///
+    /// # Errors
+    /// Where the system does not let go of it.
+    pub(crate) fn into_unwatched(self) -> io::Result<std::net::TcpStream> {
+        match (self.unwatched, self.watched) {
+            (Some(socket), _) => Ok(socket),
+            (None, Some(stream)) => stream.into_std(),
+            (None, None) => Err(ErrorKind::NotConnected.into()),
+        }
+    }
+}
 
 /// Writes all of `bytes`. The caller bounds the time.
 ///
