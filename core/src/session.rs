@@ -198,8 +198,9 @@ impl Session {
 
     /// The number of a message that need not wait in its lane, though it takes its place in it.
     pub(crate) fn pass_through(&mut self, name: LaneName) -> u64 {
-        let sequence = self.lanes[name as usize].next_sequence;
-        self.lanes[name as usize].next_sequence += 1;
+        let lane = self.lanes.get_mut(name);
+        let sequence = lane.next_sequence;
+        lane.next_sequence += 1;
         sequence
     }
 
