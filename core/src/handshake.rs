@@ -127,6 +127,30 @@ pub struct ConnectRequest {
     pub(crate) overflow: Overflow,
 }
 
+impl ConnectRequest {
+    /// The connection of another shard of this broker, whose session never ends.
+    pub(crate) fn of_peer(shard: u16, receive_maximum: u16) -> ConnectRequest {
+        ConnectRequest {
+            client_id: format!("$shard/{shard}"),
+            version: ProtocolVersion::V5,
+            principal: Principal::Shard(shard),
+            client_id_assigned: false,
+            clean_start: false,
+            keep_alive_seconds: 0,
+            session_expiry_seconds: Some(u32::MAX),
+            receive_maximum,
+            packet_bytes_max: u32::MAX,
+            topic_alias_maximum: 0,
+            response_information_wanted: false,
+            problem_information: true,
+            authentication_method: None,
+            authentication_data: Vec::new(),
+            overflow: Overflow::RefuseNew,
+            will: None,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     AwaitConnect,

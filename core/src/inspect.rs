@@ -359,7 +359,7 @@ impl Inspection {
         SessionView {
             client_id: session.client_id.to_owned(),
             user: match &session.principal {
-                Principal::Anonymous => None,
+                Principal::Anonymous | Principal::Shard(_) => None,
                 Principal::User(name) => Some(name.to_string()),
             },
             attached: connection.is_some(),
@@ -427,8 +427,13 @@ mod tests {
     }
 
     fn subscribed(filter: &'static str) -> Vec<u8> {
-        let subscription =
-            Subscription { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier: 0 };
+        let subscription = Subscription {
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            fleeting: false,
+            identifier: 0,
+        };
         record(Event::Subscribed { session: 1, filter, subscription, sends_retained: false })
     }
 

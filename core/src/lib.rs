@@ -13,6 +13,7 @@ mod folded;
 mod handshake;
 mod index;
 pub mod inspect;
+mod interest;
 mod lane;
 mod limits;
 mod message;

@@ -102,6 +102,10 @@ pub(crate) struct Session {
     pub(crate) full_reported: bool,
 }
 
+/// What may wait for another shard.
+const PEER_QUEUE_MESSAGES_MAX: usize = 100_000;
+const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
+
 /// Whether a queue of so many messages and bytes takes one more.
 pub(crate) fn queue_room(limits: &Limits, queued: (usize, usize), bytes: usize) -> Result<(), Bound> {
     if queued.0 >= limits.session_queue_messages_max {
@@ -144,6 +148,11 @@ impl Session {
         }
     }
 
+    /// Whether it is another shard's.
+    pub(crate) fn is_peer(&self) -> bool {
+        matches!(self.principal, Principal::Shard(_))
+    }
+
     pub(crate) fn lane(&self, name: LaneName) -> &Lane {
         self.lanes.get(name)
     }
@@ -179,6 +188,13 @@ impl Session {
 
     /// Whether a message of so many bytes may be queued, or which bound forbids it.
     pub(crate) fn room(&self, limits: &Limits, bytes: usize) -> Result<(), Bound> {
+        if self.is_peer() {
+            // It carries the messages of many, and is never away.
+            return match self.queued() >= PEER_QUEUE_MESSAGES_MAX || self.held_bytes + bytes > PEER_QUEUE_BYTES_MAX {
+                true => Err(Bound::SessionQueueBytes),
+                false => Ok(()),
+            };
+        }
         queue_room(limits, (self.queued(), self.held_bytes), bytes)
     }
 

@@ -226,7 +226,13 @@ mod tests {
     use super::*;
 
     fn subscription() -> Subscription {
-        Subscription { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier: 0 }
+        Subscription {
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            fleeting: false,
+            identifier: 0,
+        }
     }
 
     #[test]

@@ -35,45 +35,38 @@ impl Subscriptions {
         }
     }
 
-    pub(crate) fn contains(&self, filter: &str) -> bool {
+    pub(crate) fn get(&self, filter: &str) -> Option<Subscription> {
         match self {
-            Subscriptions::List(list) => position(list, filter).is_some(),
-            Subscriptions::Table(table) => table.contains_key(filter),
+            Subscriptions::List(list) => position(list, filter).map(|at| list[at].1),
+            Subscriptions::Table(table) => table.get(filter).copied(),
         }
     }
 
-    /// Adds one or replaces that to the same filter; whether there was one. `hash_seed` must be hard to guess.
-    pub(crate) fn insert(&mut self, filter: &str, subscription: Subscription, hash_seed: u64) -> bool {
+    /// Adds one or replaces that to the same filter, which it returns. `hash_seed` must be hard to guess.
+    pub(crate) fn insert(&mut self, filter: &str, subscription: Subscription, hash_seed: u64) -> Option<Subscription> {
         if let Subscriptions::List(list) = self {
             if let Some(at) = position(list, filter) {
-                list[at].1 = subscription;
-                return true;
+                return Some(std::mem::replace(&mut list[at].1, subscription));
             }
             if list.len() < LISTED_MAX {
                 // Lists grow rarely, and there is one for each session.
                 list.reserve_exact(1);
                 list.push((filter.into(), subscription));
-                return false;
+                return None;
             }
             let mut table = Table::with_hasher(FixedState::with_seed(hash_seed));
             table.extend(list.drain(..));
             *self = Subscriptions::Table(Box::new(table));
         }
-        let Subscriptions::Table(table) = self else { return false };
-        table.insert(filter.into(), subscription).is_some()
+        let Subscriptions::Table(table) = self else { return None };
+        table.insert(filter.into(), subscription)
     }
 
-    /// Takes one away; whether it was there.
-    pub(crate) fn remove(&mut self, filter: &str) -> bool {
+    /// Takes one away, if it is there.
+    pub(crate) fn remove(&mut self, filter: &str) -> Option<Subscription> {
         match self {
-            Subscriptions::Table(table) => table.remove(filter).is_some(),
-            Subscriptions::List(list) => {
-                let at = position(list, filter);
-                if let Some(at) = at {
-                    list.swap_remove(at);
-                }
-                at.is_some()
-            }
+            Subscriptions::Table(table) => table.remove(filter),
+            Subscriptions::List(list) => position(list, filter).map(|at| list.swap_remove(at).1),
         }
     }
 
@@ -87,10 +80,10 @@ impl Subscriptions {
     }
 
     /// Takes all away.
-    pub(crate) fn take_filters(&mut self) -> Vec<Box<str>> {
+    pub(crate) fn take(&mut self) -> Vec<(Box<str>, Subscription)> {
         match std::mem::take(self) {
-            Subscriptions::List(list) => list.into_iter().map(|(filter, _)| filter).collect(),
-            Subscriptions::Table(table) => table.into_keys().collect(),
+            Subscriptions::List(list) => list,
+            Subscriptions::Table(table) => table.into_iter().collect(),
         }
     }
 }
@@ -109,7 +102,7 @@ mod tests {
     use super::*;
 
     fn subscription(identifier: u32) -> Subscription {
-        Subscription { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier }
+        Subscription { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, fleeting: false, identifier }
     }
 
     proptest! {
@@ -118,8 +111,8 @@ mod tests {
             let (mut subscriptions, mut expected) = (Subscriptions::default(), BTreeMap::new());
             for (number, (filter, adds)) in steps.into_iter().enumerate() {
                 let (filter, subscription) = (format!("a/{filter}"), subscription(number as u32));
-                let known = expected.contains_key(&filter);
-                prop_assert_eq!(subscriptions.contains(&filter), known);
+                let known = expected.get(&filter).copied();
+                prop_assert_eq!(subscriptions.get(&filter), known);
                 if adds {
                     prop_assert_eq!(subscriptions.insert(&filter, subscription, 7), known);
                     expected.insert(filter, subscription);
@@ -133,9 +126,8 @@ mod tests {
                 subscriptions.iter().map(|(filter, subscription)| (filter.to_owned(), subscription)).collect();
             all.sort_by(|one, other| one.0.cmp(&other.0));
             prop_assert_eq!(all, expected.clone().into_iter().collect::<Vec<_>>());
-            let mut filters = subscriptions.take_filters();
-            filters.sort();
-            prop_assert!(filters.iter().map(|filter| &**filter).eq(expected.keys().map(String::as_str)));
+            let taken = subscriptions.take().into_iter().map(|(filter, subscription)| (filter.into_string(), subscription));
+            prop_assert_eq!(taken.collect::<BTreeMap<_, _>>(), expected);
             prop_assert_eq!(subscriptions.len(), 0);
         }
     }

@@ -14,6 +14,8 @@ pub enum Principal {
     Anonymous,
     /// The user of this name, who proved to know the password.
     User(Arc<str>),
+    /// Another shard of this broker, by its number. No connection from outside ever has it.
+    Shard(u16),
 }
 
 impl Principal {
@@ -22,21 +24,22 @@ impl Principal {
         Principal::User(Arc::from(name))
     }
 
-    /// The user's name, or `None` for [`Principal::Anonymous`].
+    /// The user's name, where it is one.
     pub fn user_name(&self) -> Option<&str> {
         match self {
-            Principal::Anonymous => None,
+            Principal::Anonymous | Principal::Shard(_) => None,
             Principal::User(name) => Some(name),
         }
     }
 }
 
-/// `anonymous`, or `user:NAME`. Control characters of the name are escaped, so that one principal is one word of a log line.
+/// `anonymous`, `user:NAME` or `shard:NUMBER`. Control characters of the name are escaped, so that one principal is one word of a log line.
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Principal::Anonymous => f.write_str("anonymous"),
             Principal::User(name) => write!(f, "user:{}", name.escape_debug()),
+            Principal::Shard(number) => write!(f, "shard:{number}"),
         }
     }
 }
@@ -49,6 +52,7 @@ mod tests {
     fn a_principal_prints_as_one_word() {
         assert_eq!(Principal::Anonymous.to_string(), "anonymous");
         assert_eq!(Principal::user("alice").to_string(), "user:alice");
+        assert_eq!(Principal::Shard(3).to_string(), "shard:3");
         assert_eq!(Principal::user("a\nb").to_string(), "user:a\\nb");
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Subscription {
     pub(crate) qos: QoS,
     pub(crate) no_local: bool,
     pub(crate) retain_as_published: bool,
+    /// Of another shard: nobody there who wants it outlives their connection.
+    pub(crate) fleeting: bool,
     /// Subscription Identifier; 0 stands for none, which the wire forbids.
     pub(crate) identifier: u32,
 }
@@ -30,19 +32,29 @@ impl Subscription {
     pub(crate) fn new(options: SubscriptionOptions, qos_max: QoS, identifier: Option<u32>) -> Self {
         // Retain handling is used up when the subscription is made.
         let SubscriptionOptions { qos, no_local, retain_as_published, retain_handling: _ } = options;
-        Subscription { qos: qos.min(qos_max), no_local, retain_as_published, identifier: identifier.unwrap_or(0) }
+        Subscription {
+            qos: qos.min(qos_max),
+            no_local,
+            retain_as_published,
+            fleeting: false,
+            identifier: identifier.unwrap_or(0),
+        }
     }
 }
 
 impl Subscription {
-    /// All but the identifier, in four bits.
+    /// All but the identifier, in bits 0 to 3 and 5.
     pub(crate) fn bits(self) -> u8 {
-        self.qos as u8 | (u8::from(self.no_local) << 2) | (u8::from(self.retain_as_published) << 3)
+        self.qos as u8
+            | (u8::from(self.no_local) << 2)
+            | (u8::from(self.retain_as_published) << 3)
+            | (u8::from(self.fleeting) << 5)
     }
 
     pub(crate) fn from_bits(bits: u8, identifier: u32) -> Option<Self> {
         let qos = QoS::from_bits(bits & 3)?;
-        Some(Subscription { qos, no_local: bits & 4 != 0, retain_as_published: bits & 8 != 0, identifier })
+        let (no_local, retain_as_published, fleeting) = (bits & 4 != 0, bits & 8 != 0, bits & 32 != 0);
+        Some(Subscription { qos, no_local, retain_as_published, fleeting, identifier })
     }
 }
 
@@ -149,7 +161,13 @@ mod tests {
     use super::*;
 
     fn subscription() -> Subscription {
-        Subscription { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, identifier: 0 }
+        Subscription {
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            fleeting: false,
+            identifier: 0,
+        }
     }
 
     fn level() -> impl Strategy<Value = String> {

@@ -41,6 +41,10 @@ pub(crate) fn put_principal(out: &mut BytesMut, principal: &Principal) {
             out.put_u8(1);
             put_text(out, name);
         }
+        Principal::Shard(number) => {
+            out.put_u8(2);
+            out.put_u16(*number);
+        }
     }
 }
 
@@ -93,6 +97,7 @@ impl<'a> Reader<'a> {
         match self.u8()? {
             0 => Ok(Principal::Anonymous),
             1 => Ok(Principal::user(self.text()?)),
+            2 => Ok(Principal::Shard(self.u16()?)),
             _ => Err(RecordError::Damaged),
         }
     }

@@ -370,7 +370,7 @@ impl<'a> Event<'a> {
                 let session = reader.u64()?;
                 let bits = reader.u8()?;
                 let identifier = reader.u32()?;
-                let subscription = Subscription::from_bits(bits & 0x0F, identifier).ok_or(RecordError::Damaged)?;
+                let subscription = Subscription::from_bits(bits & 0x2F, identifier).ok_or(RecordError::Damaged)?;
                 Event::Subscribed { session, subscription, sends_retained: bits & 0x10 != 0, filter: reader.text()? }
             }
             kind::UNSUBSCRIBED => Event::Unsubscribed { session: reader.u64()?, filter: reader.text()? },
@@ -531,8 +531,13 @@ mod tests {
     use super::*;
 
     fn examples() -> Vec<Event<'static>> {
-        let subscription =
-            Subscription { qos: QoS::ExactlyOnce, no_local: true, retain_as_published: true, identifier: 268_435_455 };
+        let subscription = Subscription {
+            qos: QoS::ExactlyOnce,
+            no_local: true,
+            retain_as_published: true,
+            fleeting: true,
+            identifier: 268_435_455,
+        };
         let forwarded = ForwardedProperties::default();
         let publish = PublishRecord {
             qos: QoS::ExactlyOnce,

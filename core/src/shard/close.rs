@@ -100,10 +100,10 @@ impl Shard {
         connection.aliases_in = Vec::new();
         let keep_alive_check = connection.keep_alive_check;
         self.timers.cancel(keep_alive_check, Timer::KeepAlive(id));
-        self.connected -= 1;
         let Some(session) = self.sessions.get_mut(key as usize) else {
             return;
         };
+        self.connected -= usize::from(!session.is_peer());
         session.connection = None;
         self.lose_connection(now, key, will.map(|will| *will));
     }
@@ -171,9 +171,8 @@ impl Shard {
             return;
         };
         let in_flight = session.groups_in_flight();
-        let filters = session.subscriptions.take_filters();
-        for filter in &filters {
-            self.drop_subscription(now, key, filter, true);
+        for (filter, subscription) in session.subscriptions.take() {
+            self.drop_subscription(now, key, (&filter, subscription), true);
         }
         // Messages of groups it had left already go on, too.
         for group in in_flight {

@@ -53,7 +53,7 @@ impl Shard {
         id
     }
 
-    fn insert_connection(&mut self, now: Millis, request: &mut ConnectRequest) -> ConnectionId {
+    pub(super) fn insert_connection(&mut self, now: Millis, request: &mut ConnectRequest) -> ConnectionId {
         self.generation = self.generation.wrapping_add(1);
         let entry = self.connections.vacant_entry();
         let id = ConnectionId { index: entry.key() as u32, generation: self.generation };
@@ -116,7 +116,7 @@ impl Shard {
     }
 
     /// Gives the connection its session; whether it resumes one.
-    fn attach(&mut self, now: Millis, id: ConnectionId, request: &ConnectRequest) -> (SessionKey, bool) {
+    pub(super) fn attach(&mut self, now: Millis, id: ConnectionId, request: &ConnectRequest) -> (SessionKey, bool) {
         if let Some(&key) = self.session_by_client.get(request.client_id.as_str()) {
             self.take_over(now, key, request.clean_start);
         }
@@ -136,7 +136,10 @@ impl Shard {
         //= [MQTT-3.1.3-9] a delayed will is not sent when the session goes on in time
         self.disarm_session(key);
         let session = &mut self.sessions[key as usize];
-        session.expiry_seconds = granted_expiry(&self.limits, request.session_expiry_seconds.unwrap_or(0));
+        session.expiry_seconds = match session.is_peer() {
+            true => u32::MAX,
+            false => granted_expiry(&self.limits, request.session_expiry_seconds.unwrap_or(0)),
+        };
         session.overflow = request.overflow;
         session.attach(id);
         let client_id = Arc::clone(&session.client_id);

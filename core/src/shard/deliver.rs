@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
+use causeway_fleet::Principal;
 use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_matches};
+use slab::Slab;
 use smallvec::SmallVec;
 
 use super::pump::count_sent;
@@ -31,6 +33,8 @@ pub(super) struct Match {
     pub(super) session: SessionKey,
     pub(super) qos: QoS,
     pub(super) retain_as_published: bool,
+    /// It need not outlive a crash for this one.
+    pub(super) fleeting: bool,
     pub(super) identifiers: Identifiers,
 }
 
@@ -60,6 +64,9 @@ pub(super) struct Routed {
     pub(super) durable_at: Lsn,
     pub(super) matched: bool,
 }
+
+/// What waits for another shard, for all its clients together.
+const PEER_OUTBOX_BYTES_MAX: usize = 64 << 20;
 
 /// A payload of more bytes is shared by itself: in the commons, few of them would leave no room for others.
 const COMMON_BYTES_MAX: usize = 16 * 1024;
@@ -106,6 +113,8 @@ impl Shard {
     ) -> Result<Routed, (ReasonCode, String)> {
         self.collect_matches(publication.topic, origin);
         let skipped = match origin {
+            // Its publisher was told that it is accepted, when its own shard had room for it.
+            Origin::Client { session: Some(session), .. } if self.is_of_peer(session) => Skipped::default(),
             Origin::Client { .. } => {
                 self.check_room(now, publication)?;
                 Skipped::default()
@@ -166,13 +175,19 @@ impl Shard {
     /// Fills `matches` (each session once) and `matched_groups`.
     pub(super) fn collect_matches(&mut self, topic: &str, origin: Origin) {
         self.turn += 1;
-        let Shard { index, sessions, matches, matched_groups, turn, .. } = self;
+        let Shard { index, sessions, matches, matched_groups, turn, peers, .. } = self;
         let publisher = match origin {
             Origin::Client { session, .. } => session,
             Origin::Will { session } => Some(session),
             Origin::Broker => None,
         };
+        // What comes from another shard goes no further, and each shard says its own word.
+        let is_peer =
+            |key: SessionKey, sessions: &Slab<Session>| sessions.get(key as usize).is_some_and(Session::is_peer);
+        let is_local = !peers.is_empty()
+            && (origin == Origin::Broker || publisher.is_some_and(|publisher| is_peer(publisher, sessions)));
         index.matches(topic, |target| match target {
+            Target::Session(session, _) if is_local && is_peer(session, sessions) => {}
             Target::Group(group) => matched_groups.push(group),
             //= [MQTT-3.8.3-3] No Local: not back to who published it
             Target::Session(session, subscription) if subscription.no_local && publisher == Some(session) => {}
@@ -409,7 +424,11 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.index()) else {
             return;
         };
-        if connection.outbox.bytes() > self.limits.outbox_bytes_max {
+        let outbox_bytes_max = match connection.principal {
+            Principal::Shard(_) => PEER_OUTBOX_BYTES_MAX,
+            Principal::Anonymous | Principal::User(_) => self.limits.outbox_bytes_max,
+        };
+        if connection.outbox.bytes() > outbox_bytes_max {
             self.counters.reached(Bound::OutboxBytes);
             self.counters.dropped_slow_consumer += 1;
             return;
@@ -524,13 +543,15 @@ fn first_match(session: SessionKey, subscription: Subscription) -> Match {
     if subscription.identifier != 0 {
         identifiers.push(subscription.identifier);
     }
-    Match { session, qos: subscription.qos, retain_as_published: subscription.retain_as_published, identifiers }
+    let Subscription { qos, retain_as_published, fleeting, .. } = subscription;
+    Match { session, qos, retain_as_published, fleeting, identifiers }
 }
 
 /// Overlapping subscriptions make one delivery: the highest QoS, and all identifiers.
 fn merge(matched: &mut Match, subscription: Subscription) {
     matched.qos = matched.qos.max(subscription.qos);
     matched.retain_as_published |= subscription.retain_as_published;
+    matched.fleeting &= subscription.fleeting;
     //= [MQTT-3.3.4-4] one copy carries the identifiers of all subscriptions that asked for it
     if subscription.identifier != 0 {
         matched.identifiers.push(subscription.identifier);

@@ -11,6 +11,7 @@ mod connect;
 mod deliver;
 mod fetch;
 mod gauges;
+mod peers;
 mod publish;
 mod pump;
 mod reauthenticate;
@@ -28,6 +29,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use causeway_fleet::Principal;
 use causeway_protocol::{DecodeError, Packet, PacketId, ReasonCode};
 use foldhash::fast::FixedState;
 use slab::Slab;
@@ -47,6 +49,7 @@ use checkpoint::Checkpoint;
 use deliver::Match;
 use fetch::Fetches;
 use gauges::Survey;
+use peers::Peers;
 use timers::Timers;
 
 pub use checkpoint::{Change, CheckpointEnd};
@@ -126,6 +129,7 @@ pub struct Shard {
     releases: VecDeque<(Lsn, Release)>,
     timers: Timers,
     dirty: VecDeque<ConnectionId>,
+    peers: Peers,
     survey: Survey,
     effects: VecDeque<Effect>,
     counters: Counters,
@@ -176,6 +180,7 @@ impl Shard {
             releases: VecDeque::new(),
             timers: Timers::default(),
             dirty: VecDeque::new(),
+            peers: Peers::default(),
             survey: Survey::default(),
             effects: VecDeque::new(),
             counters: Counters::default(),
@@ -208,6 +213,7 @@ impl Shard {
             Packet::Auth(auth) => self.on_auth(now, connection, auth),
             //= [MQTT-3.1.0-2] a second CONNECT is a protocol error
             Packet::Connect(_) => self.protocol_error(now, connection, "second CONNECT"),
+            Packet::SubAck(_) | Packet::UnsubAck(_) if self.is_peer(connection) => self.on_peer_answer(now, connection),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
                 self.protocol_error(now, connection, "packet only a server may send")
             }
@@ -242,8 +248,10 @@ impl Shard {
         let open = self.connection(connection).filter(|connection| connection.session.is_some());
         open.is_some_and(|connection| {
             !connection.corked
-            // Messages stop at the bound itself: what comes above it is answers to the client's own packets.
-            && connection.outbox.bytes() <= 2 * self.limits.outbox_bytes_max
+            // Messages stop at the bound itself: what comes above it is answers to the client's own packets. Two shards
+            // that did not listen to each other because of it would wait for ever.
+            && (connection.outbox.bytes() <= 2 * self.limits.outbox_bytes_max
+                || matches!(connection.principal, Principal::Shard(_)))
                 && connection.withheld <= 2 * u32::from(self.limits.receive_maximum)
         })
     }

@@ -286,7 +286,10 @@ impl Shard {
         }
         let persistent = |key: SessionKey| self.sessions.get(key as usize).is_some_and(|s| s.is_persistent());
         publication.qos > QoS::AtMostOnce
-            && (self.matches.iter().any(|matched| matched.qos > QoS::AtMostOnce && persistent(matched.session))
+            && (self
+                .matches
+                .iter()
+                .any(|matched| matched.qos > QoS::AtMostOnce && !matched.fleeting && persistent(matched.session))
                 || self.matched_groups.iter().any(|&group| {
                     let group = self.groups.get(group);
                     group.is_some_and(|group| group.members().any(|(member, _)| persistent(member)))

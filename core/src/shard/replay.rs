@@ -189,8 +189,8 @@ impl Shard {
                 self.replay_subscribed(at, now, key, filter, (subscription, sends_retained))?;
             }
             Event::Unsubscribed { filter, .. } => {
-                if self.sessions[key as usize].subscriptions.remove(filter) {
-                    self.drop_subscription(now, key, filter, false);
+                if let Some(subscription) = self.sessions[key as usize].subscriptions.remove(filter) {
+                    self.drop_subscription(now, key, (filter, subscription), false);
                 }
             }
             Event::Released { packet_id, .. } => {

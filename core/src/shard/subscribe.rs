@@ -42,7 +42,12 @@ impl Shard {
             if last.get(filter) != Some(&at) {
                 options.retain_handling = RetainHandling::Never;
             }
-            let subscription = Subscription::new(options, self.limits.maximum_qos, subscribe.subscription_identifier);
+            let mut subscription =
+                Subscription::new(options, self.limits.maximum_qos, subscribe.subscription_identifier);
+            if self.is_peer(id) {
+                (subscription.fleeting, subscription.no_local) = (options.no_local, false);
+                options.retain_handling = RetainHandling::Never;
+            }
             match self.subscribe_one(now, id, key, filter, (options, subscription)) {
                 Ok(at) => {
                     //= [MQTT-3.8.4-7] what is granted may be less than what was asked for
@@ -75,10 +80,8 @@ impl Shard {
         }
         let Some(epoch) = self.sessions.get(key as usize).map(|session| session.epoch) else { return };
         let answers = [Release::Answer { connection: id, bytes }, Release::Session { session: key, epoch }];
-        for answer in answers {
-            // A subscription that was acknowledged survives, so its record comes first.
-            self.when_durable(now, durable_at, answer);
-        }
+        // A subscription that was acknowledged survives, so its record comes first; and who publishes elsewhere knows of it.
+        self.when_known(now, durable_at, answers);
     }
 
     pub(super) fn on_unsubscribe(&mut self, now: Millis, id: ConnectionId, unsubscribe: &Unsubscribe<'_>) {
@@ -104,7 +107,11 @@ impl Shard {
         (options, subscription): (SubscriptionOptions, Subscription),
     ) -> Result<Lsn, (ReasonCode, String)> {
         self.check_filter(id, key, filter)?;
-        let existed = self.sessions[key as usize].subscriptions.contains(filter);
+        let before = self.sessions[key as usize].subscriptions.get(filter);
+        if before == Some(subscription) && self.is_peer(id) {
+            return Ok(self.recorder.last());
+        }
+        let existed = before.is_some();
         let sends_retained = wants_retained(filter, options, existed);
         // Found before anything changes, so that a refusal leaves no trace.
         let due = if sends_retained { self.retained_due(now, key, filter)? } else { Vec::new() };
@@ -146,7 +153,9 @@ impl Shard {
             }
         }
         let subscriptions = &mut self.sessions[key as usize].subscriptions;
-        Ok(subscriptions.insert(filter, subscription, self.hash_seed))
+        let before = subscriptions.insert(filter, subscription, self.hash_seed);
+        self.note_wish(key, filter, before, subscription);
+        Ok(before.is_some())
     }
 
     fn check_filter(&mut self, id: ConnectionId, key: SessionKey, filter: &str) -> Result<(), (ReasonCode, String)> {
@@ -168,8 +177,9 @@ impl Shard {
         if filter.contains(['+', '#']) && !limits.wildcard_subscriptions {
             return refuse(ReasonCode::WildcardSubscriptionsNotSupported, "wildcards are not on offer");
         }
-        let subscriptions = &self.sessions[key as usize].subscriptions;
-        if subscriptions.len() >= limits.subscriptions_per_session_max && !subscriptions.contains(filter) {
+        let session = &self.sessions[key as usize];
+        let is_new = !session.is_peer() && session.subscriptions.get(filter).is_none();
+        if session.subscriptions.len() >= limits.subscriptions_per_session_max && is_new {
             self.counters.reached(Bound::SubscriptionsPerSession);
             return refuse(ReasonCode::QuotaExceeded, "subscriptions_per_session_max is reached");
         }
@@ -187,20 +197,27 @@ impl Shard {
             return ReasonCode::UnspecifiedError;
         };
         //= [MQTT-3.10.4-1] filters are compared character by character
-        if !session.subscriptions.remove(filter) {
+        let Some(subscription) = session.subscriptions.remove(filter) else {
             return match check_topic_filter(filter, self.limits.topic_levels_max) {
                 Ok(()) => ReasonCode::NoSubscriptionExisted,
                 Err(_) => ReasonCode::TopicFilterInvalid,
             };
-        }
+        };
         //= [MQTT-3.10.4-2] nothing new is delivered from here on
         self.record_unsubscribed(now, key, filter);
-        self.drop_subscription(now, key, filter, false);
+        self.drop_subscription(now, key, (filter, subscription), false);
         ReasonCode::Success
     }
 
     /// Takes a subscription out of the index or its group. `ended`: the session is gone for good.
-    pub(super) fn drop_subscription(&mut self, now: Millis, key: SessionKey, filter: &str, ended: bool) {
+    pub(super) fn drop_subscription(
+        &mut self,
+        now: Millis,
+        key: SessionKey,
+        (filter, subscription): (&str, Subscription),
+        ended: bool,
+    ) {
+        self.forget_wish(key, filter, subscription);
         match parse_shared(filter) {
             Ok(Some(shared)) => {
                 let name = (shared.share_name.into(), shared.filter.into());

@@ -5,6 +5,7 @@ mod disk;
 mod durability;
 mod flow;
 mod messages;
+mod peers;
 mod robustness;
 mod shared;
 mod world;

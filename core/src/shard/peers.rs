@@ -1,0 +1,207 @@
+//! Other shards of the same broker: to this one, each is a client.
+//!
+//! Owns the peers' connections, what they are told about the wishes of this shard's clients, and the answers that wait until
+//! they know. What they are sent and what they send goes the way of any client's messages
+//! (`docs/adr/0006-shards-are-peers.md`).
+
+use std::collections::VecDeque;
+
+use causeway_fleet::Principal;
+use causeway_protocol::{Packet, PacketId, Subscribe, SubscriptionOptions, Unsubscribe};
+use smallvec::SmallVec;
+
+use super::{Release, Shard, mark_dirty};
+use crate::handshake::ConnectRequest;
+use crate::index::Subscription;
+use crate::interest::{Interest, Wish};
+use crate::session::{Session, SessionKey};
+use crate::{ConnectionId, Lsn, Millis};
+
+/// A peer's connection, and how much it was told.
+#[derive(Debug)]
+struct Peer {
+    connection: ConnectionId,
+    /// SUBSCRIBE and UNSUBSCRIBE packets it was sent, and those it answered: in their order.
+    told: u64,
+    answered: u64,
+}
+
+/// An answer to a client that waits until all peers know what it asked for.
+#[derive(Debug)]
+struct Waiting {
+    /// For each peer, how many of its answers must be there.
+    answered: SmallVec<[u64; 4]>,
+    durable_at: Lsn,
+    releases: [Release; 2],
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Peers {
+    peers: Vec<Peer>,
+    interest: Interest,
+    waiting: VecDeque<Waiting>,
+}
+
+impl Peers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
+    fn know_all(&self) -> bool {
+        self.peers.iter().all(|peer| peer.answered == peer.told)
+    }
+}
+
+/// What a subscription of a session is to others.
+fn wish(subscription: Subscription, lasts: bool) -> Wish {
+    Wish { qos: subscription.qos, fleeting: !lasts }
+}
+
+fn is_shared(filter: &str) -> bool {
+    filter.starts_with("$share/")
+}
+
+impl Shard {
+    /// Makes the connection of another shard, which never ends by itself: what is in its outbox is that shard's input, and what that
+    /// shard's outbox for this one holds comes here. Call once for each other shard after [`Shard::recovered`], before there are clients.
+    pub fn open_peer(&mut self, now: Millis, shard: u16) -> ConnectionId {
+        if self.peers.is_empty() {
+            self.begin_interest();
+        }
+        let mut request = ConnectRequest::of_peer(shard, self.limits.receive_maximum);
+        let id = self.insert_connection(now, &mut request);
+        let before = self.recorder.last();
+        let (key, _) = self.attach(now, id, &request);
+        let after = self.recorder.last();
+        self.connections[id.index()].corked = after > before;
+        self.when_durable(now, after, Release::Uncork(id));
+        let epoch = self.sessions[key as usize].epoch;
+        self.when_durable(now, after, Release::Session { session: key, epoch });
+        self.peers.peers.push(Peer { connection: id, told: 0, answered: 0 });
+        let all: Vec<(Box<str>, Wish)> =
+            self.peers.interest.all().map(|(filter, wish)| (filter.into(), wish)).collect();
+        let at = self.peers.peers.len() - 1;
+        all.iter().for_each(|(filter, wish)| self.tell_peer(at, filter, Some(*wish)));
+        id
+    }
+
+    /// Whether all peers know what the clients of this shard want. Before that, no client is to come.
+    pub fn peers_know_all(&self) -> bool {
+        self.peers.know_all()
+    }
+
+    /// Gathers what sessions want that were there before there were peers.
+    fn begin_interest(&mut self) {
+        let mut interest = Interest::default();
+        for (_, session) in self.sessions.iter().filter(|(_, session)| !session.is_peer()) {
+            for (filter, subscription) in session.subscriptions.iter().filter(|(filter, _)| !is_shared(filter)) {
+                interest.add(filter, None, wish(subscription, session.recorded));
+            }
+        }
+        self.peers.interest = interest;
+    }
+
+    /// A session subscribed; it had `before` to the same filter.
+    pub(super) fn note_wish(
+        &mut self,
+        key: SessionKey,
+        filter: &str,
+        before: Option<Subscription>,
+        subscription: Subscription,
+    ) {
+        let Some(session) = self.wishing(key, filter) else { return };
+        let before = before.map(|before| wish(before, session));
+        if let Some(changed) = self.peers.interest.add(filter, before, wish(subscription, session)) {
+            self.tell_peers(filter, Some(changed));
+        }
+    }
+
+    /// It unsubscribed, or is gone.
+    pub(super) fn forget_wish(&mut self, key: SessionKey, filter: &str, subscription: Subscription) {
+        let Some(session) = self.wishing(key, filter) else { return };
+        if let Some(changed) = self.peers.interest.remove(filter, wish(subscription, session)) {
+            self.tell_peers(filter, changed);
+        }
+    }
+
+    /// Whether the session lasts, where others are to know what it wants.
+    fn wishing(&self, key: SessionKey, filter: &str) -> Option<bool> {
+        if self.peers.is_empty() || is_shared(filter) {
+            return None;
+        }
+        let session = self.sessions.get(key as usize).filter(|session| !session.is_peer())?;
+        Some(session.recorded)
+    }
+
+    fn tell_peers(&mut self, filter: &str, wish: Option<Wish>) {
+        for at in 0..self.peers.peers.len() {
+            self.tell_peer(at, filter, wish);
+        }
+    }
+
+    /// SUBSCRIBE or UNSUBSCRIBE. Answers come in the order of what they answer, so the packet identifier only has to be valid.
+    fn tell_peer(&mut self, at: usize, filter: &str, wish: Option<Wish>) {
+        let peer = &mut self.peers.peers[at];
+        let Some(connection) = self.connections.get_mut(peer.connection.index()) else { return };
+        let packet_id = PacketId::MIN;
+        match wish {
+            Some(Wish { qos, fleeting }) => {
+                // Between shards, No Local says that the wish is fleeting: a peer never gets its own messages anyway.
+                let options =
+                    SubscriptionOptions { qos, no_local: fleeting, retain_as_published: true, ..Default::default() };
+                let filters = vec![(filter, options)];
+                let user_properties = Vec::new();
+                connection.write(Packet::Subscribe(Subscribe {
+                    packet_id,
+                    subscription_identifier: None,
+                    user_properties,
+                    filters,
+                }));
+            }
+            None => {
+                let (filters, user_properties) = (vec![filter], Vec::new());
+                connection.write(Packet::Unsubscribe(Unsubscribe { packet_id, user_properties, filters }));
+            }
+        }
+        peer.told += 1;
+        mark_dirty(&mut self.dirty, connection);
+    }
+
+    /// Does it once the record at `durable_at` is durable and all peers know what they were told.
+    pub(super) fn when_known(&mut self, now: Millis, durable_at: Lsn, releases: [Release; 2]) {
+        if self.peers.know_all() && self.peers.waiting.is_empty() {
+            for release in releases {
+                self.when_durable(now, durable_at, release);
+            }
+            return;
+        }
+        let answered = self.peers.peers.iter().map(|peer| peer.told).collect();
+        self.peers.waiting.push_back(Waiting { answered, durable_at, releases });
+    }
+
+    /// A packet that only a server sends: a peer is both.
+    pub(super) fn on_peer_answer(&mut self, now: Millis, id: ConnectionId) {
+        let Some(peer) = self.peers.peers.iter_mut().find(|peer| peer.connection == id) else { return };
+        peer.answered += 1;
+        while let Some(first) = self.peers.waiting.front()
+            && first.answered.iter().zip(&self.peers.peers).all(|(needed, peer)| peer.answered >= *needed)
+        {
+            let Some(Waiting { durable_at, releases, .. }) = self.peers.waiting.pop_front() else { return };
+            for release in releases {
+                self.when_durable(now, durable_at, release);
+            }
+        }
+    }
+
+    /// Whether the session is another shard's.
+    pub(super) fn is_of_peer(&self, key: SessionKey) -> bool {
+        !self.peers.is_empty() && self.sessions.get(key as usize).is_some_and(Session::is_peer)
+    }
+
+    /// Whether the connection is another shard's.
+    pub(super) fn is_peer(&self, id: ConnectionId) -> bool {
+        !self.peers.is_empty()
+            && self.connection(id).is_some_and(|connection| matches!(connection.principal, Principal::Shard(_)))
+    }
+}

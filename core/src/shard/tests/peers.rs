@@ -1,0 +1,233 @@
+//! Several shards, each of them a client of the others.
+
+use std::io::IoSlice;
+
+use causeway_protocol::{Connect, Packet, ProtocolVersion, decode, frame};
+
+use super::world::*;
+use crate::ConnectionId;
+
+/// Shards with links that carry what each says, in pieces of any size.
+struct Broker {
+    shards: Vec<World>,
+    /// The connection of shard `[at][of]`.
+    links: Vec<Vec<Option<ConnectionId>>>,
+    /// Bytes on their way `[from][to]`.
+    under_way: Vec<Vec<Vec<u8>>>,
+    cut: bool,
+}
+
+impl Broker {
+    fn new(count: usize) -> Broker {
+        let shards = (0..count).map(|_| World::new()).collect();
+        let mut broker =
+            Broker { shards, links: Vec::new(), under_way: vec![vec![Vec::new(); count]; count], cut: false };
+        broker.link();
+        broker
+    }
+
+    fn link(&mut self) {
+        let count = self.shards.len();
+        self.links = vec![vec![None; count]; count];
+        self.under_way = vec![vec![Vec::new(); count]; count];
+        for at in 0..count {
+            for of in (0..count).filter(|of| *of != at) {
+                let world = &mut self.shards[at];
+                self.links[at][of] = Some(world.shard.open_peer(world.now, of as u16));
+                world.settle();
+            }
+        }
+        self.carry();
+        assert!(self.shards.iter().all(|world| world.shard.peers_know_all()));
+    }
+
+    /// Moves everything between shards until nothing moves any more.
+    fn carry(&mut self) {
+        let count = self.shards.len();
+        let mut moved = !self.cut;
+        while std::mem::take(&mut moved) {
+            for from in 0..count {
+                for to in (0..count).filter(|to| *to != from) {
+                    let (Some(outgoing), Some(incoming)) = (self.links[from][to], self.links[to][from]) else {
+                        continue;
+                    };
+                    let bytes = self.shards[from].taken(outgoing);
+                    moved |= !bytes.is_empty();
+                    self.under_way[from][to].extend_from_slice(&bytes);
+                    let bytes = std::mem::take(&mut self.under_way[from][to]);
+                    self.shards[to].fed(incoming, &bytes);
+                }
+            }
+        }
+    }
+
+    fn join(&mut self, shard: usize, connect: Connect<'_>) -> Client {
+        self.shards[shard].join(connect)
+    }
+
+    fn subscribe(&mut self, shard: usize, client: Client, filter: &str, qos: u8) {
+        self.shards[shard].subscribe(client, filter, options(qos));
+        self.carry();
+    }
+
+    fn publish(&mut self, shard: usize, client: Client, qos: u8, topic: &str, payload: &str) {
+        self.shards[shard].publish(client, publish(qos, u16::from(qos > 0), topic, payload));
+        self.carry();
+    }
+
+    /// Everything stops, without a word, and starts again.
+    fn restart(&mut self) {
+        self.shards.iter_mut().for_each(World::restart);
+        self.link();
+    }
+}
+
+impl World {
+    /// What waits for a connection, as bytes.
+    fn taken(&mut self, id: ConnectionId) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let Some(mut outbox) = self.shard.outbox(id) else { return bytes };
+        while !outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let used = outbox.chunks(&mut slices);
+            let chunk: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
+            outbox.advance(chunk.len());
+            bytes.extend_from_slice(&chunk);
+        }
+        self.shard.flushed(self.now, id);
+        bytes
+    }
+
+    /// Packets that came for a connection.
+    fn fed(&mut self, id: ConnectionId, mut bytes: &[u8]) {
+        while let Ok(Some(head)) = frame(bytes, u32::MAX) {
+            let (packet, rest) = bytes.split_at(head.total_bytes());
+            let packet: Packet<'_> = decode(&head, &packet[head.header_bytes..], ProtocolVersion::V5).unwrap();
+            self.shard.handle(self.now, id, &packet);
+            bytes = rest;
+        }
+        self.settle();
+        assert!(!self.closes().contains(&id), "a peer broke the rules");
+    }
+}
+
+#[test]
+fn messages_reach_clients_of_other_shards_once() {
+    for qos in 0..3u8 {
+        let mut broker = Broker::new(3);
+        let here = broker.join(0, connect("here"));
+        let there = broker.join(1, connect("there"));
+        let everywhere = broker.join(2, connect("everywhere"));
+        broker.subscribe(0, here, "a/+", qos);
+        broker.subscribe(1, there, "a/b", qos);
+        broker.subscribe(2, everywhere, "#", qos);
+        let publisher = broker.join(1, connect("publisher"));
+        for (shard, client) in [(0, here), (1, there), (2, everywhere)] {
+            broker.shards[shard].heard(client);
+        }
+        broker.publish(1, publisher, qos, "a/b", "x");
+        let expected = if qos == 0 { "pub q0 a/b=x".to_owned() } else { format!("pub q{qos} p1 a/b=x") };
+        for (shard, client) in [(0, here), (1, there), (2, everywhere)] {
+            assert_eq!(broker.shards[shard].heard(client), [expected.as_str()], "QoS {qos}, shard {shard}");
+        }
+        let answer = [vec![], vec!["puback p1"], vec!["pubrec p1"]];
+        assert_eq!(broker.shards[1].heard(publisher), answer[usize::from(qos)]);
+    }
+}
+
+#[test]
+fn suback_waits_until_all_shards_know() {
+    let mut broker = Broker::new(3);
+    let client = broker.join(0, connect("c"));
+    broker.shards[0].subscribe(client, "t", options(1));
+    assert_eq!(broker.shards[0].heard(client), [] as [&str; 0]);
+    broker.carry();
+    assert_eq!(broker.shards[0].heard(client), ["suback 01"]);
+    // What others want already is known.
+    let other = broker.join(0, connect("other"));
+    broker.shards[0].subscribe(other, "t", options(0));
+    assert_eq!(broker.shards[0].heard(other), ["suback 00"]);
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_not_sent() {
+    let mut broker = Broker::new(2);
+    let (one, other) = (broker.join(0, connect("one")), broker.join(0, connect("other")));
+    broker.subscribe(0, one, "t", 1);
+    broker.subscribe(0, other, "t", 1);
+    let publisher = broker.join(1, connect("p"));
+    broker.shards[0].unsubscribe(one, "t");
+    broker.carry();
+    broker.publish(1, publisher, 1, "t", "x");
+    assert_eq!(broker.shards[1].heard(publisher), ["puback p1"]);
+    broker.shards[0].disconnect(other);
+    broker.carry();
+    broker.publish(1, publisher, 1, "t", "y");
+    assert_eq!(broker.shards[1].heard(publisher), ["puback p1 0x10"]);
+}
+
+#[test]
+fn what_was_acknowledged_reaches_another_shard_after_a_crash() {
+    for qos in 1..3u8 {
+        let mut broker = Broker::new(2);
+        let subscriber = broker.join(0, persistent("s"));
+        broker.subscribe(0, subscriber, "t", qos);
+        broker.shards[0].disconnect(subscriber);
+        let publisher = broker.join(1, persistent("p"));
+        // The links stand still: the message is on the disk of its publisher's shard, and nowhere else.
+        broker.cut = true;
+        broker.publish(1, publisher, qos, "t", "x");
+        let answered = broker.shards[1].heard(publisher);
+        assert_eq!(answered, [if qos == 1 { "puback p1" } else { "pubrec p1" }]);
+        broker.cut = false;
+        broker.restart();
+        let (_, heard) = broker.shards[0].dial(persistent("s"));
+        assert_eq!(heard, ["connack 0x00 present".to_owned(), format!("pub q{qos} p1 t=x")]);
+    }
+}
+
+#[test]
+fn qos_2_crosses_once_wherever_it_is_interrupted() {
+    // Bytes that are carried before everything stops.
+    for carried in 0..40 {
+        let mut broker = Broker::new(2);
+        let subscriber = broker.join(0, persistent("s"));
+        broker.subscribe(0, subscriber, "t", 2);
+        broker.shards[0].disconnect(subscriber);
+        let publisher = broker.join(1, persistent("p"));
+        broker.cut = true;
+        broker.publish(1, publisher, 2, "t", "x");
+        let (there, back) = (broker.links[1][0].unwrap(), broker.links[0][1].unwrap());
+        for step in 0..carried {
+            let (from, link, to, other) = if step % 2 == 0 { (1, there, 0, back) } else { (0, back, 1, there) };
+            let bytes = broker.shards[from].taken(link);
+            broker.shards[to].fed(other, &bytes);
+        }
+        broker.cut = false;
+        broker.restart();
+        let (_, heard) = broker.shards[0].dial(persistent("s"));
+        assert_eq!(heard, ["connack 0x00 present", "pub q2 p1 t=x"], "after {carried} steps");
+    }
+}
+
+#[test]
+fn what_only_lasts_as_long_as_connections_needs_no_disk() {
+    let mut broker = Broker::new(2);
+    let subscriber = broker.join(0, connect("s"));
+    broker.subscribe(0, subscriber, "t", 1);
+    broker.shards[0].heard(subscriber);
+    let publisher = broker.join(1, connect("p"));
+    broker.shards.iter_mut().for_each(|world| world.durable_at_once = false);
+    broker.publish(1, publisher, 1, "t", "x");
+    assert_eq!(broker.shards[0].heard(subscriber), ["pub q1 p1 t=x"]);
+    assert_eq!(broker.shards[1].heard(publisher), ["puback p1"]);
+    // Once somebody wants it who may be away, it does.
+    broker.shards.iter_mut().for_each(|world| world.durable_at_once = true);
+    let lasting = broker.join(0, persistent("lasting"));
+    broker.subscribe(0, lasting, "t", 1);
+    broker.shards[1].durable_at_once = false;
+    broker.publish(1, publisher, 1, "t", "y");
+    assert_eq!(broker.shards[1].heard(publisher), [] as [&str; 0]);
+    broker.shards[1].sync();
+    assert_eq!(broker.shards[1].heard(publisher), ["puback p1"]);
+}
