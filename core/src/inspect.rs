@@ -421,6 +421,7 @@ mod tests {
             topic,
             forwarded: ForwardedProperties::default(),
             payload: b"payload",
+            stamp: 0,
             skipped_sessions: Vec::new(),
             skipped_groups: Vec::new(),
         }

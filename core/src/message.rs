@@ -22,6 +22,8 @@ pub(crate) struct Message {
     /// As published.
     pub(crate) retain: bool,
     pub(crate) expires_at: Option<Millis>,
+    /// See [`PublishRecord::stamp`].
+    pub(crate) stamp: u64,
 }
 
 impl Message {
@@ -48,6 +50,7 @@ impl Message {
             expires_at: self.expires_at,
             publisher: None,
             packet_id: None,
+            stamp: self.stamp,
             topic: &self.topic,
             forwarded: self.forwarded(),
             payload: &self.payload,
@@ -65,6 +68,7 @@ impl Message {
             qos: record.qos,
             retain: record.retain,
             expires_at: record.expires_at,
+            stamp: record.stamp,
         }
     }
 
@@ -77,6 +81,7 @@ impl Message {
             qos: will.qos,
             retain: will.retain,
             expires_at: None,
+            stamp: 0,
         }
     }
 
@@ -89,6 +94,7 @@ impl Message {
             qos: will.qos,
             retain: will.retain,
             expires_at: None,
+            stamp: 0,
         }
     }
 }
@@ -101,6 +107,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) qos: QoS,
     pub(crate) retain: bool,
     pub(crate) expires_at: Option<Millis>,
+    /// See [`PublishRecord::stamp`].
+    pub(crate) stamp: u64,
     kept: Option<Arc<Message>>,
 }
 
@@ -114,6 +122,7 @@ impl<'a> Publication<'a> {
             qos: publish.qos,
             retain: publish.retain,
             expires_at: publish.properties.message_expiry_interval_seconds.map(|seconds| now.plus_seconds(seconds)),
+            stamp: 0,
             kept: None,
         }
     }
@@ -127,6 +136,7 @@ impl<'a> Publication<'a> {
             qos: record.qos,
             retain: record.retain,
             expires_at: record.expires_at,
+            stamp: record.stamp,
             kept: None,
         }
     }
@@ -140,6 +150,7 @@ impl<'a> Publication<'a> {
             qos: message.qos,
             retain: message.retain,
             expires_at: message.expires_at,
+            stamp: message.stamp,
             kept: None,
         }
     }
@@ -153,6 +164,7 @@ impl<'a> Publication<'a> {
             qos,
             retain: false,
             expires_at: None,
+            stamp: 0,
             kept: None,
         }
     }
@@ -172,6 +184,7 @@ impl<'a> Publication<'a> {
                 qos: self.qos,
                 retain: self.retain,
                 expires_at: self.expires_at,
+                stamp: self.stamp,
             })
         });
         Arc::clone(message)

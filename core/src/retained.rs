@@ -2,6 +2,7 @@
 //!
 //! Owns their bounds and the search by filter. It never delivers.
 
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -18,7 +19,18 @@ pub(crate) struct Retained {
     tree: LevelTree<Slot>,
     messages: usize,
     bytes: usize,
+    removals: Removals,
 }
+
+/// The stamps of messages that were removed, of late: an older one that comes from another shard is not to take their place.
+#[derive(Debug, Default)]
+struct Removals {
+    by_topic: HashMap<Box<str>, u64>,
+    in_order: VecDeque<(Box<str>, u64)>,
+}
+
+/// Removals remembered. What is on its way between shards is far less.
+const REMOVALS_MAX: usize = 65_536;
 
 /// What stands at a topic. Empty only while it is being filled.
 #[derive(Debug, Default)]
@@ -26,7 +38,7 @@ struct Slot(Option<(Arc<Message>, Lsn)>);
 
 impl Retained {
     pub(crate) fn new(hash_seed: u64) -> Self {
-        Retained { tree: LevelTree::new(hash_seed), messages: 0, bytes: 0 }
+        Retained { tree: LevelTree::new(hash_seed), messages: 0, bytes: 0, removals: Removals::default() }
     }
 
     pub(crate) fn messages(&self) -> usize {
@@ -44,6 +56,33 @@ impl Retained {
     /// The message at a topic, and where its record is.
     pub(crate) fn get_recorded(&self, topic: &str) -> Option<&(Arc<Message>, Lsn)> {
         self.tree.get(topic)?.0.as_ref()
+    }
+
+    /// The stamp of the newest message at a topic, or of its removal; zero where none is known.
+    pub(crate) fn stamp(&self, topic: &str) -> u64 {
+        let removed = self.removals.by_topic.get(topic).copied().unwrap_or(0);
+        self.get(topic).map_or(removed, |message| message.stamp.max(removed))
+    }
+
+    /// Whether a message with this stamp takes the place of what is known at its topic.
+    pub(crate) fn is_newest(&self, topic: &str, stamp: u64) -> bool {
+        stamp > self.stamp(topic)
+    }
+
+    /// Remembers a removal for some time.
+    pub(crate) fn note_removal(&mut self, topic: &str, stamp: u64) {
+        if stamp == 0 {
+            return;
+        }
+        let Removals { by_topic, in_order } = &mut self.removals;
+        by_topic.insert(topic.into(), stamp);
+        in_order.push_back((topic.into(), stamp));
+        if in_order.len() > REMOVALS_MAX
+            && let Some((topic, stamp)) = in_order.pop_front()
+            && by_topic.get(&topic) == Some(&stamp)
+        {
+            by_topic.remove(&topic);
+        }
     }
 
     /// Whether a message of so many bytes may stand at the topic, or which bound forbids it.

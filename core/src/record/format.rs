@@ -130,6 +130,8 @@ pub(crate) struct PublishRecord<'a> {
     pub(crate) publisher: Option<u64>,
     /// The publisher's identifier of a QoS 2 message.
     pub(crate) packet_id: Option<PacketId>,
+    /// Of a retained message, where there are several shards: which of two is newer. Zero for others.
+    pub(crate) stamp: u64,
     pub(crate) topic: &'a str,
     pub(crate) forwarded: ForwardedProperties<'a>,
     pub(crate) payload: &'a [u8],
@@ -428,6 +430,7 @@ impl<'a> Event<'a> {
 const HAS_PUBLISHER: u8 = 1 << 3;
 const HAS_PACKET_ID: u8 = 1 << 4;
 const HAS_SKIPPED: u8 = 1 << 5;
+const HAS_STAMP: u8 = 1 << 7;
 const IS_URGENT: u8 = 1 << 6;
 
 impl<'a> PublishRecord<'a> {
@@ -441,7 +444,8 @@ impl<'a> PublishRecord<'a> {
                 | flag(self.urgent, IS_URGENT)
                 | flag(self.publisher.is_some(), HAS_PUBLISHER)
                 | flag(self.packet_id.is_some(), HAS_PACKET_ID)
-                | flag(skips, HAS_SKIPPED),
+                | flag(skips, HAS_SKIPPED)
+                | flag(self.stamp != 0, HAS_STAMP),
         );
         put_time(out, self.expires_at);
         if let Some(publisher) = self.publisher {
@@ -449,6 +453,9 @@ impl<'a> PublishRecord<'a> {
         }
         if let Some(packet_id) = self.packet_id {
             out.put_u16(packet_id.get());
+        }
+        if self.stamp != 0 {
+            out.put_u64(self.stamp);
         }
         if skips {
             out.put_u32(self.skipped_sessions.len() as u32);
@@ -474,6 +481,7 @@ impl<'a> PublishRecord<'a> {
         } else {
             None
         };
+        let stamp = if flags & HAS_STAMP != 0 { reader.u64()? } else { 0 };
         let (mut skipped_sessions, mut skipped_groups) = (Vec::new(), Vec::new());
         if flags & HAS_SKIPPED != 0 {
             for _ in 0..reader.u32()? {
@@ -490,6 +498,7 @@ impl<'a> PublishRecord<'a> {
             expires_at,
             publisher,
             packet_id,
+            stamp,
             topic: reader.text()?,
             forwarded: reader.forwarded()?,
             payload: std::mem::take(&mut reader.0),
@@ -546,6 +555,7 @@ mod tests {
             expires_at: Some(Millis(9)),
             publisher: Some(3),
             packet_id: PacketId::new(65_535),
+            stamp: 77,
             topic: "a/b",
             forwarded,
             payload: b"payload",

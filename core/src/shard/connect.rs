@@ -161,6 +161,7 @@ impl Shard {
         let session = Session::new(Arc::clone(&client_id), request.principal.clone(), self.epoch);
         let key = self.sessions.insert(session) as SessionKey;
         self.session_by_client.insert(client_id, key);
+        self.note_peer_session(key);
         key
     }
 

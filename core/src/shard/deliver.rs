@@ -35,6 +35,8 @@ pub(super) struct Match {
     pub(super) retain_as_published: bool,
     /// It need not outlive a crash for this one.
     pub(super) fleeting: bool,
+    /// Another shard keeps what is retained, too: it gets the message whatever its QoS, and loses none.
+    pub(super) replicates: bool,
     pub(super) identifiers: Identifiers,
 }
 
@@ -112,6 +114,8 @@ impl Shard {
         origin: Origin,
     ) -> Result<Routed, (ReasonCode, String)> {
         self.collect_matches(publication.topic, origin);
+        self.stamp(now, publication, origin);
+        self.match_all_peers(publication, origin);
         let skipped = match origin {
             // Its publisher was told that it is accepted, when its own shard had room for it.
             Origin::Client { session: Some(session), .. } if self.is_of_peer(session) => Skipped::default(),
@@ -160,11 +164,13 @@ impl Shard {
 
     /// Counts to how many a recorded message is owed, and keeps its body at hand for those who are here.
     fn owe_to_all(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
-        if lsn == Lsn(0) || publication.qos == QoS::AtMostOnce {
+        let qos = publication.qos;
+        if lsn == Lsn(0) || (qos == QoS::AtMostOnce && publication.stamp == 0) {
             return;
         }
-        let sessions = self.matches.iter().filter(|matched| matched.qos > QoS::AtMostOnce).count();
-        let owed_by = |key: &&GroupKey| self.groups.get(**key).is_some_and(|group| group.qos_max() > QoS::AtMostOnce);
+        let sessions = self.matches.iter().filter(|matched| matched.qos_of(qos) > QoS::AtMostOnce).count();
+        let owed_by =
+            |key: &&GroupKey| self.groups.get(**key).is_some_and(|group| group.qos_max().min(qos) > QoS::AtMostOnce);
         let deliveries = (sessions + self.matched_groups.iter().filter(owed_by).count()) as u32;
         if deliveries > 0 {
             self.queues.bodies.owe(lsn, publication.bytes() as u32, deliveries);
@@ -175,7 +181,7 @@ impl Shard {
     /// Fills `matches` (each session once) and `matched_groups`.
     pub(super) fn collect_matches(&mut self, topic: &str, origin: Origin) {
         self.turn += 1;
-        let Shard { index, sessions, matches, matched_groups, turn, peers, .. } = self;
+        let Shard { index, sessions, matches, matched_groups, turn, peer_sessions, .. } = self;
         let publisher = match origin {
             Origin::Client { session, .. } => session,
             Origin::Will { session } => Some(session),
@@ -184,7 +190,7 @@ impl Shard {
         // What comes from another shard goes no further, and each shard says its own word.
         let is_peer =
             |key: SessionKey, sessions: &Slab<Session>| sessions.get(key as usize).is_some_and(Session::is_peer);
-        let is_local = !peers.is_empty()
+        let is_local = !peer_sessions.is_empty()
             && (origin == Origin::Broker || publisher.is_some_and(|publisher| is_peer(publisher, sessions)));
         index.matches(topic, |target| match target {
             Target::Session(session, _) if is_local && is_peer(session, sessions) => {}
@@ -325,11 +331,16 @@ impl Shard {
     }
 
     pub(super) fn retain(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
+        if publication.stamp != 0 && !self.retained.is_newest(publication.topic, publication.stamp) {
+            // Another shard's came first, and was published later.
+            return;
+        }
         if lsn > Lsn(0) {
             self.changed.retained(publication.topic);
         }
         //= [MQTT-3.3.1-6] [MQTT-3.3.1-7] an empty retained message removes what is there and is not kept
         if publication.payload.is_empty() {
+            self.retained.note_removal(publication.topic, publication.stamp);
             self.set_retained(publication.topic, None);
             return;
         }
@@ -345,8 +356,7 @@ impl Shard {
         (durable_at, lane): (Lsn, LaneName),
         forms: &mut Forms,
     ) {
-        //= [MQTT-3.3.4-2] [MQTT-3.8.4-8] QoS of the message, bounded by the highest of the matching subscriptions
-        let qos = matched.qos.min(publication.qos);
+        let qos = matched.qos_of(publication.qos);
         //= [MQTT-3.3.1-12] [MQTT-3.3.1-13] the retain flag only where the subscription asked for it as published
         let retain = publication.retain && matched.retain_as_published;
         if qos == QoS::AtMostOnce {
@@ -544,7 +554,16 @@ fn first_match(session: SessionKey, subscription: Subscription) -> Match {
         identifiers.push(subscription.identifier);
     }
     let Subscription { qos, retain_as_published, fleeting, .. } = subscription;
-    Match { session, qos, retain_as_published, fleeting, identifiers }
+    Match { session, qos, retain_as_published, fleeting, replicates: false, identifiers }
+}
+
+impl Match {
+    /// At which QoS a message published with `qos` is delivered.
+    pub(super) fn qos_of(&self, qos: QoS) -> QoS {
+        //= [MQTT-3.3.4-2] [MQTT-3.8.4-8] QoS of the message, bounded by the highest of the matching subscriptions
+        let qos = self.qos.min(qos);
+        if self.replicates { qos.max(QoS::AtLeastOnce) } else { qos }
+    }
 }
 
 /// Overlapping subscriptions make one delivery: the highest QoS, and all identifiers.

@@ -17,6 +17,7 @@ mod pump;
 mod reauthenticate;
 mod record;
 mod replay;
+mod replicate;
 mod restore;
 mod share;
 mod subscribe;
@@ -129,7 +130,11 @@ pub struct Shard {
     releases: VecDeque<(Lsn, Release)>,
     timers: Timers,
     dirty: VecDeque<ConnectionId>,
+    /// Which of the broker's shards this is.
+    number: u16,
     peers: Peers,
+    /// Sessions of other shards, also while the log is replayed.
+    peer_sessions: Vec<SessionKey>,
     survey: Survey,
     effects: VecDeque<Effect>,
     counters: Counters,
@@ -180,7 +185,9 @@ impl Shard {
             releases: VecDeque::new(),
             timers: Timers::default(),
             dirty: VecDeque::new(),
+            number: 0,
             peers: Peers::default(),
+            peer_sessions: Vec::new(),
             survey: Survey::default(),
             effects: VecDeque::new(),
             counters: Counters::default(),

@@ -194,6 +194,13 @@ impl Shard {
         }
     }
 
+    /// Notes a session that begins, or is there again, if it is another shard's.
+    pub(super) fn note_peer_session(&mut self, key: SessionKey) {
+        if self.sessions.get(key as usize).is_some_and(Session::is_peer) {
+            self.peer_sessions.push(key);
+        }
+    }
+
     /// Whether the session is another shard's.
     pub(super) fn is_of_peer(&self, key: SessionKey) -> bool {
         !self.peers.is_empty() && self.sessions.get(key as usize).is_some_and(Session::is_peer)

@@ -18,7 +18,7 @@ impl Shard {
     pub(super) fn on_publish(&mut self, now: Millis, id: ConnectionId, publish: &Publish<'_>) {
         self.counters.publish_received[publish.qos as usize] += 1;
         self.counters.payload_bytes_received += publish.payload.len() as u64;
-        if let Err((reason, why)) = self.check_publish(publish) {
+        if let Err((reason, why)) = self.check_publish(publish, self.is_peer(id)) {
             self.counters.protocol_errors += 1;
             self.disconnect(now, id, reason, why);
             return;
@@ -113,7 +113,7 @@ impl Shard {
     }
 
     /// Checks that need the terms of the connection.
-    fn check_publish(&mut self, publish: &Publish<'_>) -> Result<(), (ReasonCode, &'static str)> {
+    fn check_publish(&mut self, publish: &Publish<'_>, is_peer: bool) -> Result<(), (ReasonCode, &'static str)> {
         //= [MQTT-3.2.2-11] a QoS above the announced maximum ends the connection
         if publish.qos > self.limits.maximum_qos {
             return Err((ReasonCode::QoSNotSupported, "QoS above the maximum on offer"));
@@ -123,7 +123,7 @@ impl Shard {
             return Err((ReasonCode::RetainNotSupported, "retained messages are not on offer"));
         }
         //= [MQTT-3.3.4-6] a client never sends a Subscription Identifier
-        if !publish.properties.subscription_identifiers.is_empty() {
+        if !publish.properties.subscription_identifiers.is_empty() && !is_peer {
             return Err((ReasonCode::ProtocolError, "PUBLISH of a client with a Subscription Identifier"));
         }
         if let Some(alias) = publish.properties.topic_alias
@@ -183,6 +183,7 @@ impl Shard {
         }
         let session = self.connection(id).and_then(|connection| connection.session);
         let mut publication = Publication::of_publish(now, publish, topic);
+        self.take_carried(id, &publish.properties.subscription_identifiers, &mut publication);
         let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce);
         self.route(now, &mut publication, Origin::Client { session, packet_id })
     }

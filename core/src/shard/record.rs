@@ -60,6 +60,7 @@ impl Shard {
             expires_at: publication.expires_at,
             publisher,
             packet_id,
+            stamp: publication.stamp,
             topic: publication.topic,
             forwarded: publication.forwarded,
             payload: publication.payload,

@@ -282,6 +282,7 @@ impl Shard {
         session.recorded = true;
         let key = self.sessions.insert(session) as SessionKey;
         self.session_by_client.insert(client_id, key);
+        self.note_peer_session(key);
         self.epoch = self.epoch.max(epoch);
         self.changed.session(key);
         replay.session(epoch, key, Lsn(0));
@@ -323,7 +324,9 @@ impl Shard {
             self.changed.session(key);
             self.sessions[key as usize].received.insert(packet_id);
         }
-        self.collect_matches(record.topic, Origin::Client { session: publisher, packet_id: None });
+        let origin = Origin::Client { session: publisher, packet_id: None };
+        self.collect_matches(record.topic, origin);
+        self.match_all_peers(&publication, origin);
         if record.retain {
             self.retain(&mut publication, at);
         }
@@ -357,7 +360,7 @@ impl Shard {
         at: Lsn,
     ) {
         let session = &mut self.sessions[matched.session as usize];
-        let qos = matched.qos.min(record.qos);
+        let qos = matched.qos_of(record.qos);
         if qos == QoS::AtMostOnce || record.skipped_sessions.contains(&session.epoch) {
             return;
         }

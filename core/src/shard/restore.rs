@@ -116,6 +116,7 @@ impl Shard {
         self.backlog_messages += session.backlog.len();
         let key = self.sessions.insert(session) as SessionKey;
         self.session_by_client.insert(client_id, key);
+        self.note_peer_session(key);
         self.epoch = self.epoch.max(folded.epoch);
         replay.session(folded.epoch, key, folded.as_of);
         replay.lanes = Some((key, folded.lanes));

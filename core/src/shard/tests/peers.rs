@@ -2,10 +2,10 @@
 
 use std::io::IoSlice;
 
-use causeway_protocol::{Connect, Packet, ProtocolVersion, decode, frame};
+use causeway_protocol::{Connect, Packet, ProtocolVersion, Publish, decode, frame};
 
 use super::world::*;
-use crate::ConnectionId;
+use crate::{ConnectionId, Millis};
 
 /// Shards with links that carry what each says, in pieces of any size.
 struct Broker {
@@ -19,7 +19,8 @@ struct Broker {
 
 impl Broker {
     fn new(count: usize) -> Broker {
-        let shards = (0..count).map(|_| World::new()).collect();
+        let mut shards: Vec<World> = (0..count).map(|_| World::new()).collect();
+        shards.iter_mut().enumerate().for_each(|(number, world)| world.shard.become_shard(number as u16));
         let mut broker =
             Broker { shards, links: Vec::new(), under_way: vec![vec![Vec::new(); count]; count], cut: false };
         broker.link();
@@ -78,6 +79,7 @@ impl Broker {
     /// Everything stops, without a word, and starts again.
     fn restart(&mut self) {
         self.shards.iter_mut().for_each(World::restart);
+        self.shards.iter_mut().enumerate().for_each(|(number, world)| world.shard.become_shard(number as u16));
         self.link();
     }
 }
@@ -230,4 +232,78 @@ fn what_only_lasts_as_long_as_connections_needs_no_disk() {
     assert_eq!(broker.shards[1].heard(publisher), [] as [&str; 0]);
     broker.shards[1].sync();
     assert_eq!(broker.shards[1].heard(publisher), ["puback p1"]);
+}
+
+fn retained<'a>(qos: u8, topic: &'a str, payload: &'a str) -> Publish<'a> {
+    Publish { retain: true, ..publish(qos, u16::from(qos > 0), topic, payload) }
+}
+
+impl Broker {
+    /// What a new client of each shard finds at a topic.
+    fn found(&mut self, topic: &str) -> Vec<Vec<String>> {
+        (0..self.shards.len())
+            .map(|shard| {
+                let client = self.join(shard, connect("reader"));
+                self.subscribe(shard, client, topic, 0);
+                let heard = self.shards[shard].heard(client);
+                self.shards[shard].disconnect(client);
+                self.carry();
+                heard.into_iter().filter(|word| word.starts_with("pub")).collect()
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn what_is_retained_is_found_on_every_shard() {
+    for qos in 0..3u8 {
+        let mut broker = Broker::new(3);
+        let publisher = broker.join(1, persistent("p"));
+        let listener = broker.join(2, connect("l"));
+        broker.subscribe(2, listener, "t", 2);
+        broker.shards[2].heard(listener);
+        broker.shards[1].publish(publisher, retained(qos, "t", "x"));
+        broker.carry();
+        let live = if qos == 0 { "pub q0 t=x".to_owned() } else { format!("pub q{qos} p1 t=x") };
+        assert_eq!(broker.shards[2].heard(listener), [live]);
+        let found = vec![vec!["pub q0 retain t=x".to_owned()]; 3];
+        assert_eq!(broker.found("t"), found);
+        broker.restart();
+        assert_eq!(broker.found("t"), found);
+        let publisher = broker.join(0, connect("q"));
+        broker.shards[0].publish(publisher, retained(qos, "t", ""));
+        broker.carry();
+        assert_eq!(broker.found("t"), vec![Vec::<String>::new(); 3], "QoS {qos}");
+    }
+}
+
+#[test]
+fn the_newest_retained_message_stands_everywhere_whichever_way_they_came() {
+    for (payloads, expected) in [(["a", "b", "c"], "c"), (["a", "b", ""], ""), (["", "b", ""], "")] {
+        for qos in 0..2u8 {
+            let mut broker = Broker::new(3);
+            broker.cut = true;
+            // Nobody hears of the others' before all are published; the clocks of the shards are one.
+            for (shard, payload) in payloads.into_iter().enumerate() {
+                let publisher = broker.join(shard, connect("p"));
+                broker.shards[shard].now = Millis(2_000_000 + shard as u64);
+                broker.shards[shard].publish(publisher, retained(qos, "t", payload));
+            }
+            broker.cut = false;
+            broker.carry();
+            let found = if expected.is_empty() { vec![] } else { vec![format!("pub q0 retain t={expected}")] };
+            assert_eq!(broker.found("t"), vec![found; 3], "{payloads:?} QoS {qos}");
+        }
+    }
+}
+
+#[test]
+fn a_retained_qos_0_message_reaches_all_shards_though_all_crash() {
+    let mut broker = Broker::new(2);
+    let publisher = broker.join(0, connect("p"));
+    broker.cut = true;
+    broker.shards[0].publish(publisher, retained(0, "t", "x"));
+    broker.cut = false;
+    broker.restart();
+    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=x".to_owned()]; 2]);
 }

@@ -1,0 +1,120 @@
+//! Retained messages on several shards.
+//!
+//! Owns how a retained message comes to every shard and which of two is newer everywhere, whichever way they came. What is retained on
+//! one shard is kept by `retained`; this only says what is to be kept.
+
+use causeway_fleet::Principal;
+use causeway_protocol::QoS;
+use smallvec::smallvec;
+
+use super::Shard;
+use super::deliver::{Match, Origin};
+use crate::message::Publication;
+use crate::session::Identifiers;
+use crate::{ConnectionId, Millis};
+
+/// Bits of a stamp in one identifier, which has 28 and is never zero.
+const CHUNK_BITS: u32 = 27;
+/// The shard's number in a stamp, below the time.
+const SHARD_BITS: u32 = 16;
+
+/// What a retained message is on a link, beside itself: the QoS of its publish, and its stamp. Between shards, subscription
+/// identifiers carry it.
+fn carried(qos: QoS, stamp: u64) -> Identifiers {
+    let chunk = |at: u32| ((stamp >> (CHUNK_BITS * at)) & ((1 << CHUNK_BITS) - 1)) as u32 + 1;
+    smallvec![qos as u32 + 1, chunk(0), chunk(1), chunk(2)]
+}
+
+/// The QoS and the stamp, where a message carries them.
+fn uncarried(identifiers: &[u32]) -> Option<(QoS, u64)> {
+    let &[qos, ref chunks @ ..] = identifiers else { return None };
+    let qos = QoS::from_bits(u8::try_from(qos.checked_sub(1)?).ok()?)?;
+    let stamp = chunks.iter().enumerate().try_fold(0u64, |stamp, (at, chunk)| {
+        let shift = CHUNK_BITS.checked_mul(u32::try_from(at).ok()?)?;
+        Some(stamp | u64::from(chunk.checked_sub(1)?).checked_shl(shift)?)
+    })?;
+    Some((qos, stamp))
+}
+
+impl Shard {
+    /// Says which of the broker's shards this is. Call before anything else; a shard that is alone is the first.
+    pub fn become_shard(&mut self, number: u16) {
+        self.number = number;
+    }
+
+    /// Takes what a message of another shard carries beside itself.
+    pub(super) fn take_carried(&self, id: ConnectionId, identifiers: &[u32], publication: &mut Publication<'_>) {
+        if publication.retain
+            && self.is_peer(id)
+            && let Some((qos, stamp)) = uncarried(identifiers)
+        {
+            (publication.qos, publication.stamp) = (qos, stamp);
+        }
+    }
+
+    /// Gives a retained message of this shard its stamp: newer than what it replaces, and than all that was published before.
+    pub(super) fn stamp(&self, now: Millis, publication: &mut Publication<'_>, origin: Origin) {
+        if !publication.retain || self.peers.is_empty() || origin == Origin::Broker || publication.stamp != 0 {
+            return;
+        }
+        let known = self.retained.stamp(publication.topic) >> SHARD_BITS;
+        publication.stamp = (now.0.max(known + 1) << SHARD_BITS) | u64::from(self.number);
+    }
+
+    /// Has every other shard get a retained message that was published here.
+    pub(super) fn match_all_peers(&mut self, publication: &Publication<'_>, origin: Origin) {
+        if publication.stamp == 0 {
+            return;
+        }
+        let publisher = match origin {
+            Origin::Client { session, .. } => session,
+            Origin::Will { session } => Some(session),
+            Origin::Broker => return,
+        };
+        let is_peer = |key: &u32| {
+            let principal = self.sessions.get(*key as usize).map(|session| &session.principal);
+            matches!(principal, Some(Principal::Shard(_)))
+        };
+        if publisher.is_some_and(|publisher| is_peer(&publisher)) {
+            return;
+        }
+        for &key in &self.peer_sessions {
+            let Some(session) = self.sessions.get_mut(key as usize) else { continue };
+            let identifiers = carried(publication.qos, publication.stamp);
+            let matched = Match {
+                session: key,
+                qos: QoS::ExactlyOnce,
+                retain_as_published: true,
+                fleeting: false,
+                replicates: true,
+                identifiers,
+            };
+            if session.mark.0 == self.turn {
+                self.matches[session.mark.1 as usize] = matched;
+                continue;
+            }
+            session.mark = (self.turn, self.matches.len() as u32);
+            self.matches.push(matched);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_carried_comes_back() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            for stamp in [1, 1 << 27, u64::MAX, 1_700_000_000_000 << 16 | 3] {
+                let carried = carried(qos, stamp);
+                assert!(carried.iter().all(|identifier| (1..=268_435_455).contains(identifier)));
+                assert_eq!(uncarried(&carried), Some((qos, stamp)));
+            }
+        }
+        for nonsense in [&[][..], &[0], &[4, 1, 1, 1], &[1, 0]] {
+            assert_eq!(uncarried(nonsense), None);
+        }
+        assert!(uncarried(&[1; 100]).is_none());
+    }
+}
