@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench_check;
 mod certificates;
 mod conformance;
 mod daemon;
@@ -51,6 +52,8 @@ enum Command {
     Fuzz(fuzz::Options),
     /// Show that a claim of the documentation holds, with figures
     Prove(prove::Options),
+    /// Count the instructions of the hot paths, and compare with the committed figures
+    BenchCheck(bench_check::Options),
     /// Play seeded runs of the durable broker on a faulty disk, and judge them
     Sim(sim::Options),
 }
@@ -75,6 +78,7 @@ fn run(command: Command) -> Result<()> {
         Command::Interop(options) => interop::run(&workspace, &options),
         Command::Fuzz(options) => fuzz::run(&workspace, &options),
         Command::Prove(options) => prove::run(&workspace, &options),
+        Command::BenchCheck(options) => bench_check::run(&workspace, &options),
         Command::Sim(options) => sim::run(&workspace, &options),
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Program {
     Node,
     /// Python 3 able to make virtual environments with pip.
     Python,
+    /// Valgrind, with callgrind.
+    Valgrind,
 }
 
 impl Program {
@@ -26,6 +28,7 @@ impl Program {
             Self::MosquittoClients => answers("mosquitto_pub", &["--help"]) && answers("mosquitto_sub", &["--help"]),
             Self::Node => succeeds("node", &["--version"]) && succeeds("npm", &["--version"]),
             Self::Python => succeeds("python3", &["-c", "import ensurepip, venv"]),
+            Self::Valgrind => succeeds("valgrind", &["--tool=callgrind", "--version"]),
         }
     }
 
@@ -36,6 +39,7 @@ impl Program {
             Self::MosquittoClients => "apt-get install -y mosquitto-clients",
             Self::Node => "apt-get install -y nodejs npm",
             Self::Python => "apt-get install -y python3 python3-venv",
+            Self::Valgrind => "apt-get install -y valgrind",
         }
     }
 }

@@ -12,7 +12,7 @@ use clap::Args;
 use crate::daemon::Product;
 use crate::program::Program;
 use crate::workspace::{self, Workspace};
-use crate::{conformance, interop, prove, table, tidy};
+use crate::{bench_check, conformance, interop, prove, table, tidy};
 
 /// Which steps to run.
 #[derive(Debug, Args)]
@@ -110,6 +110,13 @@ const STEPS: &[Step] = &[
         needs: &[],
         is_quick: false,
         run: |workspace| ["kill", "powercut"].iter().try_for_each(|name| prove::quick(workspace, name)),
+    },
+    Step {
+        name: "bench-check",
+        about: "no hot path takes more instructions than its committed figure and 5%",
+        needs: &[Program::Valgrind],
+        is_quick: false,
+        run: bench_check::whole,
     },
 ];
 
