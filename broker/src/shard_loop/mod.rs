@@ -122,6 +122,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
     let mut clock = Clock::new();
     let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
     let mut shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
+    shard.tell_details(tracing::enabled!(target: "causeway::client", tracing::Level::DEBUG));
     let (upkeep, commit) = match parts.directory {
         None => (None, Commit::InLine(VolatileLog::new())),
         Some(directory) => {

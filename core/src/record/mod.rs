@@ -51,7 +51,12 @@ impl PendingGroup {
 pub(crate) struct Recorder {
     last: Lsn,
     group: PendingGroup,
+    last_group_bytes: usize,
 }
+
+/// Room that a group takes with its first record.
+const GROUP_BYTES_MIN: usize = 1024;
+const GROUP_BYTES_MAX: usize = 256 * 1024;
 
 impl Recorder {
     /// The position of the newest record.
@@ -66,6 +71,10 @@ impl Recorder {
 
     /// Appends one record.
     pub(crate) fn append(&mut self, record: &Record<'_>) -> Lsn {
+        if self.group.bytes.capacity() == 0 {
+            // As many bytes as the last group had, so that this one grows little: a turn is mostly like the one before.
+            self.group.bytes.reserve(self.last_group_bytes.clamp(GROUP_BYTES_MIN, GROUP_BYTES_MAX));
+        }
         record.encode(&mut self.group.bytes);
         self.last = Lsn(self.last.0 + 1);
         if self.group.is_empty() {
@@ -77,7 +86,11 @@ impl Recorder {
 
     /// The gathered group, if there is any record in it.
     pub(crate) fn take(&mut self) -> Option<PendingGroup> {
-        (!self.group.is_empty()).then(|| std::mem::take(&mut self.group))
+        if self.group.is_empty() {
+            return None;
+        }
+        self.last_group_bytes = self.group.bytes.len();
+        Some(std::mem::take(&mut self.group))
     }
 }
 

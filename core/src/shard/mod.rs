@@ -137,6 +137,7 @@ pub struct Shard {
     peer_sessions: Vec<SessionKey>,
     survey: Survey,
     effects: VecDeque<Effect>,
+    tells_details: bool,
     counters: Counters,
     /// What the message at hand matched; kept for its memory.
     matches: Vec<Match>,
@@ -190,6 +191,7 @@ impl Shard {
             peer_sessions: Vec::new(),
             survey: Survey::default(),
             effects: VecDeque::new(),
+            tells_details: true,
             counters: Counters::default(),
             matches: Vec::new(),
             matched_groups: Vec::new(),
@@ -368,6 +370,11 @@ impl Shard {
         }
     }
 
+    /// Whether events of the level Debug have a reader. They are told unless this says otherwise.
+    pub fn tell_details(&mut self, has_reader: bool) {
+        self.tells_details = has_reader;
+    }
+
     /// The next rare thing to do.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
@@ -419,6 +426,9 @@ impl Shard {
         reason: Option<ReasonCode>,
         detail: &str,
     ) {
+        if level == EventLevel::Debug && !self.tells_details {
+            return;
+        }
         let Some(connection) = self.connection(id) else {
             return;
         };
