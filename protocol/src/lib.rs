@@ -24,5 +24,6 @@ pub use property::{PropertyHolder, PropertyId, PropertyType};
 pub use publish_head::{PublishHead, encode_publish_head};
 pub use reason::ReasonCode;
 pub use topic::{
-    FilterError, SharedFilter, TopicError, check_topic_filter, check_topic_name, filter_matches, parse_shared,
+    FilterError, SharedFilter, TopicError, check_topic_filter, check_topic_levels, check_topic_name, filter_matches,
+    parse_shared,
 };

@@ -174,6 +174,14 @@ proptest! {
     }
 
     #[test]
+    fn levels_are_counted_as_slashes_are(name in "[/.0oa\u{af}\u{2f2f}]{1,40}", levels_max in 1..20usize) {
+        let levels = name.matches('/').count() + 1;
+        let expected = if levels > levels_max { Err(TopicError::TooManyLevels { levels, levels_max }) } else { Ok(()) };
+        prop_assert_eq!(check_topic_levels(&name, levels_max), expected);
+        prop_assert_eq!(check_topic_name(&name, levels_max), expected);
+    }
+
+    #[test]
     fn any_text_is_checked_without_panic((filter, name) in (".{0,20}", ".{0,20}")) {
         let _ = check_topic_name(&name, 3);
         let _ = check_topic_filter(&filter, 3);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use causeway_fleet::acl::Decision;
 use causeway_protocol::{
-    Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicError, check_topic_name,
+    Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicError, check_topic_levels,
 };
 
 use super::deliver::{Origin, Routed};
@@ -134,7 +134,7 @@ impl Shard {
             return Err((ReasonCode::TopicAliasInvalid, "topic alias above the announced maximum"));
         }
         if !publish.topic.is_empty()
-            && let Err(error) = check_topic_name(publish.topic, self.limits.topic_levels_max)
+            && let Err(error) = check_topic_levels(publish.topic, self.limits.topic_levels_max)
         {
             if matches!(error, TopicError::TooManyLevels { .. }) {
                 self.counters.reached(Bound::TopicLevels);
