@@ -433,6 +433,7 @@ mod tests {
             no_local: false,
             retain_as_published: false,
             fleeting: false,
+            away: false,
             identifier: 0,
         };
         record(Event::Subscribed { session: 1, filter, subscription, sends_retained: false })

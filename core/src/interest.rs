@@ -1,7 +1,8 @@
 //! What the clients of this shard want of others.
 //!
-//! Owns, for each filter, how many of the shard's own sessions subscribe to it, and how much they want: the highest QoS, and whether
-//! anybody wants it beyond the life of a connection. It says when that changes; telling others is not its business.
+//! Owns, for each filter, how many of the shard's own sessions subscribe to it, and how much they want: the highest QoS, whether
+//! anybody wants it beyond the life of a connection, and of a shared subscription whether anybody is there. It says when that changes; telling others is not its
+//! business.
 
 use std::collections::HashMap;
 
@@ -14,23 +15,35 @@ pub(crate) struct Wish {
     pub(crate) qos: QoS,
     /// Nobody who wants it outlives their connection.
     pub(crate) fleeting: bool,
+    /// Nobody who wants it has a connection; only of shared subscriptions.
+    pub(crate) away: bool,
 }
 
-/// Subscriptions to one filter: by QoS, of sessions that last and of others.
+/// Subscriptions to one filter: by QoS, of sessions that last and of others, and how many of them are not away.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Counts([[u32; 2]; 3]);
+struct Counts {
+    by_qos: [[u32; 2]; 3],
+    here: u32,
+}
 
 impl Counts {
-    fn at(&mut self, wish: Wish) -> &mut u32 {
-        &mut self.0[wish.qos as usize][usize::from(wish.fleeting)]
+    fn add(&mut self, wish: Wish) {
+        self.by_qos[wish.qos as usize][usize::from(wish.fleeting)] += 1;
+        self.here += u32::from(!wish.away);
+    }
+
+    fn remove(&mut self, wish: Wish) {
+        let count = &mut self.by_qos[wish.qos as usize][usize::from(wish.fleeting)];
+        *count = count.saturating_sub(1);
+        self.here = self.here.saturating_sub(u32::from(!wish.away));
     }
 
     fn wish(&self) -> Option<Wish> {
         let all = [QoS::ExactlyOnce, QoS::AtLeastOnce, QoS::AtMostOnce];
-        let qos = all.into_iter().find(|qos| self.0[*qos as usize] != [0, 0])?;
+        let qos = all.into_iter().find(|qos| self.by_qos[*qos as usize] != [0, 0])?;
         // What is sent with QoS 0 lasts for nobody.
-        let lasts = [QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().any(|qos| self.0[qos as usize][0] > 0);
-        Some(Wish { qos, fleeting: !lasts })
+        let lasts = [QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().any(|qos| self.by_qos[qos as usize][0] > 0);
+        Some(Wish { qos, fleeting: !lasts, away: self.here == 0 })
     }
 }
 
@@ -49,9 +62,9 @@ impl Interest {
         let counts = self.by_filter.get_mut(filter)?;
         let known = counts.wish();
         if let Some(before) = before {
-            *counts.at(before) = counts.at(before).saturating_sub(1);
+            counts.remove(before);
         }
-        *counts.at(wish) += 1;
+        counts.add(wish);
         counts.wish().filter(|wish| Some(*wish) != known)
     }
 
@@ -59,7 +72,7 @@ impl Interest {
     pub(crate) fn remove(&mut self, filter: &str, wish: Wish) -> Option<Option<Wish>> {
         let counts = self.by_filter.get_mut(filter)?;
         let known = counts.wish();
-        *counts.at(wish) = counts.at(wish).saturating_sub(1);
+        counts.remove(wish);
         let now = counts.wish();
         if now.is_none() {
             self.by_filter.remove(filter);
@@ -78,7 +91,7 @@ mod tests {
     use super::*;
 
     fn wish(qos: QoS, fleeting: bool) -> Wish {
-        Wish { qos, fleeting }
+        Wish { qos, fleeting, away: false }
     }
 
     #[test]
@@ -96,5 +109,10 @@ mod tests {
         assert_eq!(interest.remove("a", lasting), Some(None));
         assert_eq!(interest.remove("a", lasting), None);
         assert_eq!(interest.all().count(), 0);
+        let away = Wish { away: true, ..lasting };
+        assert_eq!(interest.add("b", None, away), Some(away));
+        assert_eq!(interest.add("b", Some(away), lasting), Some(lasting));
+        assert_eq!(interest.add("b", None, away), None);
+        assert_eq!(interest.remove("b", lasting), Some(Some(away)));
     }
 }

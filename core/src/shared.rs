@@ -4,7 +4,7 @@
 //! it never sends. Messages are handed to a member only when it can be sent them at once, so nothing is ever stranded
 //! behind an offline member.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use causeway_protocol::QoS;
 use slab::Slab;
@@ -26,6 +26,7 @@ pub(crate) struct GroupKey {
 pub(crate) struct Groups {
     slots: Slab<(u32, Group)>,
     generation: u32,
+    by_number: HashMap<u64, GroupKey>,
     /// While a replay has not come to the end of a fold: whoever is missing from a group was left out of the fold or comes later.
     pub(crate) keeps_empty: bool,
 }
@@ -33,8 +34,11 @@ pub(crate) struct Groups {
 impl Groups {
     pub(crate) fn insert(&mut self, group: Group) -> GroupKey {
         self.generation = self.generation.wrapping_add(1);
+        let number = group.number();
         let index = self.slots.insert((self.generation, group)) as u32;
-        GroupKey { index, generation: self.generation }
+        let key = GroupKey { index, generation: self.generation };
+        self.by_number.insert(number, key);
+        key
     }
 
     pub(crate) fn get(&self, key: GroupKey) -> Option<&Group> {
@@ -48,8 +52,16 @@ impl Groups {
     }
 
     pub(crate) fn remove(&mut self, key: GroupKey) -> Option<Group> {
-        self.get(key)?;
+        let number = self.get(key)?.number();
+        if self.by_number.get(&number) == Some(&key) {
+            self.by_number.remove(&number);
+        }
         self.slots.try_remove(key.index as usize).map(|(_, group)| group)
+    }
+
+    /// The group that has this number on every shard.
+    pub(crate) fn numbered(&self, number: u64) -> Option<GroupKey> {
+        self.by_number.get(&number).copied()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (GroupKey, &Group)> {
@@ -101,6 +113,15 @@ impl Group {
             open: BTreeMap::new(),
             progress_noted: false,
         }
+    }
+
+    /// Its number, the same on every shard: what a message for it carries from one to another. Of 54 bits, so that two groups of a broker
+    /// hardly ever share one (FNV-1a).
+    pub(crate) fn number(&self) -> u64 {
+        let bytes = self.share_name.bytes().chain([b'/']).chain(self.filter.bytes());
+        let hash = bytes
+            .fold(0xCBF2_9CE4_8422_2325u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3));
+        ((hash ^ (hash >> 54)) & ((1 << 54) - 1)).max(1)
     }
 
     /// Adds or replaces; whether it was a member.
@@ -231,6 +252,7 @@ mod tests {
             no_local: false,
             retain_as_published: false,
             fleeting: false,
+            away: false,
             identifier: 0,
         }
     }

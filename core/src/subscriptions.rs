@@ -102,7 +102,14 @@ mod tests {
     use super::*;
 
     fn subscription(identifier: u32) -> Subscription {
-        Subscription { qos: QoS::AtLeastOnce, no_local: false, retain_as_published: false, fleeting: false, identifier }
+        Subscription {
+            qos: QoS::AtLeastOnce,
+            no_local: false,
+            retain_as_published: false,
+            fleeting: false,
+            away: false,
+            identifier,
+        }
     }
 
     proptest! {

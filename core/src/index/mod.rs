@@ -24,6 +24,8 @@ pub(crate) struct Subscription {
     pub(crate) retain_as_published: bool,
     /// Of another shard: nobody there who wants it outlives their connection.
     pub(crate) fleeting: bool,
+    /// Likewise: nobody there who shares it has a connection.
+    pub(crate) away: bool,
     /// Subscription Identifier; 0 stands for none, which the wire forbids.
     pub(crate) identifier: u32,
 }
@@ -37,24 +39,32 @@ impl Subscription {
             no_local,
             retain_as_published,
             fleeting: false,
+            away: false,
             identifier: identifier.unwrap_or(0),
         }
     }
 }
 
 impl Subscription {
-    /// All but the identifier, in bits 0 to 3 and 5.
+    /// All but the identifier, in bits 0 to 3, 5 and 6.
     pub(crate) fn bits(self) -> u8 {
         self.qos as u8
             | (u8::from(self.no_local) << 2)
             | (u8::from(self.retain_as_published) << 3)
             | (u8::from(self.fleeting) << 5)
+            | (u8::from(self.away) << 6)
     }
 
     pub(crate) fn from_bits(bits: u8, identifier: u32) -> Option<Self> {
         let qos = QoS::from_bits(bits & 3)?;
-        let (no_local, retain_as_published, fleeting) = (bits & 4 != 0, bits & 8 != 0, bits & 32 != 0);
-        Some(Subscription { qos, no_local, retain_as_published, fleeting, identifier })
+        Some(Subscription {
+            qos,
+            no_local: bits & 4 != 0,
+            retain_as_published: bits & 8 != 0,
+            fleeting: bits & 32 != 0,
+            away: bits & 64 != 0,
+            identifier,
+        })
     }
 }
 
@@ -166,6 +176,7 @@ mod tests {
             no_local: false,
             retain_as_published: false,
             fleeting: false,
+            away: false,
             identifier: 0,
         }
     }

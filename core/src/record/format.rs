@@ -130,7 +130,8 @@ pub(crate) struct PublishRecord<'a> {
     pub(crate) publisher: Option<u64>,
     /// The publisher's identifier of a QoS 2 message.
     pub(crate) packet_id: Option<PacketId>,
-    /// Of a retained message, where there are several shards: which of two is newer. Zero for others.
+    /// Where there are several shards: of a retained message, which of two is newer; of one that another shard handed over for a
+    /// shared subscription, the number of that. Zero for all others.
     pub(crate) stamp: u64,
     pub(crate) topic: &'a str,
     pub(crate) forwarded: ForwardedProperties<'a>,
@@ -372,7 +373,7 @@ impl<'a> Event<'a> {
                 let session = reader.u64()?;
                 let bits = reader.u8()?;
                 let identifier = reader.u32()?;
-                let subscription = Subscription::from_bits(bits & 0x2F, identifier).ok_or(RecordError::Damaged)?;
+                let subscription = Subscription::from_bits(bits & 0x6F, identifier).ok_or(RecordError::Damaged)?;
                 Event::Subscribed { session, subscription, sends_retained: bits & 0x10 != 0, filter: reader.text()? }
             }
             kind::UNSUBSCRIBED => Event::Unsubscribed { session: reader.u64()?, filter: reader.text()? },
@@ -545,6 +546,7 @@ mod tests {
             no_local: true,
             retain_as_published: true,
             fleeting: true,
+            away: true,
             identifier: 268_435_455,
         };
         let forwarded = ForwardedProperties::default();

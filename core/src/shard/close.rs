@@ -105,6 +105,7 @@ impl Shard {
         };
         self.connected -= usize::from(!session.is_peer());
         session.connection = None;
+        self.note_presence(key);
         self.lose_connection(now, key, will.map(|will| *will));
     }
 

@@ -152,6 +152,7 @@ impl Shard {
         connection.client_id = client_id;
         connection.will = will;
         connection.session = Some(key);
+        self.note_presence(key);
         (key, resumed.is_some() && !request.clean_start)
     }
 

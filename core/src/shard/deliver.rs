@@ -113,7 +113,7 @@ impl Shard {
         publication: &mut Publication<'_>,
         origin: Origin,
     ) -> Result<Routed, (ReasonCode, String)> {
-        self.collect_matches(publication.topic, origin);
+        self.collect_matches_of(publication, origin);
         self.stamp(now, publication, origin);
         self.match_all_peers(publication, origin);
         let skipped = match origin {
@@ -178,6 +178,16 @@ impl Shard {
         }
     }
 
+    /// Likewise, but for a message that another shard handed over for one group: only that.
+    pub(super) fn collect_matches_of(&mut self, publication: &Publication<'_>, origin: Origin) {
+        if publication.stamp == 0 || publication.retain {
+            self.collect_matches(publication.topic, origin);
+            return;
+        }
+        self.turn += 1;
+        self.matched_groups.extend(self.groups.numbered(publication.stamp));
+    }
+
     /// Fills `matches` (each session once) and `matched_groups`.
     pub(super) fn collect_matches(&mut self, topic: &str, origin: Origin) {
         self.turn += 1;
@@ -194,6 +204,8 @@ impl Shard {
             && (origin == Origin::Broker || publisher.is_some_and(|publisher| is_peer(publisher, sessions)));
         index.matches(topic, |target| match target {
             Target::Session(session, _) if is_local && is_peer(session, sessions) => {}
+            // What another shard's clients share was given to one of them there, or comes by itself.
+            Target::Group(_) if is_local && publisher.is_some() => {}
             Target::Group(group) => matched_groups.push(group),
             //= [MQTT-3.8.3-3] No Local: not back to who published it
             Target::Session(session, subscription) if subscription.no_local && publisher == Some(session) => {}

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use causeway_fleet::Principal;
-use causeway_protocol::{Packet, PacketId, Subscribe, SubscriptionOptions, Unsubscribe};
+use causeway_protocol::{Packet, PacketId, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
 use smallvec::SmallVec;
 
 use super::{Release, Shard, mark_dirty};
@@ -54,8 +54,28 @@ impl Peers {
 }
 
 /// What a subscription of a session is to others.
-fn wish(subscription: Subscription, lasts: bool) -> Wish {
-    Wish { qos: subscription.qos, fleeting: !lasts }
+fn wish(filter: &str, subscription: Subscription, session: &Session) -> Wish {
+    let away = is_shared(filter) && session.connection.is_none();
+    Wish { qos: subscription.qos, fleeting: !session.recorded, away }
+}
+
+/// A wish in the options of a subscription. Between shards, Retain As Published says that it is fleeting, and Retain Handling
+/// that it is away: what they mean between client and server is always the same there.
+fn as_options(wish: Wish) -> SubscriptionOptions {
+    let retain_handling = if wish.away { RetainHandling::IfNew } else { RetainHandling::Always };
+    SubscriptionOptions { qos: wish.qos, no_local: false, retain_as_published: wish.fleeting, retain_handling }
+}
+
+/// The subscription that [`as_options`] asks for.
+pub(super) fn of_options(filter: &str, options: SubscriptionOptions) -> Subscription {
+    Subscription {
+        qos: options.qos,
+        no_local: false,
+        retain_as_published: !is_shared(filter),
+        fleeting: options.retain_as_published,
+        away: options.retain_handling == RetainHandling::IfNew,
+        identifier: 0,
+    }
 }
 
 fn is_shared(filter: &str) -> bool {
@@ -95,8 +115,8 @@ impl Shard {
     fn begin_interest(&mut self) {
         let mut interest = Interest::default();
         for (_, session) in self.sessions.iter().filter(|(_, session)| !session.is_peer()) {
-            for (filter, subscription) in session.subscriptions.iter().filter(|(filter, _)| !is_shared(filter)) {
-                interest.add(filter, None, wish(subscription, session.recorded));
+            for (filter, subscription) in session.subscriptions.iter() {
+                interest.add(filter, None, wish(filter, subscription, session));
             }
         }
         self.peers.interest = interest;
@@ -110,28 +130,42 @@ impl Shard {
         before: Option<Subscription>,
         subscription: Subscription,
     ) {
-        let Some(session) = self.wishing(key, filter) else { return };
-        let before = before.map(|before| wish(before, session));
-        if let Some(changed) = self.peers.interest.add(filter, before, wish(subscription, session)) {
+        let Some(session) = self.wishing(key) else { return };
+        let (before, now) = (before.map(|before| wish(filter, before, session)), wish(filter, subscription, session));
+        if let Some(changed) = self.peers.interest.add(filter, before, now) {
             self.tell_peers(filter, Some(changed));
         }
     }
 
     /// It unsubscribed, or is gone.
     pub(super) fn forget_wish(&mut self, key: SessionKey, filter: &str, subscription: Subscription) {
-        let Some(session) = self.wishing(key, filter) else { return };
-        if let Some(changed) = self.peers.interest.remove(filter, wish(subscription, session)) {
+        let Some(session) = self.wishing(key) else { return };
+        let wish = wish(filter, subscription, session);
+        if let Some(changed) = self.peers.interest.remove(filter, wish) {
             self.tell_peers(filter, changed);
         }
     }
 
-    /// Whether the session lasts, where others are to know what it wants.
-    fn wishing(&self, key: SessionKey, filter: &str) -> Option<bool> {
-        if self.peers.is_empty() || is_shared(filter) {
+    /// A session has a connection now, or no longer has one: of what it shares, others may have to know.
+    pub(super) fn note_presence(&mut self, key: SessionKey) {
+        let Some(session) = self.wishing(key).filter(|session| !session.groups.is_empty()) else { return };
+        let shared = session.subscriptions.iter().filter(|(filter, _)| is_shared(filter));
+        let wishes: Vec<(Box<str>, Wish)> =
+            shared.map(|(filter, subscription)| (filter.into(), wish(filter, subscription, session))).collect();
+        for (filter, now) in wishes {
+            let before = Wish { away: !now.away, ..now };
+            if let Some(changed) = self.peers.interest.add(&filter, Some(before), now) {
+                self.tell_peers(&filter, Some(changed));
+            }
+        }
+    }
+
+    /// The session, where others are to know what it wants.
+    fn wishing(&self, key: SessionKey) -> Option<&Session> {
+        if self.peers.is_empty() {
             return None;
         }
-        let session = self.sessions.get(key as usize).filter(|session| !session.is_peer())?;
-        Some(session.recorded)
+        self.sessions.get(key as usize).filter(|session| !session.is_peer())
     }
 
     fn tell_peers(&mut self, filter: &str, wish: Option<Wish>) {
@@ -146,10 +180,8 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(peer.connection.index()) else { return };
         let packet_id = PacketId::MIN;
         match wish {
-            Some(Wish { qos, fleeting }) => {
-                // Between shards, No Local says that the wish is fleeting: a peer never gets its own messages anyway.
-                let options =
-                    SubscriptionOptions { qos, no_local: fleeting, retain_as_published: true, ..Default::default() };
+            Some(wish) => {
+                let options = as_options(wish);
                 let filters = vec![(filter, options)];
                 let user_properties = Vec::new();
                 connection.write(Packet::Subscribe(Subscribe {
@@ -169,8 +201,9 @@ impl Shard {
     }
 
     /// Does it once the record at `durable_at` is durable and all peers know what they were told.
-    pub(super) fn when_known(&mut self, now: Millis, durable_at: Lsn, releases: [Release; 2]) {
-        if self.peers.know_all() && self.peers.waiting.is_empty() {
+    pub(super) fn when_known(&mut self, now: Millis, id: ConnectionId, durable_at: Lsn, releases: [Release; 2]) {
+        // Two shards that waited for each other's answers would wait for ever.
+        if self.is_peer(id) || (self.peers.know_all() && self.peers.waiting.is_empty()) {
             for release in releases {
                 self.when_durable(now, durable_at, release);
             }

@@ -293,7 +293,9 @@ impl Shard {
                 .any(|matched| matched.qos > QoS::AtMostOnce && !matched.fleeting && persistent(matched.session))
                 || self.matched_groups.iter().any(|&group| {
                     let group = self.groups.get(group);
-                    group.is_some_and(|group| group.members().any(|(member, _)| persistent(member)))
+                    group.is_some_and(|group| {
+                        group.members().any(|(member, subscription)| !subscription.fleeting && persistent(member))
+                    })
                 }))
     }
 }

@@ -325,7 +325,7 @@ impl Shard {
             self.sessions[key as usize].received.insert(packet_id);
         }
         let origin = Origin::Client { session: publisher, packet_id: None };
-        self.collect_matches(record.topic, origin);
+        self.collect_matches_of(&publication, origin);
         self.match_all_peers(&publication, origin);
         if record.retain {
             self.retain(&mut publication, at);

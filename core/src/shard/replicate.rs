@@ -15,6 +15,8 @@ use crate::{ConnectionId, Millis};
 
 /// Bits of a stamp in one identifier, which has 28 and is never zero.
 const CHUNK_BITS: u32 = 27;
+/// The first identifier of a message for a shared subscription; of a retained message it is 1 to 3.
+const FOR_GROUP: u32 = 4;
 /// The shard's number in a stamp, below the time.
 const SHARD_BITS: u32 = 16;
 
@@ -23,6 +25,18 @@ const SHARD_BITS: u32 = 16;
 fn carried(qos: QoS, stamp: u64) -> Identifiers {
     let chunk = |at: u32| ((stamp >> (CHUNK_BITS * at)) & ((1 << CHUNK_BITS) - 1)) as u32 + 1;
     smallvec![qos as u32 + 1, chunk(0), chunk(1), chunk(2)]
+}
+
+/// What says on a link that a message is for one shared subscription, named by its number.
+pub(super) fn carried_group(number: u64) -> Identifiers {
+    let chunk = |at: u32| ((number >> (CHUNK_BITS * at)) & ((1 << CHUNK_BITS) - 1)) as u32 + 1;
+    smallvec![FOR_GROUP, chunk(0), chunk(1)]
+}
+
+/// That number.
+fn uncarried_group(identifiers: &[u32]) -> Option<u64> {
+    let &[FOR_GROUP, low, high] = identifiers else { return None };
+    Some(u64::from(low.checked_sub(1)?) | u64::from(high.checked_sub(1)?) << CHUNK_BITS)
 }
 
 /// The QoS and the stamp, where a message carries them.
@@ -44,9 +58,13 @@ impl Shard {
 
     /// Takes what a message of another shard carries beside itself.
     pub(super) fn take_carried(&self, id: ConnectionId, identifiers: &[u32], publication: &mut Publication<'_>) {
-        if publication.retain
-            && self.is_peer(id)
-            && let Some((qos, stamp)) = uncarried(identifiers)
+        if identifiers.is_empty() || !self.is_peer(id) {
+            return;
+        }
+        if let Some(number) = uncarried_group(identifiers) {
+            (publication.retain, publication.stamp) = (false, number);
+        } else if let Some((qos, stamp)) = uncarried(identifiers)
+            && publication.retain
         {
             (publication.qos, publication.stamp) = (qos, stamp);
         }
@@ -63,7 +81,7 @@ impl Shard {
 
     /// Has every other shard get a retained message that was published here.
     pub(super) fn match_all_peers(&mut self, publication: &Publication<'_>, origin: Origin) {
-        if publication.stamp == 0 {
+        if publication.stamp == 0 || !publication.retain {
             return;
         }
         let publisher = match origin {
@@ -109,10 +127,14 @@ mod tests {
             for stamp in [1, 1 << 27, u64::MAX, 1_700_000_000_000 << 16 | 3] {
                 let carried = carried(qos, stamp);
                 assert!(carried.iter().all(|identifier| (1..=268_435_455).contains(identifier)));
-                assert_eq!(uncarried(&carried), Some((qos, stamp)));
+                assert_eq!((uncarried(&carried), uncarried_group(&carried)), (Some((qos, stamp)), None));
             }
         }
-        for nonsense in [&[][..], &[0], &[4, 1, 1, 1], &[1, 0]] {
+        for number in [1, 1 << 27, (1 << 54) - 1] {
+            assert_eq!(uncarried_group(&carried_group(number)), Some(number));
+            assert_eq!(uncarried(&carried_group(number)), None);
+        }
+        for nonsense in [&[][..], &[0], &[5, 1, 1, 1], &[1, 0]] {
             assert_eq!(uncarried(nonsense), None);
         }
         assert!(uncarried(&[1; 100]).is_none());

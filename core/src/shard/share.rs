@@ -8,6 +8,7 @@ use slab::Slab;
 
 use super::deliver::{Forms, Origin};
 use super::pump::outgoing;
+use super::replicate::carried_group;
 use super::{Release, Shard};
 use crate::connection::Connection;
 use crate::index::Subscription;
@@ -32,19 +33,28 @@ impl Shard {
         if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
             let (sessions, connections) = (&self.sessions, &self.connections);
             let outbox_bytes_max = self.limits.outbox_bytes_max;
-            let next = group.next(|member, _| {
+            let next = group.next(|member, subscription| {
                 let id = sessions.get(member as usize).and_then(|session| session.connection);
                 let connection = id.and_then(|id| connections.get(id.index()));
-                connection.is_some_and(|connection| connection.outbox.bytes() <= outbox_bytes_max)
+                let is_for = !subscription.away && (publication.stamp == 0 || !is_peer(sessions, member));
+                is_for && connection.is_some_and(|connection| connection.outbox.bytes() <= outbox_bytes_max)
             });
+            let number = group.number();
             let Some((member, subscription)) = next else {
                 return;
             };
             let retain = publication.retain && subscription.retain_as_published;
-            self.deliver_now(now, publication, member, (retain, &identifiers(subscription)), &mut Forms::default());
+            let identifiers = match is_peer(&self.sessions, member) {
+                true => carried_group(number),
+                false => identifiers(subscription),
+            };
+            self.deliver_now(now, publication, member, (retain, &identifiers), &mut Forms::default());
             return;
         }
-        let delivery = Delivery::of(publication, durable_at, publication.qos, publication.retain);
+        let mut delivery = Delivery::of(publication, durable_at, publication.qos, publication.retain);
+        if publication.stamp != 0 && !publication.retain {
+            delivery.identifiers.push(HANDED_OVER);
+        }
         group.enqueue(&mut self.queues, delivery);
         self.changed.group(key);
         if durable_at > self.durable {
@@ -70,7 +80,8 @@ impl Shard {
             let Some(message) = body else {
                 // Not before a member can take it: it might have to leave memory again.
                 let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
-                if group.members().any(|(member, _)| ready(sessions, connections, limits, member).is_some()) {
+                let is_ready = |member| ready(sessions, connections, limits, member).is_some();
+                if group.members().any(|(member, subscription)| !subscription.away && is_ready(member)) {
                     self.fetch_for_group(key);
                 }
                 return;
@@ -78,8 +89,14 @@ impl Shard {
             //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
             let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
             let ready = |member| ready(sessions, connections, limits, member);
+            // What another shard handed over is for this one's clients, for as long as any of them is here.
+            let stays = !self.queues.pool.identifiers(&front).is_empty()
+                && group.members().any(|(member, _)| is_here(sessions, member));
             // Whoever can't take so large a packet leaves it to others.
             let next = group.next(|member, subscription| {
+                if subscription.away || (stays && is_peer(sessions, member)) {
+                    return false;
+                }
                 let delivery = sample(&message, subscription);
                 let packet_id = (delivery.qos > QoS::AtMostOnce).then_some(PacketId::MIN);
                 ready(member).is_some_and(|open| open.accepts(now, &outgoing(&message, &delivery, false, packet_id)))
@@ -105,18 +122,21 @@ impl Shard {
             let qos = message.qos.min(subscription.qos);
             let hands = qos == QoS::ExactlyOnce && front.lsn > Lsn(0) && self.is_recorded(member);
             let Some(group) = self.groups.get_mut(key) else { return };
+            let carried = is_peer(&self.sessions, member).then(|| carried_group(group.number()));
             let Some(delivery) = group.dequeue(&mut self.queues, qos > QoS::AtMostOnce && !hands) else {
                 return;
             };
             self.note_group_progress(now, key);
+            let mut delivery = with_terms(delivery, &message, subscription);
+            delivery.identifiers = carried.unwrap_or(delivery.identifiers);
             if hands {
                 //= [MQTT-4.8.2-5] a QoS 2 message is finished with its member, also after a crash
-                let delivery = Delivery { group: None, ..with_terms(delivery, &message, subscription) };
+                let delivery = Delivery { group: None, ..delivery };
                 let lane = self.lane_of_topic(&message.topic);
                 self.hand_over(now, key, (member, lane), delivery);
                 continue;
             }
-            let delivery = Delivery { group: Some(key), ..with_terms(delivery, &message, subscription) };
+            let delivery = Delivery { group: Some(key), ..delivery };
             self.send(now, member, message, delivery, None);
         }
     }
@@ -250,6 +270,19 @@ impl Shard {
         // Only a client can be refused.
         let _ = self.route(now, publication, origin);
     }
+}
+
+/// In a group's queue: another shard handed the message over.
+const HANDED_OVER: u32 = 1;
+
+/// Whether the member is another shard.
+fn is_peer(sessions: &Slab<Session>, member: SessionKey) -> bool {
+    sessions.get(member as usize).is_some_and(Session::is_peer)
+}
+
+/// Whether the member is a client of this shard, and connected.
+fn is_here(sessions: &Slab<Session>, member: SessionKey) -> bool {
+    sessions.get(member as usize).is_some_and(|session| session.connection.is_some() && !session.is_peer())
 }
 
 /// The connection of a member that can be sent a message at once.

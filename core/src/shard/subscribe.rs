@@ -11,6 +11,7 @@ use causeway_protocol::{
     Unsubscribe, check_topic_filter, parse_shared,
 };
 
+use super::peers::of_options;
 use super::{Release, Shard};
 use crate::index::{Subscription, sends_retained};
 use crate::queue::{Delivery, Expiry};
@@ -45,7 +46,7 @@ impl Shard {
             let mut subscription =
                 Subscription::new(options, self.limits.maximum_qos, subscribe.subscription_identifier);
             if self.is_peer(id) {
-                (subscription.fleeting, subscription.no_local) = (options.no_local, false);
+                subscription = of_options(filter, options);
                 options.retain_handling = RetainHandling::Never;
             }
             match self.subscribe_one(now, id, key, filter, (options, subscription)) {
@@ -81,7 +82,7 @@ impl Shard {
         let Some(epoch) = self.sessions.get(key as usize).map(|session| session.epoch) else { return };
         let answers = [Release::Answer { connection: id, bytes }, Release::Session { session: key, epoch }];
         // A subscription that was acknowledged survives, so its record comes first; and who publishes elsewhere knows of it.
-        self.when_known(now, durable_at, answers);
+        self.when_known(now, id, durable_at, answers);
     }
 
     pub(super) fn on_unsubscribe(&mut self, now: Millis, id: ConnectionId, unsubscribe: &Unsubscribe<'_>) {

@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use causeway_protocol::{Connect, Packet, ProtocolVersion, Publish, decode, frame};
+use causeway_protocol::{Ack, Connect, Packet, ProtocolVersion, Publish, ReasonCode, decode, frame};
 
 use super::world::*;
 use crate::{ConnectionId, Millis};
@@ -306,4 +306,132 @@ fn a_retained_qos_0_message_reaches_all_shards_though_all_crash() {
     broker.cut = false;
     broker.restart();
     assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=x".to_owned()]; 2]);
+}
+
+impl Broker {
+    /// What each client got, QoS 1 and 2 acknowledged; words of messages only.
+    fn take_all(&mut self, clients: &[(usize, Client)]) -> Vec<Vec<String>> {
+        let mut all = vec![Vec::new(); clients.len()];
+        loop {
+            let mut quiet = true;
+            for (got, (shard, client)) in all.iter_mut().zip(clients) {
+                let heard = self.shards[*shard].heard(*client);
+                for word in heard.into_iter().filter(|word| word.starts_with("pub q")) {
+                    quiet = false;
+                    let parts: Vec<&str> = word.split(' ').collect();
+                    let id = parts.iter().find_map(|part| match part.split_at(1) {
+                        ("p", id) => id.parse::<u16>().ok(),
+                        ("l", id) => id.parse::<u16>().ok().map(loose),
+                        _ => None,
+                    });
+                    match (parts[1], id) {
+                        ("q1", Some(id)) => self.shards[*shard].puback(*client, id),
+                        ("q2", Some(id)) => {
+                            self.shards[*shard]
+                                .send(*client, Packet::PubRec(Ack::new(packet_id(id), ReasonCode::Success)));
+                            self.shards[*shard]
+                                .send(*client, Packet::PubComp(Ack::new(packet_id(id), ReasonCode::Success)));
+                        }
+                        _ => {}
+                    }
+                    got.push(parts.last().copied().unwrap_or_default().to_owned());
+                }
+            }
+            self.carry();
+            if quiet {
+                return all;
+            }
+        }
+    }
+
+    fn publish_numbered(&mut self, shard: usize, client: Client, qos: u8, numbers: std::ops::Range<u16>) {
+        for number in numbers {
+            let payload = number.to_string();
+            self.shards[shard].publish(client, publish(qos, if qos > 0 { number + 1 } else { 0 }, "t", &payload));
+            if qos == 2 {
+                let pubrel = Packet::PubRel(Ack::new(packet_id(number + 1), ReasonCode::Success));
+                self.shards[shard].send(client, pubrel);
+            }
+        }
+        self.carry();
+    }
+}
+
+#[test]
+fn of_those_who_share_on_several_shards_one_gets_each_message() {
+    for qos in 0..3u8 {
+        let mut broker = Broker::new(3);
+        let members =
+            [(0, broker.join(0, connect("a"))), (1, broker.join(1, connect("b"))), (1, broker.join(1, connect("c")))];
+        for (shard, client) in members {
+            broker.subscribe(shard, client, "$share/g/t", qos);
+        }
+        let listener = broker.join(2, connect("plain"));
+        broker.subscribe(2, listener, "t", 0);
+        for from in 0..3 {
+            let publisher = broker.join(from, connect("p"));
+            broker.publish_numbered(from, publisher, qos, 0..12);
+            let got = broker.take_all(&members);
+            assert!(got.iter().all(|got| !got.is_empty()), "QoS {qos} from {from}: {got:?}");
+            let mut all: Vec<String> = got.concat();
+            all.sort_by_key(|word| word["t=".len()..].parse::<u16>().unwrap());
+            let expected: Vec<String> = (0..12).map(|number| format!("t={number}")).collect();
+            assert_eq!(all, expected, "QoS {qos} from {from}");
+            assert_eq!(broker.take_all(&[(2, listener)])[0].len(), 12, "a plain subscription gets all, too");
+        }
+    }
+}
+
+#[test]
+fn with_everybody_away_shared_messages_wait_and_go_to_whoever_comes() {
+    for qos in 1..3u8 {
+        for crashes in [false, true] {
+            let mut broker = Broker::new(3);
+            for (shard, name) in [(0, "a"), (1, "b")] {
+                let member = broker.join(shard, persistent(name));
+                broker.subscribe(shard, member, "$share/g/t", qos);
+                broker.shards[shard].disconnect(member);
+                broker.carry();
+            }
+            let publisher = broker.join(2, persistent("p"));
+            broker.publish_numbered(2, publisher, qos, 0..6);
+            if crashes {
+                broker.restart();
+            }
+            let (member, mut heard) = broker.shards[1].dial(persistent("b"));
+            broker.carry();
+            heard.retain(|word| word.starts_with("pub"));
+            assert!(heard.is_empty(), "nothing waited here: {heard:?}");
+            let mut got = broker.take_all(&[(1, member)]).concat();
+            got.sort();
+            let expected: Vec<String> = (0..6).map(|number| format!("t={number}")).collect();
+            assert_eq!(got, expected, "QoS {qos}, crashes {crashes}");
+        }
+    }
+}
+
+#[test]
+fn what_was_handed_over_goes_on_when_the_last_who_shares_there_leaves() {
+    let mut broker = Broker::new(2);
+    let slow = broker.join(1, persistent("slow"));
+    broker.subscribe(1, slow, "$share/g/t", 1);
+    let publisher = broker.join(0, connect("p"));
+    broker.publish_numbered(0, publisher, 1, 0..5);
+    // It acknowledges nothing, and loses its connection; somebody comes on the other shard.
+    broker.shards[1].heard(slow);
+    broker.shards[1].hang_up(slow);
+    broker.carry();
+    let other = broker.join(0, connect("other"));
+    broker.subscribe(0, other, "$share/g/t", 1);
+    broker.publish_numbered(0, publisher, 1, 5..6);
+    let got = broker.take_all(&[(0, other)]).concat();
+    assert!(got.contains(&"t=5".to_owned()), "{got:?}");
+    // What was on its way to one that may come back waits for it, as on one shard.
+    let (slow, heard) = broker.shards[1].dial(persistent("slow"));
+    let mut all: Vec<String> = heard.iter().filter_map(|word| word.split(' ').next_back()).map(str::to_owned).collect();
+    all.extend(broker.take_all(&[(1, slow)]).concat());
+    all.extend(got);
+    for number in 0..6 {
+        assert!(all.contains(&format!("t={number}")), "{number} is lost: {all:?}");
+    }
 }
