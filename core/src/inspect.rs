@@ -434,6 +434,7 @@ mod tests {
             retain_as_published: false,
             fleeting: false,
             away: false,
+            full: false,
             identifier: 0,
         };
         record(Event::Subscribed { session: 1, filter, subscription, sends_retained: false })

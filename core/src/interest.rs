@@ -17,6 +17,8 @@ pub(crate) struct Wish {
     pub(crate) fleeting: bool,
     /// Nobody who wants it has a connection; only of shared subscriptions.
     pub(crate) away: bool,
+    /// The queue of somebody who wants it is full.
+    pub(crate) full: bool,
 }
 
 /// Subscriptions to one filter: by QoS, of sessions that last and of others, and how many of them are not away.
@@ -24,18 +26,21 @@ pub(crate) struct Wish {
 struct Counts {
     by_qos: [[u32; 2]; 3],
     here: u32,
+    full: u32,
 }
 
 impl Counts {
     fn add(&mut self, wish: Wish) {
         self.by_qos[wish.qos as usize][usize::from(wish.fleeting)] += 1;
         self.here += u32::from(!wish.away);
+        self.full += u32::from(wish.full);
     }
 
     fn remove(&mut self, wish: Wish) {
         let count = &mut self.by_qos[wish.qos as usize][usize::from(wish.fleeting)];
         *count = count.saturating_sub(1);
         self.here = self.here.saturating_sub(u32::from(!wish.away));
+        self.full = self.full.saturating_sub(u32::from(wish.full));
     }
 
     fn wish(&self) -> Option<Wish> {
@@ -43,7 +48,7 @@ impl Counts {
         let qos = all.into_iter().find(|qos| self.by_qos[*qos as usize] != [0, 0])?;
         // What is sent with QoS 0 lasts for nobody.
         let lasts = [QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().any(|qos| self.by_qos[qos as usize][0] > 0);
-        Some(Wish { qos, fleeting: !lasts, away: self.here == 0 })
+        Some(Wish { qos, fleeting: !lasts, away: self.here == 0, full: self.full > 0 })
     }
 }
 
@@ -91,7 +96,7 @@ mod tests {
     use super::*;
 
     fn wish(qos: QoS, fleeting: bool) -> Wish {
-        Wish { qos, fleeting, away: false }
+        Wish { qos, fleeting, away: false, full: false }
     }
 
     #[test]
@@ -114,5 +119,9 @@ mod tests {
         assert_eq!(interest.add("b", Some(away), lasting), Some(lasting));
         assert_eq!(interest.add("b", None, away), None);
         assert_eq!(interest.remove("b", lasting), Some(Some(away)));
+        let full = Wish { full: true, ..lasting };
+        assert_eq!(interest.add("c", None, lasting), Some(lasting));
+        assert_eq!(interest.add("c", None, full), Some(full));
+        assert_eq!(interest.remove("c", full), Some(Some(lasting)));
     }
 }

@@ -100,6 +100,8 @@ pub(crate) struct Session {
     pub(crate) mark: (u64, u32),
     /// Whether a full queue was already reported since it last had room.
     pub(crate) full_reported: bool,
+    /// Whether other shards know that its queue is full.
+    pub(crate) full_told: bool,
 }
 
 /// What may wait for another shard.
@@ -145,6 +147,7 @@ impl Session {
             will: None,
             mark: (0, 0),
             full_reported: false,
+            full_told: false,
         }
     }
 
@@ -179,6 +182,12 @@ impl Session {
     /// Whether it outlives its connection, so that what it is owed must be durable.
     pub(crate) fn is_persistent(&self) -> bool {
         self.expiry_seconds > 0
+    }
+
+    /// Whether a queue that was full has room for more than a few again.
+    pub(crate) fn has_drained(&self, limits: &Limits) -> bool {
+        self.queued() <= limits.session_queue_messages_max / 4 * 3
+            && self.held_bytes <= limits.session_queue_bytes_max / 4 * 3
     }
 
     /// Messages that wait for their turn.

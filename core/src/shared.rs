@@ -253,6 +253,7 @@ mod tests {
             retain_as_published: false,
             fleeting: false,
             away: false,
+            full: false,
             identifier: 0,
         }
     }

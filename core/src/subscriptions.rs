@@ -108,6 +108,7 @@ mod tests {
             retain_as_published: false,
             fleeting: false,
             away: false,
+            full: false,
             identifier,
         }
     }

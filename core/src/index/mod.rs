@@ -26,6 +26,8 @@ pub(crate) struct Subscription {
     pub(crate) fleeting: bool,
     /// Likewise: nobody there who shares it has a connection.
     pub(crate) away: bool,
+    /// Likewise: the queue of somebody there who wants it is full.
+    pub(crate) full: bool,
     /// Subscription Identifier; 0 stands for none, which the wire forbids.
     pub(crate) identifier: u32,
 }
@@ -40,19 +42,21 @@ impl Subscription {
             retain_as_published,
             fleeting: false,
             away: false,
+            full: false,
             identifier: identifier.unwrap_or(0),
         }
     }
 }
 
 impl Subscription {
-    /// All but the identifier, in bits 0 to 3, 5 and 6.
+    /// All but the identifier, in bits 0 to 3 and 5 to 7.
     pub(crate) fn bits(self) -> u8 {
         self.qos as u8
             | (u8::from(self.no_local) << 2)
             | (u8::from(self.retain_as_published) << 3)
             | (u8::from(self.fleeting) << 5)
             | (u8::from(self.away) << 6)
+            | (u8::from(self.full) << 7)
     }
 
     pub(crate) fn from_bits(bits: u8, identifier: u32) -> Option<Self> {
@@ -63,6 +67,7 @@ impl Subscription {
             retain_as_published: bits & 8 != 0,
             fleeting: bits & 32 != 0,
             away: bits & 64 != 0,
+            full: bits & 128 != 0,
             identifier,
         })
     }
@@ -177,6 +182,7 @@ mod tests {
             retain_as_published: false,
             fleeting: false,
             away: false,
+            full: false,
             identifier: 0,
         }
     }

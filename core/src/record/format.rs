@@ -373,7 +373,7 @@ impl<'a> Event<'a> {
                 let session = reader.u64()?;
                 let bits = reader.u8()?;
                 let identifier = reader.u32()?;
-                let subscription = Subscription::from_bits(bits & 0x6F, identifier).ok_or(RecordError::Damaged)?;
+                let subscription = Subscription::from_bits(bits & 0xEF, identifier).ok_or(RecordError::Damaged)?;
                 Event::Subscribed { session, subscription, sends_retained: bits & 0x10 != 0, filter: reader.text()? }
             }
             kind::UNSUBSCRIBED => Event::Unsubscribed { session: reader.u64()?, filter: reader.text()? },
@@ -547,6 +547,7 @@ mod tests {
             retain_as_published: true,
             fleeting: true,
             away: true,
+            full: true,
             identifier: 268_435_455,
         };
         let forwarded = ForwardedProperties::default();

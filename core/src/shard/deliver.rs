@@ -35,6 +35,8 @@ pub(super) struct Match {
     pub(super) retain_as_published: bool,
     /// It need not outlive a crash for this one.
     pub(super) fleeting: bool,
+    /// Of another shard: one of those there has no room.
+    pub(super) full: bool,
     /// Another shard keeps what is retained, too: it gets the message whatever its QoS, and loses none.
     pub(super) replicates: bool,
     pub(super) identifiers: Identifiers,
@@ -275,6 +277,9 @@ impl Shard {
         }
         let no_room = self.matches.iter().filter(|matched| matched.qos > QoS::AtMostOnce).find_map(|matched| {
             let session = self.sessions.get(matched.session as usize)?;
+            if matched.full {
+                return Some((matched.session, Bound::SessionQueueMessages));
+            }
             if gives_way(session, &self.limits, bytes) {
                 return None;
             }
@@ -319,7 +324,8 @@ impl Shard {
         };
         matches.retain(|matched| {
             let Some(session) = sessions.get(matched.session as usize) else { return false };
-            match session.room(limits, bytes) {
+            let room = if matched.full { Err(Bound::SessionQueueMessages) } else { session.room(limits, bytes) };
+            match room {
                 Err(bound) if matched.qos > QoS::AtMostOnce && !gives_way(session, limits, bytes) => {
                     drop_one(bound);
                     skipped.sessions.push(session.epoch);
@@ -397,11 +403,13 @@ impl Shard {
         }
         session.enqueue(&mut self.queues, lane, Delivery { identifiers: matched.identifiers, ..delivery });
         self.changed.session(matched.session);
-        if session.connection.is_none() {
+        let (epoch, is_away) = (session.epoch, session.connection.is_none());
+        self.note_queued(now, matched.session);
+        if is_away {
             return;
         }
         if durable_at > self.durable {
-            let release = Release::Session { session: matched.session, epoch: session.epoch };
+            let release = Release::Session { session: matched.session, epoch };
             self.releases.push_back((durable_at, release));
         } else {
             self.pump(now, matched.session);
@@ -565,8 +573,8 @@ fn first_match(session: SessionKey, subscription: Subscription) -> Match {
     if subscription.identifier != 0 {
         identifiers.push(subscription.identifier);
     }
-    let Subscription { qos, retain_as_published, fleeting, .. } = subscription;
-    Match { session, qos, retain_as_published, fleeting, replicates: false, identifiers }
+    let Subscription { qos, retain_as_published, fleeting, full, .. } = subscription;
+    Match { session, qos, retain_as_published, fleeting, full, replicates: false, identifiers }
 }
 
 impl Match {
@@ -583,6 +591,7 @@ fn merge(matched: &mut Match, subscription: Subscription) {
     matched.qos = matched.qos.max(subscription.qos);
     matched.retain_as_published |= subscription.retain_as_published;
     matched.fleeting &= subscription.fleeting;
+    matched.full |= subscription.full;
     //= [MQTT-3.3.4-4] one copy carries the identifiers of all subscriptions that asked for it
     if subscription.identifier != 0 {
         matched.identifiers.push(subscription.identifier);

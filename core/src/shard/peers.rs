@@ -15,7 +15,7 @@ use crate::handshake::ConnectRequest;
 use crate::index::Subscription;
 use crate::interest::{Interest, Wish};
 use crate::session::{Session, SessionKey};
-use crate::{ConnectionId, Lsn, Millis};
+use crate::{ConnectionId, Lsn, Millis, Overflow};
 
 /// A peer's connection, and how much it was told.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub(super) struct Peers {
     peers: Vec<Peer>,
     interest: Interest,
     waiting: VecDeque<Waiting>,
+    /// Sessions that others know to be full, with their epochs.
+    full: Vec<(SessionKey, u64)>,
 }
 
 impl Peers {
@@ -56,13 +58,19 @@ impl Peers {
 /// What a subscription of a session is to others.
 fn wish(filter: &str, subscription: Subscription, session: &Session) -> Wish {
     let away = is_shared(filter) && session.connection.is_none();
-    Wish { qos: subscription.qos, fleeting: !session.recorded, away }
+    let full = session.full_told && !is_shared(filter);
+    Wish { qos: subscription.qos, fleeting: !session.recorded, away, full }
 }
 
 /// A wish in the options of a subscription. Between shards, Retain As Published says that it is fleeting, and Retain Handling
-/// that it is away: what they mean between client and server is always the same there.
+/// that it is away or full: what they mean between client and server is always the same there.
 fn as_options(wish: Wish) -> SubscriptionOptions {
-    let retain_handling = if wish.away { RetainHandling::IfNew } else { RetainHandling::Always };
+    let retain_handling = match (wish.away, wish.full) {
+        // Only what is shared can be away, and only what is not can be full.
+        (true, _) => RetainHandling::IfNew,
+        (false, true) => RetainHandling::Never,
+        (false, false) => RetainHandling::Always,
+    };
     SubscriptionOptions { qos: wish.qos, no_local: false, retain_as_published: wish.fleeting, retain_handling }
 }
 
@@ -74,6 +82,7 @@ pub(super) fn of_options(filter: &str, options: SubscriptionOptions) -> Subscrip
         retain_as_published: !is_shared(filter),
         fleeting: options.retain_as_published,
         away: options.retain_handling == RetainHandling::IfNew,
+        full: options.retain_handling == RetainHandling::Never,
         identifier: 0,
     }
 }
@@ -113,6 +122,13 @@ impl Shard {
 
     /// Gathers what sessions want that were there before there were peers.
     fn begin_interest(&mut self) {
+        let Shard { sessions, limits, .. } = self;
+        for (key, session) in sessions.iter_mut().filter(|(_, session)| !session.is_peer()) {
+            session.full_told = session.overflow == Overflow::RefuseNew && session.room(limits, 1).is_err();
+            if session.full_told {
+                self.peers.full.push((key as SessionKey, session.epoch));
+            }
+        }
         let mut interest = Interest::default();
         for (_, session) in self.sessions.iter().filter(|(_, session)| !session.is_peer()) {
             for (filter, subscription) in session.subscriptions.iter() {
@@ -148,13 +164,54 @@ impl Shard {
 
     /// A session has a connection now, or no longer has one: of what it shares, others may have to know.
     pub(super) fn note_presence(&mut self, key: SessionKey) {
-        let Some(session) = self.wishing(key).filter(|session| !session.groups.is_empty()) else { return };
-        let shared = session.subscriptions.iter().filter(|(filter, _)| is_shared(filter));
+        if self.wishing(key).is_some_and(|session| !session.groups.is_empty()) {
+            self.change_wishes(key, is_shared, |wish| Wish { away: !wish.away, ..wish });
+        }
+    }
+
+    /// A message was queued for a session. Once that is full, publishers on other shards are to be refused, too.
+    pub(super) fn note_queued(&mut self, now: Millis, key: SessionKey) {
+        if self.peers.is_empty() {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(key as usize) else { return };
+        let counts = !session.is_peer() && !session.full_told && session.overflow == Overflow::RefuseNew;
+        if counts && session.room(&self.limits, 1).is_err() {
+            session.full_told = true;
+            self.peers.full.push((key, session.epoch));
+            self.change_wishes(key, |filter| !is_shared(filter), |wish| Wish { full: false, ..wish });
+            self.set_progress_timer(now);
+        }
+    }
+
+    /// Tells others about sessions that have room again.
+    pub(super) fn look_for_room(&mut self, now: Millis) {
+        for (key, epoch) in std::mem::take(&mut self.peers.full) {
+            let Shard { sessions, queues, limits, counters, .. } = self;
+            let Some(session) = sessions.get_mut(key as usize).filter(|session| session.epoch == epoch) else {
+                continue;
+            };
+            counters.dropped_expired += session.drop_expired(queues, now);
+            if session.has_drained(limits) {
+                session.full_told = false;
+                self.change_wishes(key, |filter| !is_shared(filter), |wish| Wish { full: true, ..wish });
+            } else {
+                self.peers.full.push((key, epoch));
+            }
+        }
+        if !self.peers.full.is_empty() {
+            self.set_progress_timer(now);
+        }
+    }
+
+    /// What a session wants of some filters changed; `before` says from what.
+    fn change_wishes(&mut self, key: SessionKey, concerns: impl Fn(&str) -> bool, before: impl Fn(Wish) -> Wish) {
+        let Some(session) = self.sessions.get(key as usize) else { return };
+        let concerned = session.subscriptions.iter().filter(|(filter, _)| concerns(filter));
         let wishes: Vec<(Box<str>, Wish)> =
-            shared.map(|(filter, subscription)| (filter.into(), wish(filter, subscription, session))).collect();
+            concerned.map(|(filter, subscription)| (filter.into(), wish(filter, subscription, session))).collect();
         for (filter, now) in wishes {
-            let before = Wish { away: !now.away, ..now };
-            if let Some(changed) = self.peers.interest.add(&filter, Some(before), now) {
+            if let Some(changed) = self.peers.interest.add(&filter, Some(before(now)), now) {
                 self.tell_peers(&filter, Some(changed));
             }
         }

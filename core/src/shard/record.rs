@@ -228,7 +228,7 @@ impl Shard {
         }
     }
 
-    fn set_progress_timer(&mut self, now: Millis) {
+    pub(super) fn set_progress_timer(&mut self, now: Millis) {
         if !std::mem::replace(&mut self.progress_timer_set, true) {
             self.timers.set(now.plus_seconds(PROGRESS_SECONDS), Timer::Progress);
         }
@@ -237,6 +237,7 @@ impl Shard {
     /// Records all progress that was noted.
     pub(super) fn on_progress(&mut self, now: Millis) {
         self.progress_timer_set = false;
+        self.look_for_room(now);
         for (key, epoch) in std::mem::take(&mut self.progress) {
             if self.sessions.get(key as usize).is_some_and(|session| session.epoch == epoch) {
                 self.record_progress_of(now, key);

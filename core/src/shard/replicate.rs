@@ -99,16 +99,18 @@ impl Shard {
         for &key in &self.peer_sessions {
             let Some(session) = self.sessions.get_mut(key as usize) else { continue };
             let identifiers = carried(publication.qos, publication.stamp);
+            let known = (session.mark.0 == self.turn).then_some(session.mark.1 as usize);
             let matched = Match {
                 session: key,
                 qos: QoS::ExactlyOnce,
                 retain_as_published: true,
                 fleeting: false,
+                full: known.is_some_and(|at| self.matches[at].full),
                 replicates: true,
                 identifiers,
             };
-            if session.mark.0 == self.turn {
-                self.matches[session.mark.1 as usize] = matched;
+            if let Some(at) = known {
+                self.matches[at] = matched;
                 continue;
             }
             session.mark = (self.turn, self.matches.len() as u32);
