@@ -136,7 +136,7 @@ impl Run {
 
     fn open(&self, disk: &FaultyDisk) -> Result<Host> {
         let log = LogOptions { durability: self.durability, segment_bytes: SEGMENT_BYTES, ..LogOptions::new(0) };
-        let options = ShardOptions { log, state_cache_bytes: STATE_CACHE_BYTES };
+        let options = ShardOptions { log, state_cache_bytes: STATE_CACHE_BYTES, ..ShardOptions::new(0) };
         let store = ShardStore::open_on(Arc::new(disk.clone()), Arc::new(disk.clone()), options)?;
         let limits = Limits { sys_interval_seconds: 0, body_cache_bytes: 0, ..Limits::default() };
         Host::start(store, Arc::new(limits), NOW)

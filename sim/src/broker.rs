@@ -176,7 +176,7 @@ impl DurableBroker {
                 ShardStore::join(log, Arc::new(state))?
             }
             Keeping::Redb => {
-                let options = ShardOptions { log: options, state_cache_bytes: 1 << 20 };
+                let options = ShardOptions { log: options, state_cache_bytes: 1 << 20, ..ShardOptions::new(0) };
                 ShardStore::open_on(Arc::clone(&disk), disk, options)?
             }
         };

@@ -468,8 +468,8 @@ mod tests {
     }
 
     fn check_copy(path: &Path, done: &BackedUp) {
-        assert_eq!(verify(path, 0, &mut Anything).unwrap().damage, []);
-        let store = open_read_only(path, 0).unwrap();
+        assert_eq!(verify(path, 0, None, &mut Anything).unwrap().damage, []);
+        let store = open_read_only(path, 0, None).unwrap();
         assert_eq!(store.mark, done.mark);
         assert_eq!((store.log.first(), store.log.next()), (Some(done.first), Some(done.last + 1)));
         store
@@ -631,14 +631,14 @@ mod tests {
             files
         };
         let before = all();
-        let seen = open_read_only(&path, 0).unwrap();
+        let seen = open_read_only(&path, 0, None).unwrap();
         assert_eq!((seen.log.next(), seen.mark.map(|mark| mark.applied)), (Some(104), Some(50)));
         assert!(seen.log.repair().is_some());
         // Others may look, too; nobody may write.
-        drop(open_read_only(&path, 0).unwrap());
+        drop(open_read_only(&path, 0, None).unwrap());
         assert!(ShardStore::open(&path, options()).is_err());
         drop(seen);
-        assert_eq!(verify(&path, 0, &mut Anything).unwrap().damage, []);
+        assert_eq!(verify(&path, 0, None, &mut Anything).unwrap().damage, []);
         assert!(all() == before, "a file has changed");
         assert_eq!(ShardStore::open(&path, options()).unwrap().log.next(), Some(104));
     }
@@ -663,7 +663,7 @@ mod tests {
             std::fs::write(&file, bytes).unwrap();
             damaged.push((file.display().to_string(), Some(4096 + 40)));
         }
-        let verified = verify(&path, 0, &mut Anything).unwrap();
+        let verified = verify(&path, 0, None, &mut Anything).unwrap();
         let mut found: Vec<_> = verified.damage.into_iter().map(|damage| (damage.file, damage.offset)).collect();
         found.sort();
         assert_eq!(found, damaged);

@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::disk::{Disk, DiskFile, FolderLock, LockError, ReadAt, lock_shared, named};
-use crate::shard_store::{LOG_FOLDER, OpenError};
+use crate::shard_store::{LOG_FOLDER, OpenError, check_place};
 use crate::state::{RedbState, StateError, StateOptions};
-use crate::{LogOptions, Record, RecoverError, SegmentedLog, ShardOptions, ShardStore, StateStore};
+use crate::{LogOptions, Record, RecoverError, RunId, SegmentedLog, ShardOptions, ShardStore, StateStore};
 
 /// The state's file.
 pub(crate) const STATE_FILE: &str = "state.redb";
@@ -263,13 +263,15 @@ impl DiskFile for ReadOnlyFile {
 }
 
 /// Opens what a shard keeps in the folder at `path`, for looking only: nothing on the disk changes. Keeps writers out meanwhile.
+/// `run` is that of a shard that is known to have begun.
 ///
 /// # Errors
 /// As [`ShardStore::open`]; `NotFound` where there is no log.
-pub fn open_read_only(path: &Path, shard: u32) -> Result<ShardStore, OpenError> {
+pub fn open_read_only(path: &Path, shard: u32, run: Option<RunId>) -> Result<ShardStore, OpenError> {
     let log = ReadOnlyDisk::new(path.join(LOG_FOLDER)).map_err(RecoverError::Io)?;
     let state = ReadOnlyDisk::new(path).map_err(StateError::Io)?;
-    ShardStore::open_on(Arc::new(log), Arc::new(state), options(shard))
+    let options = ShardOptions { run, begun: run.is_some(), ..options(shard) };
+    ShardStore::open_on(Arc::new(log), Arc::new(state), options)
 }
 
 fn options(shard: u32) -> ShardOptions {
@@ -328,25 +330,31 @@ pub trait Decoder {
     fn entry(&mut self, key: &[u8], value: &[u8]) -> Result<(), String>;
 }
 
-/// Reads all that a shard keeps in the folder at `path`, checks every checksum, and has everything decoded. Changes nothing.
+/// Reads all that a shard keeps in the folder at `path`, checks every checksum, and has everything decoded. Changes nothing. `run` is
+/// that of a shard that is known to have begun.
 ///
 /// # Errors
 /// Only where it cannot be looked at: somebody writes to it, or the disk fails. Damage is part of the answer.
-pub fn verify(path: &Path, shard: u32, decoder: &mut dyn Decoder) -> Result<Verified, OpenError> {
+pub fn verify(path: &Path, shard: u32, run: Option<RunId>, decoder: &mut dyn Decoder) -> Result<Verified, OpenError> {
     let mut verified = Verified::default();
     let disk = ReadOnlyDisk::new(path.join(LOG_FOLDER)).map_err(RecoverError::Io)?;
     let (disk, has_state) = (Arc::new(disk), path.join(STATE_FILE).exists());
     let log = open_log(&disk, shard, &mut verified)?;
     if let Some(log) = &log {
         verify_log(log, disk.as_ref(), decoder, &mut verified)?;
-        if log.run().is_none() && has_state && verified.damage.is_empty() {
-            let none = OpenError::NoLog { folder: disk.describe("") };
-            verified.note(Damage { file: path.display().to_string(), offset: None, detail: none.to_string() });
+        let folder = || disk.describe("");
+        let wrong = match log.run() {
+            Some(found) => check_place(found, run).err(),
+            None if has_state => Some(OpenError::NoLog { folder: folder() }),
+            None => run.map(|_| OpenError::Gone { folder: folder() }),
+        };
+        if let Some(wrong) = wrong.filter(|_| verified.damage.is_empty()) {
+            verified.note(Damage { file: path.display().to_string(), offset: None, detail: wrong.to_string() });
         }
     }
     let disk = ReadOnlyDisk::new(path).map_err(StateError::Io)?;
     let file = disk.describe(STATE_FILE);
-    let run = log.as_ref().and_then(SegmentedLog::run);
+    let run = log.as_ref().and_then(SegmentedLog::run).or(run);
     let options = StateOptions { shard, cache_bytes: options(shard).state_cache_bytes, run };
     let state = match RedbState::open_on(Arc::new(disk), options) {
         Ok(state) => state,

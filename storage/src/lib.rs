@@ -1,7 +1,8 @@
 //! The log and the state folded from it: append, sync, fold, recover.
 //!
 //! Owns the order of records and what "durable" means. [`Log`] is the promise; [`SegmentedLog`] keeps it on disk and
-//! [`VolatileLog`] keeps nothing. [`state`] holds what the log need not keep any more; a [`ShardStore`] is the two together.
+//! [`VolatileLog`] keeps nothing. [`state`] holds what the log need not keep any more; a [`ShardStore`] is the two together,
+//! and a [`Layout`] says which shards a data directory has.
 //! Records, keys and values are opaque bytes: this crate never learns what a topic or a session is.
 //!
 //! All that touches a device goes through [`disk`], so that [`fault`] can play one that tears, fills up and fails.
@@ -10,6 +11,7 @@ pub mod backup;
 pub mod disk;
 pub mod fault;
 pub mod inspect;
+mod layout;
 mod log;
 mod relocation;
 mod run;
@@ -19,6 +21,7 @@ mod space;
 pub mod state;
 mod volatile;
 
+pub use layout::{Found, LAYOUT_FILE, Layout, LayoutError, shard_folder};
 pub use log::{Log, LogError, Position};
 pub use relocation::plan_relocation;
 pub use run::RunId;

@@ -24,12 +24,17 @@ pub struct ShardOptions {
     pub log: LogOptions,
     /// Memory for the folded state, in bytes; see [`StateOptions::cache_bytes`].
     pub state_cache_bytes: usize,
+    /// The run the shard begins with, and is refused with another. None: whatever it has.
+    pub run: Option<RunId>,
+    /// Whether it has begun: then it is refused without a log.
+    pub begun: bool,
 }
 
 impl ShardOptions {
     /// The log's and the state's defaults.
     pub fn new(shard: u32) -> ShardOptions {
-        ShardOptions { log: LogOptions::new(shard), state_cache_bytes: StateOptions::new(shard).cache_bytes }
+        let (log, state_cache_bytes) = (LogOptions::new(shard), StateOptions::new(shard).cache_bytes);
+        ShardOptions { log, state_cache_bytes, run: None, begun: false }
     }
 }
 
@@ -52,7 +57,7 @@ impl ShardStore {
     /// # Errors
     /// [`OpenError::Log`] and [`OpenError::State`] where one of them does not open; [`OpenError::LogTooShort`],
     /// [`OpenError::LogTooLate`], [`OpenError::NoState`], [`OpenError::NoLog`] and [`OpenError::OtherRun`] where they are not of
-    /// one run.
+    /// one run; [`OpenError::Gone`] and [`OpenError::Foreign`] where they are not what the options say.
     pub fn open(path: impl AsRef<Path>, options: ShardOptions) -> Result<ShardStore, OpenError> {
         let path = path.as_ref();
         let log_disk = RealDisk::new(path.join(LOG_FOLDER)).map_err(RecoverError::Io)?;
@@ -73,12 +78,13 @@ impl ShardStore {
         // The log comes first: its lock covers the state, and it is begun before the state: a state without a log has lost it.
         let mut log = SegmentedLog::open_on(log_disk.clone(), options.log)?;
         let run = match log.run() {
-            Some(run) => run,
+            Some(run) => check_place(run, options.run)?,
             None if state_disk.names().map_err(StateError::Io)?.iter().any(|name| name == STATE_FILE) => {
                 return Err(OpenError::NoLog { folder: log_disk.describe("") });
             }
+            None if options.begun => return Err(OpenError::Gone { folder: log_disk.describe("") }),
             None => {
-                let run = RunId::new(log_disk.as_ref());
+                let run = options.run.unwrap_or_else(|| RunId::new(log_disk.as_ref()));
                 log.begin(1, run).map_err(begun)?;
                 run
             }
@@ -103,6 +109,14 @@ impl ShardStore {
         check_one_run(mark, log.first(), log.next())?;
         let bodies = BodyReader { log: log.reader(), state: state.clone() };
         Ok(ShardStore { log, state, bodies, mark })
+    }
+}
+
+/// The run of a log, which must be the one that is expected.
+pub(crate) fn check_place(log: RunId, expected: Option<RunId>) -> Result<RunId, OpenError> {
+    match expected {
+        Some(expected) if expected != log => Err(OpenError::Foreign { log, expected }),
+        _ => Ok(log),
     }
 }
 
@@ -174,6 +188,22 @@ pub enum OpenError {
     NoLog {
         /// The log's folder.
         folder: String,
+    },
+    /// The shard has begun, and there is neither log nor state.
+    #[error("{folder} holds no segment of the log, which was begun")]
+    Gone {
+        /// The log's folder.
+        folder: String,
+    },
+    /// The shard is not the one that belongs here: it comes from another data directory.
+    #[error(
+        "the log belongs to run {log}, but the shard of this data directory to run {expected}: it comes from another broker"
+    )]
+    Foreign {
+        /// The run of the log.
+        log: RunId,
+        /// The run the shard has here.
+        expected: RunId,
     },
     /// Log and state were begun apart: one of them comes from another broker.
     #[error("the log belongs to run {log}, but the folded state to run {state}: they come from different brokers")]

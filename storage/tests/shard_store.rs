@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use causeway_storage::disk::Disk;
 use causeway_storage::fault::{Failure, FaultyDisk};
+use causeway_storage::inspect::{Decoder, open_read_only, verify};
 use causeway_storage::{
-    FoldMark, Log, LogOptions, OpenError, RecoverError, ShardOptions, ShardStore, StateError, plan_relocation,
+    FoldMark, Log, LogOptions, OpenError, RecoverError, RunId, ShardOptions, ShardStore, StateError, plan_relocation,
 };
 use common::{append, options, record};
 
 fn shard_options() -> ShardOptions {
-    ShardOptions { log: options(), state_cache_bytes: 64 << 10 }
+    ShardOptions { log: options(), state_cache_bytes: 64 << 10, ..ShardOptions::new(0) }
 }
 
 fn open_on(disk: &FaultyDisk) -> Result<ShardStore, OpenError> {
@@ -72,6 +73,43 @@ fn bodies_are_found_in_the_log_and_where_a_fold_has_moved_them() {
     assert_eq!(store.mark, Some(FoldMark { applied: 200, through: 200 }));
     assert_eq!(store.log.recover(201, |_| Ok::<(), RecoverError>(())).unwrap(), 0);
     check(&store);
+}
+
+#[test]
+fn a_shard_is_the_one_that_is_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shard-0");
+    let runs = [RunId(1), RunId(2)];
+    let options = |run: RunId, begun| ShardOptions { run: Some(run), begun, ..shard_options() };
+    let open = |options| ShardStore::open(&path, options).map(|store| store.log.run());
+    assert!(matches!(open(options(runs[0], true)), Err(OpenError::Gone { .. })));
+    assert_eq!(open(options(runs[0], false)).unwrap(), Some(runs[0]));
+    assert_eq!(open(options(runs[0], true)).unwrap(), Some(runs[0]));
+    assert_eq!(open(shard_options()).unwrap(), Some(runs[0]), "where nothing is known, it is what it is");
+    for begun in [false, true] {
+        let refused = open(options(runs[1], begun));
+        assert!(matches!(refused, Err(OpenError::Foreign { log, .. }) if log == runs[0]), "{refused:?}");
+    }
+    let damage = |run| verify(&path, 7, run, &mut Anything).unwrap().damage;
+    assert_eq!((damage(None), damage(Some(runs[0]))), (vec![], vec![]));
+    assert!(damage(Some(runs[1]))[0].detail.contains("it comes from another broker"));
+    std::fs::remove_dir_all(&path).unwrap();
+    std::fs::create_dir_all(path.join("log")).unwrap();
+    assert_eq!(damage(None), []);
+    assert!(damage(Some(runs[0]))[0].detail.contains("holds no segment of the log, which was begun"));
+    assert!(open_read_only(&path, 7, Some(runs[0])).is_err() && open_read_only(&path, 7, None).is_ok());
+}
+
+struct Anything;
+
+impl Decoder for Anything {
+    fn record(&mut self, _lsn: u64, _bytes: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn entry(&mut self, _key: &[u8], _value: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 #[test]

@@ -280,7 +280,7 @@ pub(super) fn open(folder: &Path) -> anyhow::Result<(Vec<u32>, FileLock)> {
 /// Reads and checks all of a shard.
 pub(super) fn check(path: &Path, shard: u32) -> anyhow::Result<Verified> {
     let mut decoder = Decode(Progress::new(format!("checking {}", path.display())));
-    Ok(verify(path, shard, &mut decoder)?)
+    Ok(verify(path, shard, None, &mut decoder)?)
 }
 
 /// One line for each damage.
@@ -344,7 +344,7 @@ fn verified_report(verified: Verified) -> VerifiedReport {
 
 /// Reads a shard as a start of the broker would.
 fn look(path: &Path, shard: u32, client: Option<(&str, usize)>) -> anyhow::Result<Contents> {
-    let store = open_read_only(path, shard)?;
+    let store = open_read_only(path, shard, None)?;
     let log = log_contents(&store);
     let mut inspection = Inspection::new(now());
     let state = restore(path, &store, &mut inspection)?;

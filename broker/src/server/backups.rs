@@ -100,7 +100,7 @@ impl Backups {
         let folder = destination.folder().join(format!("shard-{SHARD}"));
         // No answer: the thread that copies has ended.
         let done = self.want(folder.clone())?.recv().unwrap_or(Err(NoBackup::NotServing))?;
-        let checked = verify(&folder, SHARD, &mut Meaning)?;
+        let checked = verify(&folder, SHARD, None, &mut Meaning)?;
         if let Some(damage) = checked.damage.first() {
             return Err(NoBackup::Damaged(format!("{}: {}", damage.file, damage.detail)));
         }
