@@ -12,6 +12,7 @@ pub mod telemetry;
 
 mod data_directory;
 mod frontdoor;
+mod home_shard;
 mod listener;
 mod log_gate;
 mod proxy;

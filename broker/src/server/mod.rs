@@ -28,6 +28,7 @@ use crate::shard_loop::{self, ShardParts};
 use crate::tls::ListenerTls;
 
 pub use crate::data_directory::StorageError;
+pub use crate::home_shard::home_shard;
 pub use crate::shard_loop::ShardError;
 pub use crate::tls::TlsError;
 pub(crate) use backups::Wanted;

@@ -1,0 +1,53 @@
+//! Which shard a session lives on.
+//!
+//! Owns the answer, which is written in no file and must never change: sessions would not be found where they are. It is told in
+//! docs/storage-format.md, too.
+
+use ring::digest::{SHA256, digest};
+
+/// The number of the shard that has the sessions of this client, of so many. The same for ever.
+pub fn home_shard(client_id: &str, shards: u32) -> u32 {
+    if shards <= 1 {
+        return 0;
+    }
+    let digest = digest(&SHA256, client_id.as_bytes());
+    let first = digest.as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
+    (first % u64::from(shards)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Client identifiers, and their homes with as many shards as [`COUNTS`] says. Made with another program.
+    const VECTORS: &[(&str, &[u32; COUNTS.len()])] = &[
+        ("", &[0, 0, 1, 0, 1, 20]),
+        ("abc", &[0, 0, 0, 2, 2, 42]),
+        ("vehicle-17", &[0, 0, 2, 0, 6, 56]),
+        ("WVWZZZ1JZ3W386752", &[0, 0, 1, 2, 4, 26]),
+        ("fahrzeug/ü", &[0, 0, 2, 2, 2, 18]),
+    ];
+    const COUNTS: [u32; 6] = [1, 2, 3, 4, 7, 64];
+
+    #[test]
+    fn the_same_for_ever() {
+        for (client_id, homes) in VECTORS {
+            let found = COUNTS.map(|shards| home_shard(client_id, shards));
+            assert_eq!(&found, *homes, "{client_id:?}");
+        }
+    }
+
+    #[test]
+    fn shards_get_their_share() {
+        const CLIENTS: u32 = 30_000;
+        for shards in [2, 3, 8] {
+            let mut counts = vec![0; shards as usize];
+            for vehicle in 0..CLIENTS {
+                counts[home_shard(&format!("WVWZZZ1JZ3W{vehicle:06}"), shards) as usize] += 1;
+            }
+            let share = CLIENTS / shards;
+            let is_fair = |count: &u32| count.abs_diff(share) < share / 20;
+            assert!(counts.iter().all(is_fair), "{counts:?}");
+        }
+    }
+}
