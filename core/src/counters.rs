@@ -1,5 +1,7 @@
 //! What the shard counts, as plain numbers: the edge exports them.
 
+use std::ops::AddAssign;
+
 /// A bound of [`crate::Limits`] that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields of Limits say it")]
@@ -122,6 +124,73 @@ pub struct Counters {
     pub sessions_expired: u64,
 }
 
+impl AddAssign<&Counters> for Counters {
+    /// What several shards counted, together.
+    fn add_assign(&mut self, other: &Counters) {
+        // Taken apart, so that none can be forgotten.
+        let Counters {
+            connections_opened,
+            connections_refused,
+            disconnects_sent,
+            protocol_errors,
+            keep_alive_timeouts,
+            takeovers,
+            publish_received,
+            publish_sent,
+            payload_bytes_received,
+            payload_bytes_sent,
+            records_appended,
+            publish_refused_queue_full,
+            publish_refused_retained_full,
+            publish_refused_disk_full,
+            dropped_oldest,
+            bodies_lost,
+            publish_refused_unauthorized,
+            subscriptions_refused,
+            dropped_slow_consumer,
+            dropped_packet_too_large,
+            dropped_expired,
+            dropped_session_ended,
+            dropped_queue_full,
+            bounds_reached,
+            refused_by_subscriber,
+            wills_published,
+            sessions_expired,
+        } = other;
+        self.connections_opened += connections_opened;
+        self.connections_refused += connections_refused;
+        self.disconnects_sent += disconnects_sent;
+        self.protocol_errors += protocol_errors;
+        self.keep_alive_timeouts += keep_alive_timeouts;
+        self.takeovers += takeovers;
+        add_each(&mut self.publish_received, publish_received);
+        add_each(&mut self.publish_sent, publish_sent);
+        self.payload_bytes_received += payload_bytes_received;
+        self.payload_bytes_sent += payload_bytes_sent;
+        self.records_appended += records_appended;
+        self.publish_refused_queue_full += publish_refused_queue_full;
+        self.publish_refused_retained_full += publish_refused_retained_full;
+        self.publish_refused_disk_full += publish_refused_disk_full;
+        self.dropped_oldest += dropped_oldest;
+        self.bodies_lost += bodies_lost;
+        self.publish_refused_unauthorized += publish_refused_unauthorized;
+        self.subscriptions_refused += subscriptions_refused;
+        self.dropped_slow_consumer += dropped_slow_consumer;
+        self.dropped_packet_too_large += dropped_packet_too_large;
+        self.dropped_expired += dropped_expired;
+        self.dropped_session_ended += dropped_session_ended;
+        self.dropped_queue_full += dropped_queue_full;
+        add_each(&mut self.bounds_reached, bounds_reached);
+        self.refused_by_subscriber += refused_by_subscriber;
+        self.wills_published += wills_published;
+        self.sessions_expired += sessions_expired;
+    }
+}
+
+fn add_each<const N: usize>(to: &mut [u64; N], more: &[u64; N]) {
+    to.iter_mut().zip(more).for_each(|(to, more)| *to += more);
+}
+
 impl Counters {
     pub(crate) fn reached(&mut self, bound: Bound) {
         self.bounds_reached[bound as usize] += 1;
@@ -141,4 +210,30 @@ pub struct Gauges {
     pub queued_bytes: u64,
     pub inflight_messages: u64,
     pub body_bytes: u64,
+}
+
+impl AddAssign<&Gauges> for Gauges {
+    /// What there is on several shards, together.
+    fn add_assign(&mut self, other: &Gauges) {
+        let Gauges {
+            connections,
+            sessions,
+            subscriptions,
+            retained_messages,
+            retained_bytes,
+            queued_messages,
+            queued_bytes,
+            inflight_messages,
+            body_bytes,
+        } = other;
+        self.connections += connections;
+        self.sessions += sessions;
+        self.subscriptions += subscriptions;
+        self.retained_messages += retained_messages;
+        self.retained_bytes += retained_bytes;
+        self.queued_messages += queued_messages;
+        self.queued_bytes += queued_bytes;
+        self.inflight_messages += inflight_messages;
+        self.body_bytes += body_bytes;
+    }
 }
