@@ -57,22 +57,24 @@ pub struct LimitSettings {
     /// Subscriptions of one session. More: SUBACK 0x97 (quota exceeded; 0x80 in MQTT 3.x).
     #[schemars(range(min = 1, max = 10_000_000))]
     pub subscriptions_per_session_max: usize,
-    /// Sessions, connected or not. A client that needs one more: CONNACK 0x97 (quota exceeded; 3 in MQTT 3.x).
+    /// Sessions, connected or not. A client that needs one more: CONNACK 0x97 (quota exceeded; 3 in MQTT 3.x). Divided among
+    /// shards: each has an equal part, for the clients whose home it is, so that one can be full a little before all are.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub sessions_max: usize,
-    /// Connections open at the same time, over all listeners. One more: CONNACK 0x97 (quota exceeded; 3 in MQTT 3.x).
+    /// Connections open at the same time, over all listeners. One more: CONNACK 0x97 (quota exceeded; 3 in MQTT 3.x). Divided
+    /// among shards.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections_max: usize,
     /// Retained messages. A new topic more: PUBACK or PUBREC 0x97 (quota exceeded); a publisher of MQTT 3.x is
-    /// disconnected.
+    /// disconnected. Divided among shards.
     #[schemars(range(max = 1_000_000_000))]
     pub retained_messages_max: usize,
     /// Bytes of all retained messages. More: PUBACK or PUBREC 0x97 (quota exceeded); a publisher of MQTT 3.x is
-    /// disconnected.
+    /// disconnected. Divided among shards.
     #[schemars(range(max = 1_099_511_627_776u64))]
     pub retained_bytes_max: usize,
     /// Retained messages waiting to be sent to one session because it subscribed. A filter that would bring more: SUBACK
-    /// 0x97 (quota exceeded; 0x80 in MQTT 3.x). Over all sessions, four times as many may wait.
+    /// 0x97 (quota exceeded; 0x80 in MQTT 3.x). Over all sessions of a shard, four times as many may wait.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub retained_backlog_max: usize,
     /// Bytes waiting in memory to be written to one connection. Above it, messages of QoS 0 for that slow client are
@@ -80,7 +82,7 @@ pub struct LimitSettings {
     #[schemars(range(min = 4096, max = 1_073_741_824))]
     pub outbox_bytes_max: usize,
     /// Bytes of message bodies kept in memory where they can also be read from the disk. Without a data directory, the bodies of all
-    /// queued messages are in memory.
+    /// queued messages are in memory. Divided among shards.
     #[schemars(range(min = 65_536, max = 1_099_511_627_776u64))]
     pub body_cache_bytes: usize,
     /// Topic filters of messages that go before all others that wait for the same session, such as "vehicles/+/cmd/#". Messages of one
@@ -144,8 +146,27 @@ impl Default for LimitSettings {
     }
 }
 
+/// What one shard of several has of something that is for all of them together. The first ones have what division leaves.
+fn share(whole: usize, shard: u32, shards: u32) -> usize {
+    let (shard, shards) = (shard as usize, shards as usize);
+    whole / shards + usize::from(shard < whole % shards)
+}
+
 impl LimitSettings {
-    /// The form that the shards take.
+    /// What one of so many shards is held to: all that is for the whole broker is divided here, and nowhere else.
+    pub fn of_shard(&self, shard: u32, shards: u32) -> Limits {
+        let share = |whole| share(whole, shard, shards.max(1));
+        Limits {
+            sessions_max: share(self.sessions_max),
+            connections_max: share(self.connections_max),
+            retained_messages_max: share(self.retained_messages_max),
+            retained_bytes_max: share(self.retained_bytes_max),
+            body_cache_bytes: share(self.body_cache_bytes),
+            ..self.to_core()
+        }
+    }
+
+    /// The form that the shards take, undivided.
     pub fn to_core(&self) -> Limits {
         let text = &self.response_information;
         Limits {
@@ -192,5 +213,23 @@ mod tests {
     #[test]
     fn the_defaults_are_those_of_the_shards() {
         assert_eq!(LimitSettings::default().to_core(), Limits::default());
+        assert_eq!(LimitSettings::default().of_shard(0, 1), Limits::default());
+    }
+
+    #[test]
+    fn shards_have_shares_and_together_the_whole() {
+        let settings = LimitSettings { connections_max: 11, retained_messages_max: 2, ..LimitSettings::default() };
+        for shards in 1..=5 {
+            let limits: Vec<_> = (0..shards).map(|shard| settings.of_shard(shard, shards)).collect();
+            let sum = |of: fn(&Limits) -> usize| limits.iter().map(of).sum::<usize>();
+            assert_eq!(sum(|it| it.connections_max), 11);
+            assert_eq!(sum(|it| it.retained_messages_max), 2);
+            assert_eq!(sum(|it| it.sessions_max), settings.sessions_max);
+            assert_eq!(sum(|it| it.retained_bytes_max), settings.retained_bytes_max);
+            assert_eq!(sum(|it| it.body_cache_bytes), settings.body_cache_bytes);
+            let connections = limits.iter().map(|it| it.connections_max);
+            assert!(connections.clone().max().unwrap() - connections.min().unwrap() <= 1);
+            assert!(limits.iter().all(|it| it.outbox_bytes_max == settings.outbox_bytes_max), "that is of one session");
+        }
     }
 }
