@@ -5,15 +5,21 @@
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use causeway_core::RecordError;
 use causeway_storage::disk::{FileLock, LockError, RealDisk, lock_alone};
-use causeway_storage::{Durability, LogOptions, OpenError, RecoverError, ShardOptions, ShardStore, StateError};
+use causeway_storage::{
+    Durability, Found, Layout, LayoutError, LogOptions, OpenError, RecoverError, ShardOptions, ShardStore, StateError,
+    shard_folder,
+};
 
 use crate::config;
 
 /// Held for as long as the process uses the folder.
 pub(crate) const LOCK_NAME: &str = "causeway.lock";
+/// Shards share the memory for folded state that one would have; but with less than this each, looking into it takes too long.
+const STATE_CACHE_BYTES_MIN: usize = 8 << 20;
 
 /// Why the folder cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +43,28 @@ pub enum StorageError {
         /// What the system says.
         source: io::Error,
     },
+    /// It does not have the shards that it should.
+    #[error("{source}{}", layout_advice(source))]
+    Layout {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong, and where.
+        source: LayoutError,
+    },
+    /// It was made for another number of shards.
+    #[error(
+        "{} was made for {} and broker.shards is {wanted}: set broker.shards = {made}. The number of shards of a data directory cannot \
+         be changed yet; with another number, the broker needs another storage.data_directory, and begins without sessions and messages",
+        folder.display(), if *made == 1 { "1 shard".to_owned() } else { format!("{made} shards") }
+    )]
+    OtherShards {
+        /// The folder.
+        folder: PathBuf,
+        /// How many shards it has.
+        made: u32,
+        /// How many the configuration says.
+        wanted: u32,
+    },
     /// The log in it cannot be read.
     #[error("{source}{}", advice(source, folder))]
     Log {
@@ -48,7 +76,7 @@ pub enum StorageError {
     /// A record is intact, but does not follow from those before it.
     #[error(
         "record {lsn} of the log in {} cannot be replayed: {source}. It was probably written by another version of \
-         Causeway: start that one, or move the folder away to begin without sessions and messages",
+         Causeway: start that one, or move the whole data directory away to begin without sessions and messages",
         folder.display()
     )]
     Record {
@@ -69,7 +97,7 @@ pub enum StorageError {
     },
     /// The log and the folded state are not of one run.
     #[error(
-        "{}: {source}. Restore the whole folder from one copy, or move it away to begin without sessions and messages",
+        "{}: {source}. Restore the whole data directory from one copy, or move it away to begin without sessions and messages",
         folder.display()
     )]
     NotOneRun {
@@ -81,7 +109,7 @@ pub enum StorageError {
     /// An entry of the folded state is intact, but makes no sense.
     #[error(
         "the folded state in {} cannot be taken up: {source}. It was probably written by another version of Causeway: \
-         start that one, or move the folder away to begin without sessions and messages",
+         start that one, or move the whole data directory away to begin without sessions and messages",
         folder.display()
     )]
     Entry {
@@ -116,9 +144,21 @@ fn remedy(error: &io::Error, folder: &Path) -> String {
     }
 }
 
-/// What to do about a log that cannot be read.
+/// What to do about a data directory that has other shards than it says.
+fn layout_advice(error: &LayoutError) -> &'static str {
+    match error {
+        LayoutError::Io(_) => "",
+        LayoutError::Version { .. } => ". Start the version that wrote it",
+        LayoutError::Surplus { .. } => ". Move it away: nothing of this broker is in it",
+        LayoutError::Damaged { .. } | LayoutError::Missing { .. } | LayoutError::Unknown { .. } => {
+            ". Restore the whole data directory from one copy, or move it away to begin without sessions and messages"
+        }
+    }
+}
+
+/// What to do about a log that cannot be read. The shards of a data directory are of one moment, so it is restored as a whole.
 fn advice(error: &RecoverError, folder: &Path) -> String {
-    let shown = folder.display();
+    let shown = folder.parent().unwrap_or(folder).display();
     match error {
         RecoverError::Corrupt { .. } | RecoverError::Missing { .. } => format!(
             ". Messages that were acknowledged are there: the broker does not start rather than lose them silently. Check the \
@@ -134,7 +174,7 @@ fn advice(error: &RecoverError, folder: &Path) -> String {
 
 /// What to do about a folded state that cannot be read.
 fn state_advice(error: &StateError, folder: &Path) -> String {
-    let shown = folder.display();
+    let shown = folder.parent().unwrap_or(folder).display();
     match error {
         StateError::Io(error) => remedy(error, folder),
         StateError::Version { .. } => {
@@ -149,57 +189,126 @@ fn state_advice(error: &StateError, folder: &Path) -> String {
     }
 }
 
-/// The folder, taken for this process until dropped.
+/// Looks whether the data directory `path` can be that of a broker with so many shards: whether it is new, or has them.
+///
+/// # Errors
+/// [`StorageError::Layout`], [`StorageError::OtherShards`].
+pub(crate) fn examine(path: &Path, shards: u32) -> Result<Found, StorageError> {
+    let wrong = |source| StorageError::Layout { folder: path.to_owned(), source };
+    let found = Found::in_folder(path).map_err(wrong)?;
+    found.check().map_err(wrong)?;
+    match found.shards() {
+        Some(made) if made != shards => {
+            Err(StorageError::OtherShards { folder: path.to_owned(), made, wanted: shards })
+        }
+        _ => Ok(found),
+    }
+}
+
+/// The folder, taken for this process until this and all its shards' places are dropped.
 #[derive(Debug)]
 pub(crate) struct DataDirectory {
     path: PathBuf,
-    options: LogOptions,
-    free_space_floor_bytes: u64,
-    disk_factor: f64,
-    /// The kernel gives the lock free with the file, however the process ends.
-    _lock: FileLock,
+    /// None where it was made when there was one shard only.
+    layout: Option<Layout>,
+    shards: u32,
+    settings: config::Storage,
+    lock: Arc<FileLock>,
 }
 
 impl DataDirectory {
-    /// Makes the folder if it is missing, and takes it.
+    /// Makes the folder for so many shards if it is missing, and takes it.
     ///
     /// # Errors
-    /// [`StorageError::InUse`], [`StorageError::Folder`].
-    pub(crate) fn take(path: &Path, settings: &config::Storage) -> Result<DataDirectory, StorageError> {
+    /// [`StorageError::InUse`], [`StorageError::Folder`], [`StorageError::Layout`], [`StorageError::OtherShards`].
+    pub(crate) fn take(path: &Path, settings: &config::Storage, shards: u32) -> Result<DataDirectory, StorageError> {
         // What the disk says has the path in it.
         let refused = |source| StorageError::Folder { folder: path.to_owned(), source };
-        RealDisk::new(path).map_err(refused)?;
+        let disk = RealDisk::new(path).map_err(refused)?;
         let lock = lock_alone(&path.join(LOCK_NAME)).map_err(|error| match error {
             LockError::Held { holder, .. } => StorageError::InUse { folder: path.to_owned(), holder },
             LockError::Io(source) => refused(source),
         })?;
-        let durability = match settings.durability {
+        let found = examine(path, shards)?;
+        let layout = match found.shards() {
+            Some(_) => found.layout,
+            None => {
+                // Before any of them begins: each gets the run that stands here.
+                let layout = Layout::new(&disk, shards);
+                layout.write(&disk).map_err(refused)?;
+                Some(layout)
+            }
+        };
+        let (path, settings, lock) = (path.to_owned(), settings.clone(), Arc::new(lock));
+        Ok(DataDirectory { path, layout, shards, settings, lock })
+    }
+
+    /// All shards have begun: from now on, one without a log has lost it.
+    ///
+    /// # Errors
+    /// [`StorageError::Folder`].
+    pub(crate) fn all_begun(&mut self) -> Result<(), StorageError> {
+        let Some(layout) = self.layout.as_mut().filter(|layout| !layout.begun) else { return Ok(()) };
+        layout.begun = true;
+        let written = RealDisk::new(&self.path).and_then(|disk| layout.write(&disk));
+        written.map_err(|source| StorageError::Folder { folder: self.path.clone(), source })
+    }
+
+    /// The place of one of the shards.
+    pub(crate) fn shard(&self, number: u32) -> ShardDirectory {
+        let config::Storage { segment_bytes, free_space_floor_bytes, disk_factor, .. } = self.settings;
+        let durability = match self.settings.durability {
             config::Durability::Fsync => Durability::Fsync,
             config::Durability::Os => Durability::Os,
         };
-        let options = LogOptions { segment_bytes: settings.segment_bytes, durability, ..LogOptions::new(0) };
-        let config::Storage { free_space_floor_bytes, disk_factor, .. } = *settings;
-        Ok(DataDirectory { path: path.to_owned(), options, free_space_floor_bytes, disk_factor, _lock: lock })
+        let defaults = ShardOptions::new(number);
+        let share = defaults.state_cache_bytes / self.shards.max(1) as usize;
+        let options = ShardOptions {
+            log: LogOptions { segment_bytes, durability, ..LogOptions::new(number) },
+            state_cache_bytes: share.max(STATE_CACHE_BYTES_MIN),
+            run: self.layout.as_ref().and_then(|layout| layout.runs.get(number as usize).copied()),
+            begun: self.layout.as_ref().is_some_and(|layout| layout.begun),
+        };
+        let (data, lock) = (self.path.clone(), self.lock.clone());
+        ShardDirectory { data, options, free_space_floor_bytes, disk_factor, _lock: lock }
     }
+}
 
+/// What one shard has of a data directory. The whole of it stays taken until this is dropped.
+#[derive(Debug)]
+pub(crate) struct ShardDirectory {
+    data: PathBuf,
+    options: ShardOptions,
+    free_space_floor_bytes: u64,
+    disk_factor: f64,
+    /// The kernel gives the lock free with the file, however the process ends.
+    _lock: Arc<FileLock>,
+}
+
+impl ShardDirectory {
     /// The folder of the shard.
-    pub(crate) fn shard(&self) -> PathBuf {
-        self.path.join(format!("shard-{}", self.options.shard))
+    pub(crate) fn folder(&self) -> PathBuf {
+        shard_folder(&self.data, self.number())
     }
 
-    /// The folder itself.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// The number of the shard.
+    pub(crate) fn number(&self) -> u32 {
+        self.options.log.shard
+    }
+
+    /// The whole data directory.
+    pub(crate) fn data(&self) -> &Path {
+        &self.data
     }
 
     /// What the shard's store is opened with.
     pub(crate) fn shard_options(&self) -> ShardOptions {
-        ShardOptions { log: self.options.clone(), ..ShardOptions::new(self.options.shard) }
+        self.options.clone()
     }
 
     /// Bytes of one segment of the log.
     pub(crate) fn segment_bytes(&self) -> u64 {
-        self.options.segment_bytes
+        self.options.log.segment_bytes
     }
 
     /// Bytes of the disk that are left to others.
@@ -217,7 +326,7 @@ impl DataDirectory {
     /// # Errors
     /// [`StorageError::Log`], [`StorageError::State`], [`StorageError::NotOneRun`].
     pub(crate) fn open_store(&self) -> Result<ShardStore, StorageError> {
-        let folder = self.shard();
+        let folder = self.folder();
         ShardStore::open(&folder, self.shard_options()).map_err(|error| match error {
             OpenError::Log(source) => StorageError::Log { folder, source },
             OpenError::State(source) => StorageError::State { folder, source },
@@ -230,8 +339,12 @@ impl DataDirectory {
 mod tests {
     use super::*;
 
+    fn of_shards(path: &Path, shards: u32) -> Result<DataDirectory, String> {
+        DataDirectory::take(path, &config::Storage::default(), shards).map_err(|error| error.to_string())
+    }
+
     fn taken(path: &Path) -> Result<DataDirectory, String> {
-        DataDirectory::take(path, &config::Storage::default()).map_err(|error| error.to_string())
+        of_shards(path, 1)
     }
 
     #[test]
@@ -259,7 +372,7 @@ mod tests {
     fn a_folder_in_the_place_of_a_file_is_named() {
         for name in ["state.redb", "state.redb.new", "log/next.tmp", "log/lock", "log/00000000000000000009.log"] {
             let folder = tempfile::tempdir().unwrap();
-            let directory = taken(folder.path()).unwrap();
+            let directory = taken(folder.path()).unwrap().shard(0);
             let path = folder.path().join("shard-0").join(name);
             drop(directory.open_store().unwrap());
             if path.is_file() {
@@ -279,7 +392,7 @@ mod tests {
     #[test]
     fn a_folded_state_that_is_none_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let directory = taken(folder.path()).unwrap();
+        let directory = taken(folder.path()).unwrap().shard(0);
         drop(directory.open_store().unwrap());
         let path = folder.path().join("shard-0/state.redb");
         let intact = std::fs::read(&path).unwrap();
@@ -297,7 +410,7 @@ mod tests {
     #[test]
     fn a_folder_stays_taken_when_its_lock_files_are_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let directory = taken(folder.path()).unwrap();
+        let directory = taken(folder.path()).unwrap().shard(0);
         let _store = directory.open_store().unwrap();
         for name in [LOCK_NAME, "shard-0/log/lock"] {
             std::fs::remove_file(folder.path().join(name)).unwrap();
@@ -310,7 +423,7 @@ mod tests {
     #[test]
     fn damage_is_told_with_its_place_and_what_to_do() {
         let folder = tempfile::tempdir().unwrap();
-        let directory = taken(folder.path()).unwrap();
+        let directory = taken(folder.path()).unwrap().shard(0);
         let mut log = directory.open_store().unwrap().log;
         let records = [b"record".as_slice(); 3];
         causeway_storage::Log::append(&mut log, 1, &mut records.iter().copied()).unwrap();
@@ -322,6 +435,73 @@ mod tests {
         std::fs::write(&segment, bytes).unwrap();
         let refusal = directory.open_store().unwrap_err().to_string();
         assert!(refusal.contains("00000000000000000001.log is damaged at byte 4136"), "{refusal}");
-        assert!(refusal.contains(&format!("restore {}/shard-0 from a copy", folder.path().display())), "{refusal}");
+        assert!(refusal.contains(&format!("restore {} from a copy", folder.path().display())), "{refusal}");
+    }
+
+    /// Has all shards begin.
+    fn make(path: &Path, shards: u32) {
+        let mut directory = of_shards(path, shards).unwrap();
+        (0..shards).for_each(|shard| drop(directory.shard(shard).open_store().unwrap()));
+        directory.all_begun().unwrap();
+    }
+
+    #[test]
+    fn a_folder_has_its_number_of_shards_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path(), 3);
+        for wrong in [1, 2, 4] {
+            let refusal = of_shards(folder.path(), wrong).unwrap_err();
+            let said = format!("was made for 3 shards and broker.shards is {wrong}: set broker.shards = 3");
+            assert!(refusal.contains(&said) && refusal.contains("cannot be changed yet"), "{refusal}");
+        }
+        make(folder.path(), 3);
+    }
+
+    #[test]
+    fn a_folder_without_a_layout_has_one_shard() {
+        let folder = tempfile::tempdir().unwrap();
+        make(folder.path(), 1);
+        std::fs::remove_file(folder.path().join(causeway_storage::LAYOUT_FILE)).unwrap();
+        let refusal = of_shards(folder.path(), 2).unwrap_err();
+        assert!(refusal.contains("was made for 1 shard and broker.shards is 2"), "{refusal}");
+        make(folder.path(), 1);
+        assert!(!folder.path().join(causeway_storage::LAYOUT_FILE).exists(), "its run is known to nobody but its log");
+        std::fs::create_dir(folder.path().join("shard-1")).unwrap();
+        let refusal = taken(folder.path()).unwrap_err();
+        assert!(refusal.contains("causeway.shards is missing") && refusal.contains("Restore the whole"), "{refusal}");
+    }
+
+    #[test]
+    fn a_shard_that_is_missing_too_much_or_of_another_folder_is_refused() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        make(folder.path(), 2);
+        make(other.path(), 2);
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("shard-2")).unwrap();
+        let refusal = of_shards(folder.path(), 2).unwrap_err();
+        assert!(refusal.contains("shard-2 is none of its shards") && refusal.contains("Move it away"), "{refusal}");
+        std::fs::remove_dir(path("shard-2")).unwrap();
+
+        std::fs::rename(path("shard-1"), path("kept")).unwrap();
+        let refusal = of_shards(folder.path(), 2).unwrap_err();
+        assert!(refusal.contains("shard-1 is missing") && refusal.contains("Restore the whole"), "{refusal}");
+        std::fs::create_dir_all(path("shard-1/log")).unwrap();
+        let open = || of_shards(folder.path(), 2).unwrap().shard(1).open_store().map_err(|error| error.to_string());
+        let refusal = open().unwrap_err();
+        assert!(refusal.contains("shard-1/log/ holds no segment of the log, which was begun"), "{refusal}");
+        std::fs::remove_dir_all(path("shard-1")).unwrap();
+        std::fs::rename(other.path().join("shard-1"), path("shard-1")).unwrap();
+        let refusal = open().unwrap_err();
+        assert!(refusal.contains("it comes from another broker. Restore the whole data directory"), "{refusal}");
+        std::fs::remove_dir_all(path("shard-1")).unwrap();
+        std::fs::rename(path("kept"), path("shard-1")).unwrap();
+        open().unwrap();
+    }
+
+    #[test]
+    fn a_folder_that_was_half_made_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(of_shards(folder.path(), 2).unwrap().shard(1).open_store().unwrap());
+        make(folder.path(), 2);
     }
 }

@@ -1,7 +1,7 @@
 //! From an accepted socket to an authenticated CONNECT.
 //!
 //! Owns the order: PROXY header, TLS and WebSocket, CONNECT, credentials; each connection in a task of its own, within a
-//! deadline. Whoever passes is handed to the shard with all that was read. It never judges a packet: that is
+//! deadline. Whoever passes is handed to its home shard with all that was read. It never judges a packet: that is
 //! [`causeway_core::Handshake`]'s.
 
 use std::io::{self, ErrorKind};
@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{Authenticator, Exchange, hashing};
 use crate::config::{ProxyProtocol, Transport};
+use crate::home_shard::home_shard;
 use crate::listener::{Accepted, ConnectionPermit, Listener};
 use crate::log_gate::LogGate;
 use crate::proxy;
@@ -42,7 +43,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct FrontDoor {
     pub(crate) limits: Arc<Limits>,
     pub(crate) authenticator: Authenticator,
-    pub(crate) shard: mpsc::Sender<Box<Arrival>>,
+    /// By the number of the shard.
+    pub(crate) shards: Vec<mpsc::Sender<Box<Arrival>>>,
     pub(crate) counters: Arc<EdgeCounters>,
     /// Bytes that all handshakes hold beyond their [`HANDSHAKE_BYTES_FREE`].
     pub(crate) held: Arc<AtomicUsize>,
@@ -54,11 +56,11 @@ impl FrontDoor {
     pub(crate) fn new(
         limits: Arc<Limits>,
         authenticator: Authenticator,
-        shard: mpsc::Sender<Box<Arrival>>,
+        shards: Vec<mpsc::Sender<Box<Arrival>>>,
         counters: Arc<EdgeCounters>,
     ) -> FrontDoor {
         let refusals = Arc::new(LogGate::new("connections were refused"));
-        FrontDoor { limits, authenticator, shard, counters, held: Arc::default(), refusals }
+        FrontDoor { limits, authenticator, shards, counters, held: Arc::default(), refusals }
     }
 }
 
@@ -331,7 +333,8 @@ impl Greeting {
         };
         let unread = plain;
         let arrival = Arrival { socket, peer, layer, unread, request, exchange, permit };
-        let sent = door.shard.send_timeout(Box::new(arrival), patience).await;
+        let home = home_shard(&client_id, door.shards.len() as u32) as usize;
+        let sent = door.shards[home].send_timeout(Box::new(arrival), patience).await;
         if sent.is_err() {
             door.counters.refused_handshake.add(1);
             if door.refusals.pass() {

@@ -91,9 +91,12 @@ impl Causewayd {
         answer
     }
 
+    /// One with a label for the shard is that of the only one.
     fn metric(&self, name: &str) -> f64 {
         let page = self.get("metrics");
-        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value =
+            |rest: &str| rest.strip_prefix("{shard=\"0\"}").unwrap_or(rest).strip_prefix(' ').map(str::to_owned);
+        let line = page.lines().find_map(|line| value(line.strip_prefix(name)?));
         line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
     }
 }

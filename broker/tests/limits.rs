@@ -23,7 +23,7 @@ fn a_slow_connect_is_closed_at_the_deadline() {
     silent.expect_end();
     slow.expect_end();
     assert!(started.elapsed() >= Duration::from_millis(900));
-    eventually("both are counted", || broker.observed.edge.handshake_timeouts.get() == 2);
+    eventually("both are counted", || broker.observed.edge().handshake_timeouts.get() == 2);
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn too_many_handshakes_and_connections_are_closed_at_once() {
         Listener { connections_max: 2, ..limited.clone() },
         Listener { handshakes_pending_max: 2, name: "second".into(), ..limited },
     ]);
-    let refused = || broker.observed.edge.refused_limit.get();
+    let refused = || broker.observed.edge().refused_limit.get();
 
     let first = broker.client("first");
     let mut second = broker.client("second");
@@ -80,7 +80,7 @@ fn garbage_gets_no_answer() {
     let mut client = broker.dial();
     client.send(&[0xC0, 0]);
     client.expect_end();
-    eventually("all are counted", || broker.observed.edge.refused_handshake.get() == 5);
+    eventually("all are counted", || broker.observed.edge().refused_handshake.get() == 5);
 }
 
 #[test]
@@ -156,10 +156,8 @@ fn a_peer_that_vanished_in_the_middle_of_a_packet_is_forgotten() {
     let mut client = broker.client("cut");
     client.send(&publish("a", 0, &[0; 1000])[..500]);
     drop(client);
-    let connections = || broker.observed.shard.latest().1.connections;
-    eventually("the connection is gone", || {
-        connections() == 0 && broker.observed.shard.latest().0.connections_opened == 1
-    });
+    let connections = || broker.observed.latest().1.connections;
+    eventually("the connection is gone", || connections() == 0 && broker.observed.latest().0.connections_opened == 1);
 }
 
 #[test]
@@ -190,7 +188,7 @@ fn a_slow_reader_does_not_hurt_others() {
     reading.join().unwrap();
 
     // What the slow one missed was counted; what it did not miss, it still gets, and then it is served again.
-    eventually("drops are counted", || broker.observed.shard.latest().0.dropped_slow_consumer > 0);
+    eventually("drops are counted", || broker.observed.latest().0.dropped_slow_consumer > 0);
     slow.send(&[0xC0, 0]);
     while slow.read_packet().0 != 0xD0 {}
 }
@@ -284,7 +282,7 @@ fn a_client_is_not_blamed_for_a_password_that_waits_to_be_verified() {
         waited = started.elapsed();
         clients *= 2;
     }
-    assert_eq!(broker.observed.edge.handshake_timeouts.get(), 0);
+    assert_eq!(broker.observed.edge().handshake_timeouts.get(), 0);
 }
 
 #[test]
@@ -301,5 +299,5 @@ fn a_password_that_waits_for_too_long_is_answered() {
         assert!(seen.iter().all(|code| [wrong, busy].contains(code)), "{seen:?}");
         assert!(seen.contains(&wrong) && seen.contains(&busy), "{seen:?}");
     }
-    assert_eq!(broker.observed.edge.handshake_timeouts.get(), 0);
+    assert_eq!(broker.observed.edge().handshake_timeouts.get(), 0);
 }

@@ -74,7 +74,7 @@ fn tls_asks_for_certificates_where_it_should() {
     // The client learns of the refusal when it reads.
     let _ = stranger.write_all(&connect("stranger", 0));
     assert!(stranger.read(&mut [0]).is_err());
-    eventually("the failure is counted", || broker.observed.edge.tls_failures.get() == 1);
+    eventually("the failure is counted", || broker.observed.edge().tls_failures.get() == 1);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn without_a_proxy_header_there_is_no_connection() {
     // The broker may be gone before all is written.
     let _ = client.stream.write_all(b"PROXY TCP4 192.0.2.7 198.51.100.1 51234 1883\r\n");
     client.expect_end();
-    eventually("both are counted", || broker.observed.edge.refused_handshake.get() == 2);
+    eventually("both are counted", || broker.observed.edge().refused_handshake.get() == 2);
 }
 
 #[test]

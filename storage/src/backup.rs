@@ -14,7 +14,10 @@ use crate::disk::{Disk, RealDisk};
 use crate::inspect::STATE_FILE;
 use crate::shard_store::LOG_FOLDER;
 use crate::state::{FoldMark, RedbState, StateError, StateOptions, StateStore};
-use crate::{Durability, Log, LogError, LogOptions, LogReader, ReadError, RecoverError, SegmentedLog, ShardOptions};
+use crate::{
+    Durability, Layout, LayoutError, Log, LogError, LogOptions, LogReader, ReadError, RecoverError, SegmentedLog,
+    ShardOptions,
+};
 
 /// Read and written at once.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -42,6 +45,9 @@ pub enum BackupError {
         /// What the system says.
         source: io::Error,
     },
+    /// What the data directory says about its shards cannot be read.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
     /// The folded state cannot be read, or its copy not written.
     #[error(transparent)]
     State(#[from] StateError),
@@ -202,6 +208,18 @@ pub struct Copied {
     pub segments: u64,
     /// Bytes that were written, those of holes not counted.
     pub bytes: u64,
+}
+
+/// Copies what the data directory `from` says about its shards, if it says anything; returns that.
+///
+/// # Errors
+/// [`BackupError::Layout`], [`BackupError::File`].
+pub fn copy_layout(from: &Path, to: &Path) -> Result<Option<Layout>, BackupError> {
+    let layout = Layout::read(from)?;
+    if let Some(layout) = &layout {
+        RealDisk::new(to).and_then(|disk| layout.write(&disk)).map_err(at(to))?;
+    }
+    Ok(layout)
 }
 
 /// Copies the folder of a shard that nobody writes to: log and state, byte by byte, all of it synced. `progress` is told bytes as

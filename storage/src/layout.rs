@@ -94,6 +94,11 @@ impl Layout {
         self.runs.len() as u32
     }
 
+    /// The run of a shard, once it has begun.
+    pub fn run(&self, shard: u32) -> Option<RunId> {
+        self.runs.get(shard as usize).copied().filter(|_| self.begun)
+    }
+
     /// What the data directory `folder` says. None where it says nothing: it is a new one, or was made when there was one shard only.
     ///
     /// # Errors
@@ -207,8 +212,7 @@ impl Found {
 
     /// The run of a shard, where that is known and the shard has begun.
     pub fn run(&self, shard: u32) -> Option<RunId> {
-        let layout = self.layout.as_ref().filter(|layout| layout.begun)?;
-        layout.runs.get(shard as usize).copied()
+        self.layout.as_ref()?.run(shard)
     }
 
     /// Whether the folders are those of its shards.

@@ -68,6 +68,7 @@ fn status(error: &NoBackup) -> StatusCode {
     match error {
         NoBackup::UnderWay | NoBackup::Copy(BackupError::Target { .. }) => StatusCode::CONFLICT,
         NoBackup::NotServing | NoBackup::Copy(BackupError::Busy) => StatusCode::SERVICE_UNAVAILABLE,
+        NoBackup::SeveralShards => StatusCode::NOT_IMPLEMENTED,
         NoBackup::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
         NoBackup::Copy(error) if error.is_full() => StatusCode::INSUFFICIENT_STORAGE,
         NoBackup::Copy(BackupError::Inside { .. }) => StatusCode::BAD_REQUEST,

@@ -1,13 +1,14 @@
 //! The metrics, in the text format of Prometheus.
 //!
-//! Owns names, units and help. The numbers are kept elsewhere: each scrape copies them.
+//! Owns names, units and help. The numbers are kept elsewhere: each scrape copies them. What clients do is told for the whole broker; what
+//! belongs to a log, or says whether shards bear the same load, is told for each shard, with the label `shard`.
 
 use causeway_core::{Bound, Counters, Gauges};
-use prometheus::{CounterVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Source, process};
 use crate::config::Config;
-use crate::server::{EdgeCounters, LogReport};
+use crate::server::{EdgeCounters, LogReport, ObservedShard};
 
 /// Metrics of one number: name, help, and where the number is.
 type Table<T> = [(&'static str, &'static str, fn(&T) -> u64)];
@@ -115,6 +116,27 @@ const EDGE_COUNTERS: &Table<EdgeCounters> = &[
     ("causeway_sent_bytes_total", "Bytes written to sockets.", |e| e.bytes_sent.get()),
 ];
 
+/// How the load of the broker is spread over its shards.
+const LOAD_GAUGES: &Table<(Counters, Gauges)> = &[
+    ("causeway_shard_connections", "Connections of the shard that have sent CONNECT.", |(_, g)| g.connections),
+    ("causeway_shard_sessions", "Sessions of the shard, connected or not.", |(_, g)| g.sessions),
+    ("causeway_shard_queued_messages", "Messages waiting for sessions of the shard.", |(_, g)| g.queued_messages),
+    ("causeway_shard_queued_bytes", "Messages waiting for sessions of the shard, in bytes.", |(_, g)| g.queued_bytes),
+];
+
+/// Likewise.
+const LOAD_COUNTERS: &Table<(Counters, Gauges)> = &[
+    ("causeway_shard_publish_received_total", "PUBLISH packets that the shard received.", |(c, _)| {
+        c.publish_received.iter().sum()
+    }),
+    (
+        "causeway_shard_publish_sent_total",
+        "PUBLISH packets that the shard sent, those sent again included.",
+        |(c, _)| c.publish_sent.iter().sum(),
+    ),
+    ("causeway_shard_log_records_total", "Records that the shard appended to its log.", |(c, _)| c.records_appended),
+];
+
 const LOG_GAUGES: &Table<LogReport> = &[
     ("causeway_log_bytes", "Bytes set aside on the disk for the log.", |l| l.bytes.get()),
     ("causeway_log_segments", "Segments of the log.", |l| l.segments.get()),
@@ -126,7 +148,11 @@ const LOG_GAUGES: &Table<LogReport> = &[
         |l| l.refusing.get(),
     ),
     ("causeway_state_bytes", "Bytes of the file of the folded state.", |l| l.state_bytes.get()),
-    ("causeway_disk_free_bytes", "Bytes of the disk that are free.", |l| l.free_bytes.get()),
+    (
+        "causeway_fold_timestamp_seconds",
+        "When a fold last became durable, in seconds since 1970; 0 before the first. Without changes there is none.",
+        |l| l.folded_at_seconds.get(),
+    ),
 ];
 
 const LOG_COUNTERS: &Table<LogReport> = &[
@@ -148,7 +174,8 @@ const LOG_COUNTERS: &Table<LogReport> = &[
 /// A bug: two metrics of one name.
 pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<String> {
     let page = Page(Registry::new());
-    let (counters, gauges) = source.shard();
+    let (shards, edge) = (source.shards(), source.edge());
+    let (counters, gauges) = ObservedShard::sum(shards);
     page.build()?;
     page.limits(config)?;
     page.counters(SHARD_COUNTERS, &counters)?;
@@ -159,7 +186,7 @@ pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<S
         MESSAGES_DROPPED,
         &counters,
     )?;
-    page.bounds(&counters, source.edge())?;
+    page.bounds(&counters, &edge)?;
     page.by_qos("causeway_publish_received_total", "PUBLISH packets received.", counters.publish_received)?;
     page.by_qos(
         "causeway_publish_sent_total",
@@ -167,9 +194,10 @@ pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<S
         counters.publish_sent,
     )?;
     page.gauges(SHARD_GAUGES, &gauges)?;
-    page.counters(EDGE_COUNTERS, source.edge())?;
+    page.load(shards)?;
+    page.counters(EDGE_COUNTERS, &edge)?;
     if config.storage.data_directory.is_some() {
-        page.log(source.log())?;
+        page.logs(shards)?;
     }
     page.logins(source)?;
     page.listeners(config, source)?;
@@ -252,11 +280,56 @@ impl Page {
         Ok(())
     }
 
-    fn log(&self, report: &LogReport) -> prometheus::Result<()> {
-        self.gauges(LOG_GAUGES, report)?;
-        self.counters(LOG_COUNTERS, report)?;
-        for histogram in report.histograms().into_iter().flatten() {
+    fn load(&self, shards: &[ObservedShard]) -> prometheus::Result<()> {
+        let latest: Vec<_> = shards.iter().map(|shard| shard.report.latest()).collect();
+        self.gauges_by_shard(LOAD_GAUGES, latest.iter())?;
+        self.counters_by_shard(LOAD_COUNTERS, latest.iter())?;
+        let help = "How long ago the shard last reported. It does so each second, unless it is stuck.";
+        let age = GaugeVec::new(Opts::new("causeway_shard_report_age_seconds", help), &["shard"])?;
+        for (number, shard) in shards.iter().enumerate() {
+            age.with_label_values(&[number.to_string()]).set(shard.report.age().as_secs_f64());
+        }
+        self.0.register(Box::new(age))
+    }
+
+    fn logs(&self, shards: &[ObservedShard]) -> prometheus::Result<()> {
+        let reports = shards.iter().map(|shard| shard.log.as_ref());
+        self.gauges_by_shard(LOG_GAUGES, reports.clone())?;
+        self.counters_by_shard(LOG_COUNTERS, reports.clone())?;
+        for histogram in reports.clone().filter_map(LogReport::histograms).flatten() {
             self.0.register(Box::new(histogram.clone()))?;
+        }
+        // All shards are on one disk, and look at it at different moments.
+        let free = reports.map(|report| report.free_bytes.get()).min().unwrap_or(0);
+        let family = self.gauge("causeway_disk_free_bytes", "Bytes of the disk that are free.", &[])?;
+        family.with_label_values::<&str>(&[]).set(signed(free));
+        Ok(())
+    }
+
+    fn gauges_by_shard<'a, T: 'a>(
+        &self,
+        table: &Table<T>,
+        shards: impl Iterator<Item = &'a T> + Clone,
+    ) -> prometheus::Result<()> {
+        for (name, help, number) in table {
+            let family = self.gauge(name, help, &["shard"])?;
+            for (shard, numbers) in shards.clone().enumerate() {
+                family.with_label_values(&[shard.to_string()]).set(signed(number(numbers)));
+            }
+        }
+        Ok(())
+    }
+
+    fn counters_by_shard<'a, T: 'a>(
+        &self,
+        table: &Table<T>,
+        shards: impl Iterator<Item = &'a T> + Clone,
+    ) -> prometheus::Result<()> {
+        for (name, help, number) in table {
+            let family = self.counter(name, help, &["shard"])?;
+            for (shard, numbers) in shards.clone().enumerate() {
+                family.with_label_values(&[shard.to_string()]).inc_by(number(numbers));
+            }
         }
         Ok(())
     }

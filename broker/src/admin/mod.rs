@@ -19,12 +19,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use causeway_core::{Counters, Gauges};
 use tokio::net::TcpListener;
 
 use crate::auth::Authenticator;
 use crate::config::Config;
-use crate::server::{Backups, EdgeCounters, LogReport};
+use crate::server::{Backups, EdgeCounters, ObservedShard, which};
 use bounded::{Bounded, Patience};
 
 /// The most that a request may say beside its headers: a path has no more than 4096 bytes.
@@ -32,16 +31,14 @@ const BODY_BYTES_MAX: usize = 16 << 10;
 
 /// What is told here, as it is now. Called for each request, so it must not wait.
 pub trait Source: Send + Sync + 'static {
-    /// What the shards last reported.
-    fn shard(&self) -> (Counters, Gauges);
+    /// What each shard says, by its number.
+    fn shards(&self) -> &[ObservedShard];
     /// What listeners and connections counted.
-    fn edge(&self) -> &EdgeCounters;
+    fn edge(&self) -> EdgeCounters;
     /// Who verifies credentials.
     fn authenticator(&self) -> &Authenticator;
     /// What the listeners hold.
     fn listeners(&self) -> Vec<ListenerState>;
-    /// What the log on disk says about itself.
-    fn log(&self) -> &LogReport;
     /// Where backups are asked for.
     fn backups(&self) -> Arc<Backups>;
     /// Whether clients can be served.
@@ -127,16 +124,22 @@ async fn metrics(State(told): State<Told>) -> Response {
 
 async fn ready(State(told): State<Told>) -> Response {
     match told.source.readiness() {
-        Ok(()) if told.source.log().is_full() => {
-            "ready, but degraded: the disk is full, so nothing that needs the log is acknowledged\n".into_response()
-        }
-        Ok(()) if told.source.log().refusing.get() > 0 => {
-            "ready, but degraded: the disk has too little room, so new messages of QoS 1 and 2 are refused\n"
-                .into_response()
-        }
-        Ok(()) => "ready\n".into_response(),
+        Ok(()) => match degraded(told.source.shards()) {
+            Some(why) => format!("ready, but degraded: {why}\n").into_response(),
+            None => "ready\n".into_response(),
+        },
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")).into_response(),
     }
+}
+
+/// What clients notice of the disk, and on which of several shards.
+fn degraded(shards: &[ObservedShard]) -> Option<String> {
+    let full = "the disk is full, so nothing that needs the log is acknowledged";
+    let low = "the disk has too little room, so new messages of QoS 1 and 2 are refused";
+    let is_full = which(shards, |shard| shard.log.is_full()).map(|which| (full, which));
+    let is_low = || which(shards, |shard| shard.log.refusing.get() > 0).map(|which| (low, which));
+    let (what, which) = is_full.or_else(is_low)?;
+    Some(if shards.len() == 1 { what.to_owned() } else { format!("{what} ({which})") })
 }
 
 #[cfg(test)]

@@ -7,26 +7,25 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use causeway_core::{Counters, Gauges};
+
 use super::*;
 use crate::config::{Authentication, Listener, Storage};
 
 struct Fixed {
-    counters: Counters,
-    gauges: Gauges,
-    edge: EdgeCounters,
-    log: LogReport,
+    shards: Vec<ObservedShard>,
     authenticator: Authenticator,
     readiness: Mutex<Result<(), String>>,
     backups: Arc<Backups>,
 }
 
 impl Source for Fixed {
-    fn shard(&self) -> (Counters, Gauges) {
-        (self.counters, self.gauges)
+    fn shards(&self) -> &[ObservedShard] {
+        &self.shards
     }
 
-    fn edge(&self) -> &EdgeCounters {
-        &self.edge
+    fn edge(&self) -> EdgeCounters {
+        EdgeCounters::sum(self.shards.iter().map(|shard| shard.edge.as_ref()))
     }
 
     fn authenticator(&self) -> &Authenticator {
@@ -35,10 +34,6 @@ impl Source for Fixed {
 
     fn listeners(&self) -> Vec<ListenerState> {
         vec![ListenerState { name: "mqtt".to_owned(), connections_open: 5, handshakes_pending: 2 }]
-    }
-
-    fn log(&self) -> &LogReport {
-        &self.log
     }
 
     fn backups(&self) -> Arc<Backups> {
@@ -51,6 +46,11 @@ impl Source for Fixed {
 }
 
 fn source() -> Arc<Fixed> {
+    source_of(1)
+}
+
+/// One of several shards, each of which says the same.
+fn source_of(shards: u32) -> Arc<Fixed> {
     let counters = Counters {
         connections_opened: 7,
         publish_received: [1, 2, 3],
@@ -58,18 +58,12 @@ fn source() -> Arc<Fixed> {
         ..Counters::default()
     };
     let gauges = Gauges { queued_bytes: 99, ..Gauges::default() };
-    let edge = EdgeCounters::default();
-    edge.bytes_received.add(1234);
+    let shards = (0..shards).map(ObservedShard::new).inspect(|shard| {
+        shard.edge.bytes_received.add(1234);
+        shard.report.renew(counters, gauges, Duration::from_secs(1));
+    });
     let authenticator = Authenticator::load(&Authentication::default()).unwrap();
-    Arc::new(Fixed {
-        counters,
-        gauges,
-        edge,
-        log: LogReport::default(),
-        authenticator,
-        readiness: Mutex::new(Ok(())),
-        backups: Arc::default(),
-    })
+    Arc::new(Fixed { shards: shards.collect(), authenticator, readiness: Mutex::new(Ok(())), backups: Arc::default() })
 }
 
 async fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
@@ -97,11 +91,11 @@ async fn metrics_and_health_are_served_until_shutdown() {
 
     assert_eq!(fetch(address, "/live").await.0, 200);
     assert_eq!(fetch(address, "/ready").await.0, 200);
-    source.log.set_full(true);
+    source.shards[0].log.set_full(true);
     let (status, body) = fetch(address, "/ready").await;
     assert_eq!(status, 200, "clients can still be served");
     assert!(body.contains("ready, but degraded: the disk is full"), "{body}");
-    source.log.set_full(false);
+    source.shards[0].log.set_full(false);
     *source.readiness.lock().unwrap() = Err("stopping".to_owned());
     let (status, body) = fetch(address, "/ready").await;
     assert_eq!(status, 503);
@@ -149,6 +143,42 @@ fn every_number_has_a_name_a_type_and_help() {
         assert!(name.starts_with("causeway_") || name.starts_with("process_"), "{line}");
         assert!(line.ends_with('.'), "{line}");
     }
+}
+
+#[test]
+fn shards_are_told_together_and_apart() {
+    let storage = Storage { data_directory: Some("data".into()), ..Storage::default() };
+    let config = Config { listener: vec![Listener::default()], storage, ..Config::default() };
+    let source = source_of(2);
+    source.shards[1].log.unsynced_bytes.set(17);
+    source.shards[0].log.free_bytes.set(500);
+    source.shards[1].log.free_bytes.set(400);
+    source.shards[1].log.synced(Duration::from_millis(1), 3, 100);
+    let text = exposition::text(&config, source.as_ref()).unwrap();
+    for line in [
+        "causeway_connections_opened_total 14",
+        "causeway_publish_received_total{qos=\"2\"} 6",
+        "causeway_queued_bytes 198",
+        "causeway_received_bytes_total 2468",
+        "causeway_shard_queued_bytes{shard=\"0\"} 99",
+        "causeway_shard_publish_received_total{shard=\"1\"} 6",
+        "causeway_log_unsynced_bytes{shard=\"0\"} 0",
+        "causeway_log_unsynced_bytes{shard=\"1\"} 17",
+        "causeway_log_commit_records_sum{shard=\"0\"} 0",
+        "causeway_log_commit_records_sum{shard=\"1\"} 3",
+        "causeway_fold_timestamp_seconds{shard=\"1\"} 0",
+        "causeway_disk_free_bytes 400",
+    ] {
+        assert!(text.lines().any(|said| said == line), "no line {line}\n{text}");
+    }
+    let age = "causeway_shard_report_age_seconds{shard=\"1\"} ";
+    let age = text.lines().find_map(|line| line.strip_prefix(age)).unwrap().parse::<f64>().unwrap();
+    assert!((0.0..60.0).contains(&age), "{age}");
+    assert_eq!(degraded(&source.shards), None);
+    source.shards[1].log.refusing.set(1);
+    assert!(degraded(&source.shards).unwrap().ends_with("are refused (shard 1)"));
+    source.shards.iter().for_each(|shard| shard.log.set_full(true));
+    assert!(degraded(&source.shards).unwrap().ends_with("is acknowledged (shards 0, 1)"));
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use causeway_storage::backup::{Copied, Destination, Room, copy_shard};
+use causeway_storage::backup::{Copied, Destination, Room, copy_layout, copy_shard};
 use causeway_storage::inspect::Verified;
+use causeway_storage::{Found, shard_folder};
 use clap::Args;
 
 use super::inspect::{Progress, check, open, print_damage, size};
@@ -61,7 +62,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
     if let Some(url) = &options.admin {
         return ask(url, &options.to, out);
     }
-    let (shards, _lock) = open(&options.folder).map_err(|error| {
+    let (found, _lock) = open(&options.folder).map_err(|error| {
         let hint = if error.to_string().contains("in use by") {
             ", or give --admin with the URL of its administration listener to back it up while it runs"
         } else {
@@ -69,9 +70,10 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
         };
         anyhow::anyhow!("{error:#}{hint}")
     })?;
+    found.check()?;
     let destination = Destination::begin(&options.to, &options.folder)?;
-    let copied = copy(&options.folder, destination.folder(), &shards, Room::Holes)?;
-    let checked = check_all(destination.folder(), &shards)?;
+    let copied = copy(&options.folder, destination.folder(), &found, Room::Holes)?;
+    let checked = check_all(destination.folder(), &found)?;
     if !checked.damage.is_empty() {
         print_damage(&checked, &mut stderr())?;
         bail!("{} is damaged, and no backup was made of it", options.folder.display());
@@ -82,37 +84,39 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
 }
 
 pub(super) fn restore(options: &RestoreOptions, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let (shards, _lock) = open(&options.from)?;
+    let (found, _lock) = open(&options.from)?;
+    found.check()?;
     // Said before a long check.
     let destination = Destination::begin(&options.folder, &options.from)?;
-    let checked = check_all(&options.from, &shards)?;
+    let checked = check_all(&options.from, &found)?;
     if !checked.damage.is_empty() {
         print_damage(&checked, &mut stderr())?;
         bail!("{} is damaged, and nothing was restored", options.from.display());
     }
-    let copied = copy(&options.from, destination.folder(), &shards, Room::SetAside)?;
+    let copied = copy(&options.from, destination.folder(), &found, Room::SetAside)?;
     destination.finish()?;
     tell("restored", &options.folder, copied, &checked, out)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn copy(from: &Path, to: &Path, shards: &[u32], room: Room) -> anyhow::Result<Copied> {
+fn copy(from: &Path, to: &Path, found: &Found, room: Room) -> anyhow::Result<Copied> {
+    copy_layout(from, to)?;
     let mut copied = Copied::default();
     let mut progress = Progress::new(format!("copying {}", from.display()));
-    for shard in shards {
-        let name = format!("shard-{shard}");
-        let one = copy_shard(&from.join(&name), &to.join(&name), room, &mut |bytes| progress.add(bytes))?;
+    for &shard in &found.folders {
+        let [from, to] = [from, to].map(|data| shard_folder(data, shard));
+        let one = copy_shard(&from, &to, room, &mut |bytes| progress.add(bytes))?;
         copied.segments += one.segments;
         copied.bytes += one.bytes;
     }
     Ok(copied)
 }
 
-fn check_all(folder: &Path, shards: &[u32]) -> anyhow::Result<Verified> {
+fn check_all(folder: &Path, found: &Found) -> anyhow::Result<Verified> {
     let mut all = Verified::default();
-    for shard in shards {
-        let path = folder.join(format!("shard-{shard}"));
-        let one = check(&path, *shard).with_context(|| path.display().to_string())?;
+    for &shard in &found.folders {
+        let path = shard_folder(folder, shard);
+        let one = check(&path, shard, found.run(shard)).with_context(|| path.display().to_string())?;
         all.records += one.records;
         all.record_bytes += one.record_bytes;
         all.entries += one.entries;

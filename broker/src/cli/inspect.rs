@@ -16,7 +16,7 @@ use causeway_core::inspect::{
 use causeway_core::{Lsn, Millis, RecordError};
 use causeway_storage::disk::{FileLock, LockError, lock_shared};
 use causeway_storage::inspect::{Decoder, Verified, open_read_only, verify};
-use causeway_storage::{BodyReader, RecoverError, ShardStore, free_bytes};
+use causeway_storage::{BodyReader, Found, RecoverError, RunId, ShardStore, free_bytes, shard_folder};
 use clap::Args;
 use serde::Serialize;
 
@@ -61,6 +61,9 @@ pub(super) struct Options {
 struct Report {
     folder: PathBuf,
     free_bytes: Option<u64>,
+    /// What is wrong with the shards as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    damage: Option<String>,
     shards: Vec<ShardReport>,
 }
 
@@ -219,17 +222,18 @@ struct WillReport {
 }
 
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let (shards, _lock) = open(&options.folder)?;
+    let (data, _lock) = open(&options.folder)?;
     let mut report = Report {
         folder: options.folder.clone(),
         free_bytes: free_bytes(&options.folder).ok(),
-        shards: Vec::with_capacity(shards.len()),
+        damage: data.check().err().map(|wrong| wrong.to_string()),
+        shards: Vec::with_capacity(data.folders.len()),
     };
-    let (mut damaged, mut found) = (false, false);
-    for shard in shards {
-        let path = options.folder.join(format!("shard-{shard}"));
+    let (mut damaged, mut found) = (report.damage.is_some(), false);
+    for &shard in &data.folders {
+        let (path, run) = (shard_folder(&options.folder, shard), data.run(shard));
         let verified = match options.verify {
-            true => Some(check(&path, shard).with_context(|| path.display().to_string())?),
+            true => Some(check(&path, shard, run).with_context(|| path.display().to_string())?),
             false => None,
         };
         let is_damaged = verified.as_ref().is_some_and(|verified| !verified.damage.is_empty());
@@ -237,7 +241,7 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
             true => None,
             false => {
                 let client = options.client.as_deref().map(|client| (client, options.limit));
-                Some(look(&path, shard, client).with_context(|| path.display().to_string())?)
+                Some(look(&path, shard, run, client).with_context(|| path.display().to_string())?)
             }
         };
         damaged |= is_damaged;
@@ -255,32 +259,27 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
     Ok(if damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The shards of a data directory or backup, which no broker may write to while the lock is held.
-pub(super) fn open(folder: &Path) -> anyhow::Result<(Vec<u32>, FileLock)> {
+/// The shards of a data directory or backup, which no broker may write to while the lock is held. Whether they are all that there
+/// should be has to be [checked](Found::check).
+pub(super) fn open(folder: &Path) -> anyhow::Result<(Found, FileLock)> {
     let shown = folder.display();
-    let mut shards = Vec::new();
-    for entry in std::fs::read_dir(folder).with_context(|| format!("{shown} cannot be read"))? {
-        let name = entry?.file_name();
-        let number = name.to_str().and_then(|name| name.strip_prefix("shard-"));
-        shards.extend(number.and_then(|number| number.parse::<u32>().ok()));
-    }
-    if shards.is_empty() {
+    let found = Found::in_folder(folder)?;
+    if found.shards().is_none() {
         bail!("{shown} is neither a data directory nor a backup: there is no shard-0 in it");
     }
-    shards.sort_unstable();
     let lock = lock_shared(&folder.join(LOCK_NAME)).map_err(|error| match error {
         LockError::Held { holder, .. } => {
             anyhow::anyhow!("{shown} is in use by {holder}: stop that one first")
         }
         LockError::Io(error) => anyhow::Error::new(error),
     })?;
-    Ok((shards, lock))
+    Ok((found, lock))
 }
 
 /// Reads and checks all of a shard.
-pub(super) fn check(path: &Path, shard: u32) -> anyhow::Result<Verified> {
+pub(super) fn check(path: &Path, shard: u32, run: Option<RunId>) -> anyhow::Result<Verified> {
     let mut decoder = Decode(Progress::new(format!("checking {}", path.display())));
-    Ok(verify(path, shard, None, &mut decoder)?)
+    Ok(verify(path, shard, run, &mut decoder)?)
 }
 
 /// One line for each damage.
@@ -343,8 +342,8 @@ fn verified_report(verified: Verified) -> VerifiedReport {
 }
 
 /// Reads a shard as a start of the broker would.
-fn look(path: &Path, shard: u32, client: Option<(&str, usize)>) -> anyhow::Result<Contents> {
-    let store = open_read_only(path, shard, None)?;
+fn look(path: &Path, shard: u32, run: Option<RunId>, client: Option<(&str, usize)>) -> anyhow::Result<Contents> {
+    let store = open_read_only(path, shard, run)?;
     let log = log_contents(&store);
     let mut inspection = Inspection::new(now());
     let state = restore(path, &store, &mut inspection)?;
@@ -527,6 +526,9 @@ fn will_report(will: WillView) -> WillReport {
 fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     let free = report.free_bytes.map_or_else(String::new, |free| format!(", {} free on its disk", size(free)));
     writeln!(out, "{}{free}", report.folder.display())?;
+    if let Some(damage) = &report.damage {
+        writeln!(out, "damage: {damage}")?;
+    }
     for shard in &report.shards {
         writeln!(out, "\nshard {}", shard.shard)?;
         if let Some(verified) = &shard.verified {

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Context;
-use causeway_core::{Counters, Gauges};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -19,7 +18,7 @@ use super::check;
 use crate::admin::{AdminServer, ListenerState, Source};
 use crate::auth::Authenticator;
 use crate::config::{Config, Problem, load};
-use crate::server::{self, Backups, EdgeCounters, LogReport, Observed, Running};
+use crate::server::{self, Backups, EdgeCounters, Observed, ObservedShard, Running};
 use crate::telemetry;
 
 /// Where a broker listens, now that it does.
@@ -190,12 +189,12 @@ impl Told {
 }
 
 impl Source for Told {
-    fn shard(&self) -> (Counters, Gauges) {
-        self.observed.shard.latest()
+    fn shards(&self) -> &[ObservedShard] {
+        self.observed.shards()
     }
 
-    fn edge(&self) -> &EdgeCounters {
-        &self.observed.edge
+    fn edge(&self) -> EdgeCounters {
+        self.observed.edge()
     }
 
     fn authenticator(&self) -> &Authenticator {
@@ -206,18 +205,13 @@ impl Source for Told {
         self.observed.listeners()
     }
 
-    fn log(&self) -> &LogReport {
-        &self.observed.log
-    }
-
     fn backups(&self) -> Arc<Backups> {
         self.observed.backups.clone()
     }
 
     fn readiness(&self) -> Result<(), String> {
         match self.phase.load(Ordering::Relaxed) {
-            SERVING if self.observed.shard.is_overdue() => Err("the shard does not respond".to_owned()),
-            SERVING => Ok(()),
+            SERVING => self.observed.respond(),
             STARTING => Err("starting".to_owned()),
             _ => Err("stopping".to_owned()),
         }

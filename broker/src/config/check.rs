@@ -6,12 +6,15 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use causeway_protocol::{check_topic_filter, parse_shared};
+use causeway_storage::LayoutError;
 
 use super::problem::{Place, Problem, Severity};
 use super::{ClientCertificate, Config, Durability, Listener, ProxyProtocol, Tls};
 use crate::auth::PasswordFile;
+use crate::data_directory::{StorageError, examine};
 use crate::tls::ListenerTls;
 
 /// How far to look.
@@ -59,7 +62,7 @@ pub(super) fn check(config: &Config, depth: Depth) -> Vec<Finding> {
     }
     check_limits(config, &mut found);
     check_admin(config, &mut found);
-    check_storage(config, &mut found);
+    check_storage(config, depth, &mut found);
     if depth == Depth::Files {
         check_password_file(config, &mut found);
     }
@@ -220,7 +223,7 @@ fn check_admin(config: &Config, found: &mut Vec<Finding>) {
     }
 }
 
-fn check_storage(config: &Config, found: &mut Vec<Finding>) {
+fn check_storage(config: &Config, depth: Depth, found: &mut Vec<Finding>) {
     let storage = &config.storage;
     let Some(folder) = &storage.data_directory else {
         found.push(warning(
@@ -232,12 +235,23 @@ fn check_storage(config: &Config, found: &mut Vec<Finding>) {
     };
     if folder.exists() && !folder.is_dir() {
         found.push(error("storage.data_directory", format!("{} is not a folder", folder.display())));
+    } else if depth == Depth::Files && folder.exists() {
+        check_shards(config, folder, found);
     }
     if storage.durability == Durability::Os {
         found.push(warning(
             "storage.durability",
             "with durability = \"os\", messages that were acknowledged are lost when the machine crashes or loses power",
         ));
+    }
+}
+
+fn check_shards(config: &Config, folder: &Path, found: &mut Vec<Finding>) {
+    match examine(folder, config.broker.shards as u32) {
+        Ok(_) => {}
+        // Whoever checks need not be who runs the broker, whose folder it is.
+        Err(StorageError::Layout { source: LayoutError::Io(_), .. }) => {}
+        Err(wrong) => found.push(error("storage.data_directory", wrong.to_string())),
     }
 }
 

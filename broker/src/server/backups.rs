@@ -8,12 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use causeway_core::inspect::{check_entry, check_record};
-use causeway_storage::OpenError;
-use causeway_storage::backup::{BackedUp, BackupError, Destination};
+use causeway_storage::backup::{BackedUp, BackupError, Destination, copy_layout};
 use causeway_storage::inspect::{Decoder, verify};
+use causeway_storage::{OpenError, shard_folder};
 use serde::Serialize;
 
-/// The only shard there is.
+/// Where backups are made, the only shard there is.
 const SHARD: u32 = 0;
 
 /// Why there is no backup.
@@ -22,6 +22,11 @@ pub enum NoBackup {
     /// One at a time.
     #[error("another backup is under way")]
     UnderWay,
+    /// The shards of the copy would be of different moments.
+    #[error(
+        "a broker of several shards cannot be backed up while it runs yet: stop it, and then copy its data directory with causewayd backup"
+    )]
+    SeveralShards,
     /// The broker starts, stops, or keeps nothing on disk.
     #[error("the broker is starting or stopping")]
     NotServing,
@@ -66,6 +71,8 @@ pub struct Backups(Mutex<Desk>);
 struct Desk {
     /// The data directory, while there is somebody to copy it.
     data: Option<PathBuf>,
+    /// Whether there are several shards, so that nobody ever will.
+    several: bool,
     under_way: bool,
     wanted: Option<Wanted>,
 }
@@ -97,10 +104,11 @@ impl Backups {
         // Dropped after the destination: the next one finds nothing of this one.
         let (_turn, data) = self.turn()?;
         let destination = Destination::begin(to, &data)?;
-        let folder = destination.folder().join(format!("shard-{SHARD}"));
+        let layout = copy_layout(&data, destination.folder())?;
+        let folder = shard_folder(destination.folder(), SHARD);
         // No answer: the thread that copies has ended.
         let done = self.want(folder.clone())?.recv().unwrap_or(Err(NoBackup::NotServing))?;
-        let checked = verify(&folder, SHARD, None, &mut Meaning)?;
+        let checked = verify(&folder, SHARD, layout.and_then(|layout| layout.run(SHARD)), &mut Meaning)?;
         if let Some(damage) = checked.damage.first() {
             return Err(NoBackup::Damaged(format!("{}: {}", damage.file, damage.detail)));
         }
@@ -119,6 +127,11 @@ impl Backups {
     /// From now on, somebody [takes](Backups::take) what is wanted.
     pub(crate) fn open(&self, data: &Path) {
         self.desk().data = Some(data.to_owned());
+    }
+
+    /// There are several shards: no backups are made.
+    pub(crate) fn refuse_several(&self) {
+        self.desk().several = true;
     }
 
     /// From now on, nobody does. What is wanted is refused.
@@ -140,6 +153,9 @@ impl Backups {
 
     fn turn(&self) -> Result<(Turn<'_>, PathBuf), NoBackup> {
         let mut desk = self.desk();
+        if desk.several {
+            return Err(NoBackup::SeveralShards);
+        }
         let data = desk.data.clone().ok_or(NoBackup::NotServing)?;
         match std::mem::replace(&mut desk.under_way, true) {
             true => Err(NoBackup::UnderWay),

@@ -53,6 +53,43 @@ pub struct EdgeCounters {
 }
 
 impl EdgeCounters {
+    /// What several counted, together.
+    pub(crate) fn sum<'a>(all: impl IntoIterator<Item = &'a EdgeCounters>) -> EdgeCounters {
+        let sum = EdgeCounters::default();
+        all.into_iter().for_each(|counters| sum.take_in(counters));
+        sum
+    }
+
+    fn take_in(&self, other: &EdgeCounters) {
+        // Taken apart, so that none can be forgotten.
+        let EdgeCounters {
+            accepted,
+            accept_errors,
+            refused_limit,
+            refused_handshake,
+            handshake_timeouts,
+            refused_handshake_bytes,
+            tls_failures,
+            websocket_failures,
+            write_stalls,
+            bounds_reached,
+            bytes_received,
+            bytes_sent,
+        } = other;
+        self.accepted.add(accepted.get());
+        self.accept_errors.add(accept_errors.get());
+        self.refused_limit.add(refused_limit.get());
+        self.refused_handshake.add(refused_handshake.get());
+        self.handshake_timeouts.add(handshake_timeouts.get());
+        self.refused_handshake_bytes.add(refused_handshake_bytes.get());
+        self.tls_failures.add(tls_failures.get());
+        self.websocket_failures.add(websocket_failures.get());
+        self.write_stalls.add(write_stalls.get());
+        self.bounds_reached.iter().zip(bounds_reached).for_each(|(sum, more)| sum.add(more.get()));
+        self.bytes_received.add(bytes_received.get());
+        self.bytes_sent.add(bytes_sent.get());
+    }
+
     pub(crate) fn reached(&self, bound: Option<Bound>) {
         if let Some(bound) = bound {
             self.bounds_reached[bound as usize].add(1);

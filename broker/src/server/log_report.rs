@@ -1,10 +1,10 @@
-//! What the log on disk says about itself, for whoever watches.
+//! What the log of a shard says about itself, for whoever watches.
 //!
 //! Owns the numbers. The log's thread writes them, and anybody reads them.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_storage::LogStats;
 use prometheus::{Histogram, HistogramOpts};
@@ -39,6 +39,8 @@ impl Gauge {
 /// See the module. All zero where nothing is kept on disk.
 #[derive(Debug, Default)]
 pub struct LogReport {
+    /// The number of the shard.
+    shard: u32,
     /// Bytes set aside on the disk.
     pub bytes: Gauge,
     /// Segments.
@@ -61,6 +63,8 @@ pub struct LogReport {
     pub folds: Counter,
     /// Folds of the state that failed; nothing is lost by that, but the log grows.
     pub fold_failures: Counter,
+    /// When the last of them became durable, in seconds since 1970; zero before the first.
+    pub folded_at_seconds: Gauge,
     /// Bytes that folds wrote, before what the store adds.
     pub fold_bytes: Counter,
     /// Whether new messages of QoS 1 and 2 are refused because the disk has too little room.
@@ -74,6 +78,11 @@ pub struct LogReport {
 }
 
 impl LogReport {
+    /// Nothing yet, of the shard with this number.
+    pub(crate) fn of_shard(shard: u32) -> LogReport {
+        LogReport { shard, ..LogReport::default() }
+    }
+
     /// Notes that a sync took so long, and made so many records durable.
     pub(crate) fn synced(&self, took: Duration, records: u64, bytes: u64) {
         if let Some([seconds, commits, _]) = self.histograms() {
@@ -89,6 +98,8 @@ impl LogReport {
             folds.observe(took.as_secs_f64());
         }
         self.folds.add(1);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.folded_at_seconds.set(now.as_secs());
         self.fold_bytes.add(bytes);
     }
 
@@ -113,8 +124,10 @@ impl LogReport {
         if let Some(histograms) = self.histograms.get() {
             return Some(histograms);
         }
-        let histogram =
-            |name, help, bounds: &[f64]| Histogram::with_opts(HistogramOpts::new(name, help).buckets(bounds.to_vec()));
+        let histogram = |name, help, bounds: &[f64]| {
+            let options = HistogramOpts::new(name, help).buckets(bounds.to_vec());
+            Histogram::with_opts(options.const_label("shard", self.shard.to_string()))
+        };
         let help = "How long it took to make appended records durable.";
         let seconds = histogram("causeway_log_sync_seconds", help, &SYNC_SECONDS).ok()?;
         let help = "Records made durable by one sync.";

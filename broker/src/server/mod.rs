@@ -1,30 +1,29 @@
-//! The running broker: listeners, front door and shard, from start to farewell.
+//! The running broker: listeners, front door and shards, from start to farewell.
 //!
 //! Owns the order in which they start and stop. It never touches a packet.
 
 mod backups;
 mod counters;
+mod links;
 mod log_report;
+mod observed;
+mod shards;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use causeway_core::{Counters, Gauges};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
-use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::admin::ListenerState;
 use crate::auth::{Authenticator, hashing};
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
-use crate::frontdoor::{Arrival, FrontDoor, greet};
+use crate::frontdoor::{FrontDoor, greet};
 use crate::listener::{Listener, Sockets, accept_all, bind, listen};
-use crate::shard_loop::{self, ShardParts};
+use crate::shard_loop::ShardParts;
 use crate::tls::ListenerTls;
 
 pub use crate::data_directory::StorageError;
@@ -35,68 +34,12 @@ pub(crate) use backups::Wanted;
 pub use backups::{Backups, Made, NoBackup};
 pub use counters::{Counter, EdgeCounters};
 pub use log_report::{Gauge, LogReport};
+pub(crate) use observed::which;
+pub use observed::{Observed, ObservedShard, ShardReport};
+use shards::Shards;
 
-/// Descriptors that are not for clients: segments of the log being read, the state, backups, health checks.
+/// Descriptors for each shard that are not for clients: segments of the log being read, the state, backups, health checks.
 const DESCRIPTORS_KEPT_BACK: u64 = 256;
-
-/// Reports a shard may miss before it counts as stuck.
-const REPORTS_MISSED_MAX: u32 = 5;
-
-/// What the shard last said about itself; at most some seconds old.
-#[derive(Debug, Default)]
-pub struct ShardReport(Mutex<LatestReport>);
-
-#[derive(Debug, Default)]
-struct LatestReport {
-    counters: Counters,
-    gauges: Gauges,
-    /// When the shard counts as stuck; `None` before its first report.
-    overdue_at: Option<Instant>,
-}
-
-impl ShardReport {
-    /// Notes a report, of which the next is due after `next`.
-    pub(crate) fn renew(&self, counters: Counters, gauges: Gauges, next: Duration) {
-        let overdue_at = Some(Instant::now() + next * REPORTS_MISSED_MAX);
-        *self.lock() = LatestReport { counters, gauges, overdue_at };
-    }
-
-    /// The latest numbers.
-    pub fn latest(&self) -> (Counters, Gauges) {
-        let latest = self.lock();
-        (latest.counters, latest.gauges)
-    }
-
-    /// Whether the shard's thread has not reported for much longer than it should have.
-    pub fn is_overdue(&self) -> bool {
-        self.lock().overdue_at.is_some_and(|at| at <= Instant::now())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LatestReport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Everything the data plane counts, for whoever exports it.
-#[derive(Debug, Default)]
-pub struct Observed {
-    /// Connections and bytes.
-    pub edge: Arc<EdgeCounters>,
-    /// Messages and sessions.
-    pub shard: Arc<ShardReport>,
-    /// The log on disk.
-    pub log: Arc<LogReport>,
-    /// Where backups of what is on disk are asked for.
-    pub backups: Arc<Backups>,
-    listeners: OnceLock<Vec<Arc<Listener>>>,
-}
-
-impl Observed {
-    /// What each listener holds at this moment; none before the broker started.
-    pub fn listeners(&self) -> Vec<ListenerState> {
-        self.listeners.get().into_iter().flatten().map(|listener| listener.state()).collect()
-    }
-}
 
 /// Why the broker did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -125,25 +68,33 @@ pub enum ServerError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The shard failed.
-    #[error(transparent)]
-    Shard(#[from] ShardError),
+    /// The shards could not be connected with each other.
+    #[error("cannot connect the shards: {0}")]
+    Links(io::Error),
+    /// A shard failed.
+    #[error("{}{source}", shard.map_or_else(String::new, |shard| format!("shard {shard}: ")))]
+    Shard {
+        /// Its number. None where there is only one.
+        shard: Option<u32>,
+        /// Why.
+        source: ShardError,
+    },
 }
 
 /// A broker that serves. Dropping it stops it at once; [`Running::stop`] says farewell first.
 pub struct Running {
     listeners: Vec<Arc<Listener>>,
     accepting: JoinSet<()>,
-    _shard: mpsc::Sender<Box<Arrival>>,
-    stop: oneshot::Sender<Duration>,
-    ended: oneshot::Receiver<Result<(), ShardError>>,
+    shards: Shards,
+    /// For the shards, there is somebody who hands clients over.
+    _door: Arc<FrontDoor>,
     shutdown_timeout: Duration,
 }
 
 /// Starts a broker and serves until `shutdown` completes, then says farewell to its clients.
 ///
 /// # Errors
-/// Where it cannot start, or the shard fails.
+/// Where it cannot start, or a shard fails.
 pub async fn run(
     config: &Config,
     authenticator: Authenticator,
@@ -161,35 +112,30 @@ pub async fn run(
 /// Dropping the future abandons the start.
 ///
 /// # Errors
-/// Where the data directory or a listener cannot be had or the shard does not start; then nothing is left running.
+/// Where the data directory or a listener cannot be had or a shard does not start; then nothing is left running.
 pub async fn start(config: &Config, authenticator: Authenticator, observed: &Observed) -> Result<Running, ServerError> {
-    let sockets = Arc::new(Sockets::new(sockets_max(raise_descriptor_limit(), config.limits.connections_max)));
+    // The check of a configuration has its range.
+    let count = u32::try_from(config.broker.shards).unwrap_or(u32::MAX).max(1);
+    let sockets = sockets_max(raise_descriptor_limit(), u64::from(count), config.limits.connections_max);
+    let sockets = Arc::new(Sockets::new(sockets));
     // First of all: where the same broker runs already, this says so best.
     let storage = &config.storage;
-    let directory = storage.data_directory.as_ref().map(|path| DataDirectory::take(path, storage)).transpose()?;
+    let mut directory =
+        storage.data_directory.as_ref().map(|path| DataDirectory::take(path, storage, count)).transpose()?;
     let bound = config
         .listener
         .iter()
         .map(|settings| bind_listener(settings, &authenticator, &sockets))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let limits = Arc::new(config.limits.to_core());
-    let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
-    let shard = shard_loop::start(ShardParts {
-        limits: limits.clone(),
-        directory,
-        counters: observed.edge.clone(),
-        report: observed.shard.clone(),
-        log_report: observed.log.clone(),
-        backups: observed.backups.clone(),
-        hash_seed,
-    })?;
-    if shard.ready.await.is_err() {
-        return Err(outcome(shard.ended.await).err().unwrap_or(ServerError::Shard(ShardError::Panicked)));
+    let parts = shard_parts(config, count, directory.as_ref(), observed)?;
+    let (shards, inboxes) = Shards::start(parts).await?;
+    if let Some(directory) = &mut directory {
+        directory.all_begun()?;
     }
 
-    let counters = observed.edge.clone();
-    let door = Arc::new(FrontDoor::new(limits, authenticator, shard.inbox.clone(), counters));
+    let limits = Arc::new(config.limits.to_core());
+    let door = Arc::new(FrontDoor::new(limits, authenticator, inboxes, observed.door.clone()));
     let mut accepting = JoinSet::new();
     let mut listeners = Vec::new();
     for (listener, socket) in bound {
@@ -204,16 +150,39 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         }));
         listeners.push(listener);
     }
-    // A second broker that reports to the same place would be a mistake of the caller's; the first one stays visible.
-    let _ = observed.listeners.set(listeners.clone());
-    Ok(Running {
-        listeners,
-        accepting,
-        _shard: shard.inbox,
-        stop: shard.stop,
-        ended: shard.ended,
-        shutdown_timeout: Duration::from_secs(config.broker.shutdown_timeout_seconds),
-    })
+    observed.watch_listeners(listeners.clone());
+    let shutdown_timeout = Duration::from_secs(config.broker.shutdown_timeout_seconds);
+    Ok(Running { listeners, accepting, shards, _door: door, shutdown_timeout })
+}
+
+/// What each of so many shards is made of.
+fn shard_parts(
+    config: &Config,
+    count: u32,
+    directory: Option<&DataDirectory>,
+    observed: &Observed,
+) -> Result<Vec<ShardParts>, ServerError> {
+    let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
+    let links = links::link(count).map_err(ServerError::Links)?;
+    // The shards of one backup would be of different moments.
+    let backups = (count == 1).then(|| observed.backups.clone());
+    if backups.is_none() {
+        observed.backups.refuse_several();
+    }
+    let shards = (0..).zip(links).zip(observed.watch_shards(count));
+    let parts = shards.map(|((number, links), watched)| ShardParts {
+        number,
+        shards: count,
+        links,
+        limits: Arc::new(config.limits.of_shard(number, count)),
+        directory: directory.map(|directory| directory.shard(number)),
+        counters: watched.edge,
+        report: watched.report,
+        log_report: watched.log,
+        backups: backups.clone(),
+        hash_seed,
+    });
+    Ok(parts.collect())
 }
 
 impl Running {
@@ -233,23 +202,18 @@ impl Running {
 
     /// Completes when the broker stops by itself, which is always a failure.
     pub async fn failed(&mut self) -> Result<(), ServerError> {
-        outcome((&mut self.ended).await)
+        self.shards.ended().await
     }
 
     /// Stops accepting, tells all clients that the server is shutting down, gives them `shutdown_timeout_seconds` to take it, and ends.
     ///
     /// # Errors
-    /// Where the shard failed.
+    /// Where a shard failed.
     pub async fn stop(mut self) -> Result<(), ServerError> {
         self.accepting.shutdown().await;
-        // A shard that ended already says why below.
-        let _ = self.stop.send(self.shutdown_timeout);
-        outcome(self.ended.await)
+        self.shards.stop(self.shutdown_timeout);
+        self.shards.ended().await
     }
-}
-
-fn outcome<E>(ended: Result<Result<(), ShardError>, E>) -> Result<(), ServerError> {
-    ended.unwrap_or(Err(ShardError::Panicked)).map_err(ServerError::Shard)
 }
 
 fn bind_listener(
@@ -288,9 +252,9 @@ fn raise_descriptor_limit() -> u64 {
     limit.maximum.unwrap_or(u64::MAX)
 }
 
-/// How many sockets may be open at the same time, with so many descriptors for the process.
-fn sockets_max(descriptors: u64, connections_max: usize) -> usize {
-    let kept_back = DESCRIPTORS_KEPT_BACK.min(descriptors / 2);
+/// How many sockets may be open at the same time, with so many descriptors for the process and so many shards.
+fn sockets_max(descriptors: u64, shards: u64, connections_max: usize) -> usize {
+    let kept_back = (shards * DESCRIPTORS_KEPT_BACK).min(descriptors / 2);
     let sockets = usize::try_from(descriptors - kept_back).unwrap_or(usize::MAX);
     if sockets < connections_max {
         tracing::warn!(target: "causeway::server", descriptors, connections_max,

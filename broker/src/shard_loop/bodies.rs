@@ -82,11 +82,14 @@ impl Bodies {
     ///
     /// # Errors
     /// Where the system gives none.
-    pub(super) fn start(reader: BodyReader, report: Arc<LogReport>) -> io::Result<Bodies> {
+    pub(super) fn start(shard: u32, reader: BodyReader, report: Arc<LogReport>) -> io::Result<Bodies> {
         let shared = Arc::new(Shared::default());
         let reading = shared.clone();
-        let thread =
-            thread::Builder::new().name("bodies-0".into()).spawn(move || read_forever(&reader, &reading, &report))?;
+        let span = tracing::Span::current();
+        let thread = thread::Builder::new().name(format!("bodies-{shard}")).spawn(move || {
+            let _named = span.entered();
+            read_forever(&reader, &reading, &report);
+        })?;
         Ok(Bodies { shared, thread: Some(thread), asked: Vec::new(), bytes_under_way: 0 })
     }
 
@@ -260,7 +263,7 @@ mod tests {
         let records: Vec<Vec<u8>> = (0..100).map(|number| vec![number; 50]).collect();
         store.log.append(1, &mut records.iter().map(Vec::as_slice)).unwrap();
         let report = Arc::new(LogReport::default());
-        let mut bodies = Bodies::start(store.bodies, report.clone()).unwrap();
+        let mut bodies = Bodies::start(0, store.bodies, report.clone()).unwrap();
         let asked = [7, 100, 1, 101];
         asked.iter().for_each(|lsn| bodies.ask(Lsn(*lsn), 50));
         bodies.submit();
@@ -286,7 +289,7 @@ mod tests {
         store.log.append(1, &mut std::iter::repeat_n(b"record".as_slice(), RECORDS as usize)).unwrap();
         store.log.sync().unwrap();
         let report = Arc::new(LogReport::default());
-        let mut bodies = Bodies::start(store.bodies, report.clone()).unwrap();
+        let mut bodies = Bodies::start(0, store.bodies, report.clone()).unwrap();
         log_disk.fail_reads(true);
         (1..=RECORDS).for_each(|lsn| bodies.ask(Lsn(lsn), 6));
         bodies.submit();

@@ -467,6 +467,7 @@ mod tests {
             state: store.state.clone(),
             bodies: store.bodies,
             report: report.clone(),
+            shard: 0,
             folder: ".".into(),
             free_space_floor_bytes: 0,
             reserve: Reserve::new("missing".into(), 0),

@@ -53,6 +53,8 @@ pub(super) struct FoldParts {
     pub(super) state: Arc<dyn StateStore>,
     pub(super) bodies: BodyReader,
     pub(super) report: Arc<LogReport>,
+    /// The number of the shard.
+    pub(super) shard: u32,
     /// Where free space is looked up.
     pub(super) folder: PathBuf,
     pub(super) free_space_floor_bytes: u64,
@@ -143,7 +145,9 @@ impl Folding {
         let shared = Arc::new(Shared::default());
         let backups = parts.copying.as_ref().map(|copying| copying.backups.clone());
         let folder = Folder { parts, shared: shared.clone(), fold: None, failed: None, begun: None, bytes: 0 };
-        let thread = thread::Builder::new().name("fold-0".into()).spawn(move || {
+        let span = tracing::Span::current();
+        let thread = thread::Builder::new().name(format!("fold-{}", folder.parts.shard)).spawn(move || {
+            let _named = span.entered();
             // Whatever ends the thread, the shard hears of it.
             let _farewell = Farewell(folder.shared.clone());
             folder.run(&inbox);

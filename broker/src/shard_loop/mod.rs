@@ -34,7 +34,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 
-use crate::data_directory::{DataDirectory, StorageError};
+use crate::data_directory::{ShardDirectory, StorageError};
 use crate::frontdoor::Arrival;
 use crate::log_gate::LogGate;
 use crate::server::{Backups, EdgeCounters, LogReport, ShardReport};
@@ -57,13 +57,21 @@ const EVENT_INTERVAL: u32 = 128;
 
 /// What a shard is made of.
 pub(crate) struct ShardParts {
+    /// Counted from 0.
+    pub(crate) number: u32,
+    /// How many there are.
+    pub(crate) shards: u32,
+    /// A connection to each of the others, with its number. Nothing is said on them yet.
+    pub(crate) links: Vec<(u32, std::net::TcpStream)>,
+    /// Its share of what is for all shards together.
     pub(crate) limits: Arc<Limits>,
     /// Where it keeps its log; without it, nothing is kept.
-    pub(crate) directory: Option<DataDirectory>,
+    pub(crate) directory: Option<ShardDirectory>,
     pub(crate) counters: Arc<EdgeCounters>,
     pub(crate) report: Arc<ShardReport>,
     pub(crate) log_report: Arc<LogReport>,
-    pub(crate) backups: Arc<Backups>,
+    /// Where backups are asked for, if it makes any.
+    pub(crate) backups: Option<Arc<Backups>>,
     pub(crate) hash_seed: u64,
 }
 
@@ -111,7 +119,9 @@ pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
     let (stop, stopped) = oneshot::channel();
     let (be_ready, ready) = oneshot::channel();
     let (end, ended) = oneshot::channel();
-    std::thread::Builder::new().name("shard-0".into()).spawn(move || {
+    std::thread::Builder::new().name(format!("shard-{}", parts.number)).spawn(move || {
+        // With others beside it, each line says which it is about; the helpers' lines, too.
+        let _named = (parts.shards > 1).then(|| tracing::error_span!("shard", number = parts.number).entered());
         // Nobody listens any more where the whole broker was dropped.
         let _ = end.send(serve(parts, Ears { arrivals, stop: stopped }, be_ready));
     })?;
@@ -120,6 +130,8 @@ pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
 
 fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
     let mut clock = Clock::new();
+    // Open for as long as the shard is there.
+    let _links = parts.links;
     let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
     let mut shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
     shard.tell_details(tracing::enabled!(target: "causeway::client", tracing::Level::DEBUG));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use causeway_core::{Lsn, RecordError, Shard};
 use causeway_storage::{BodyReader, Log, LogStats, RecoverError, SegmentedLog, ShardStore, StateError, StateStore};
 
-use crate::data_directory::{DataDirectory, StorageError};
+use crate::data_directory::{ShardDirectory, StorageError};
 
 /// A recovery that takes longer says so, this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
@@ -35,13 +35,13 @@ pub(super) struct Recovered {
 /// # Errors
 /// The log or the state cannot be read, or makes no sense; then the shard is of no use.
 pub(super) fn recover(
-    directory: &DataDirectory,
+    directory: &ShardDirectory,
     shard: &mut Shard,
     is_wanted: impl Fn() -> bool,
 ) -> Result<Recovered, StorageError> {
     let started = Instant::now();
     let ShardStore { log, state, bodies, mark } = directory.open_store()?;
-    let (folder, stats) = (directory.shard(), log.stats());
+    let (folder, stats) = (directory.folder(), log.stats());
     if let Some(repair) = log.repair() {
         tracing::warn!(target: "causeway::log", file = repair.file, offset = repair.offset, bytes = repair.bytes,
             "the end of the log was torn and is cleaned away: a crash or a power cut leaves it so, and nothing there says that any of it had \

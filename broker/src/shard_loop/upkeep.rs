@@ -16,7 +16,7 @@ use super::folding::{Copying, FoldParts, Folding};
 use super::recovery::Recovered;
 use super::reserve::Reserve;
 use super::writer::Writer;
-use crate::data_directory::DataDirectory;
+use crate::data_directory::ShardDirectory;
 use crate::server::{Backups, LogReport};
 
 /// Bytes that are asked for at the same time. The rest is asked for when they have come: this bounds their memory.
@@ -40,30 +40,31 @@ impl Upkeep {
     pub(super) fn start(
         now: Millis,
         recovered: Recovered,
-        directory: DataDirectory,
+        directory: ShardDirectory,
         report: Arc<LogReport>,
-        backups: Arc<Backups>,
+        backups: Option<Arc<Backups>>,
     ) -> io::Result<(Upkeep, Writer)> {
         let Recovered { log, state, bodies, dead } = recovered;
         let free_space_floor_bytes = directory.free_space_floor_bytes();
         // Known before the first backup can be asked for.
         report.durable.set(log.next().map_or(0, |next| next - 1));
-        let copying = log.reader().map(|log| {
-            backups.open(directory.path());
+        let copying = log.reader().zip(backups).map(|(log, backups)| {
+            backups.open(directory.data());
             Copying { log, options: directory.shard_options(), backups }
         });
         let parts = FoldParts {
             state,
             bodies: bodies.clone(),
             report: report.clone(),
-            folder: directory.shard(),
+            shard: directory.number(),
+            folder: directory.folder(),
             free_space_floor_bytes,
             // A piece is less than a segment, so that the log cannot take it for a spare one.
-            reserve: Reserve::new(directory.shard(), directory.segment_bytes() / 2),
+            reserve: Reserve::new(directory.folder(), directory.segment_bytes() / 2),
             copying,
         };
         let checkpoint = Checkpoint::new(now, directory.disk_factor(), directory.segment_bytes(), dead);
-        let bodies = Bodies::start(bodies, report.clone())?;
+        let bodies = Bodies::start(directory.number(), bodies, report.clone())?;
         let folding = Folding::start(parts)?;
         let writer = Writer::start(log, Some(directory), report.clone())?;
         Ok((Upkeep { bodies, folding, checkpoint, is_low: false, free_space_floor_bytes, report }, writer))

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use causeway_core::{Lsn, PendingGroup};
 use causeway_storage::{Log, LogError, LogStats, SegmentedLog};
 
-use crate::data_directory::DataDirectory;
+use crate::data_directory::ShardDirectory;
 use crate::server::LogReport;
 
 /// Groups are appended together up to this many bytes.
@@ -95,7 +95,7 @@ impl Writer {
     /// Where the system gives none.
     pub(super) fn start(
         log: SegmentedLog,
-        directory: Option<DataDirectory>,
+        directory: Option<ShardDirectory>,
         report: Arc<LogReport>,
     ) -> io::Result<Writer> {
         let stats = Arc::new(log.stats());
@@ -123,7 +123,10 @@ impl Writer {
             stats_stale: false,
             truncate_before: Lsn(0),
         };
-        let thread = thread::Builder::new().name("log-0".into()).spawn(move || {
+        let name = format!("log-{}", directory.as_ref().map_or(0, ShardDirectory::number));
+        let span = tracing::Span::current();
+        let thread = thread::Builder::new().name(name).spawn(move || {
+            let _named = span.entered();
             let farewell = Farewell(writing.shared.clone());
             let outcome = writing.run();
             drop(directory);
