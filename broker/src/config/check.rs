@@ -204,6 +204,14 @@ fn check_limits(config: &Config, found: &mut Vec<Finding>) {
             found.push(warning(format!("limits.{key}"), message));
         }
     }
+    let shards = config.broker.shards;
+    for (key, whole) in [("connections_max", limits.connections_max), ("sessions_max", limits.sessions_max)] {
+        if whole < shards {
+            let message =
+                format!("each of {shards} shards needs at least one, and {key} = {whole} is divided among them");
+            found.push(error(format!("limits.{key}"), message));
+        }
+    }
     for (index, filter) in limits.urgent_topics.iter().enumerate() {
         let why = match (check_topic_filter(filter, limits.topic_levels_max), parse_shared(filter)) {
             (Err(error), _) | (_, Err(error)) => error.to_string(),

@@ -46,12 +46,16 @@ impl Broker {
     }
 
     pub fn with(config: Config) -> Broker {
+        Broker::try_with(config).unwrap()
+    }
+
+    pub fn try_with(config: Config) -> Result<Broker, ServerError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let observed = Observed::default();
         let authenticator = Authenticator::load(&config.authentication).unwrap();
-        let running = runtime.block_on(server::start(&config, authenticator, &observed)).unwrap();
+        let running = runtime.block_on(server::start(&config, authenticator, &observed))?;
         let addresses = running.addresses().into_iter().map(|(_, address)| address).collect();
-        Broker { running: Some(running), runtime, observed, addresses }
+        Ok(Broker { running: Some(running), runtime, observed, addresses })
     }
 
     /// A TCP connection to the first listener.
@@ -68,6 +72,13 @@ impl Broker {
 
     pub fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
+    }
+
+    /// Waits until the broker ends by itself, and for why.
+    pub fn fails(mut self) -> ServerError {
+        let mut running = self.running.take().unwrap();
+        let failed = async { tokio::time::timeout(DEADLINE, running.failed()).await };
+        self.runtime.block_on(failed).expect("it ends").expect_err("unasked")
     }
 
     /// Begins the graceful shutdown; call the result to wait for its end.
