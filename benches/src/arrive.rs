@@ -23,7 +23,7 @@ use crate::wire::{self, Connack, Connect, Version, first};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// From the last answer to when the broker's memory is looked at: it may have something to put away.
-const SETTLING_TIME: Duration = Duration::from_secs(1);
+const SETTLING_TIME: Duration = Duration::from_secs(2);
 
 /// What every frame from a client has: a mask. This one changes nothing.
 const MASK: [u8; 4] = [0; 4];

@@ -12,6 +12,8 @@ use std::time::Duration;
 use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::Interest;
+use tokio::sync::{OwnedSemaphorePermit as HandshakePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::admin::ListenerState;
 use crate::config;
@@ -23,6 +25,9 @@ use crate::tls::ListenerTls;
 const BACKLOG: i32 = 8192;
 /// After an accept that failed for want of file descriptors or memory: trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// So long a client waits for its handshake, where as many as may be are pending. In a storm one ends every few microseconds; where none ends for
+/// as long as this, those who are pending are silent, and whoever comes is told at once.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(1);
 /// Finds peers that vanished without a word on connections whose clients chose no keep alive.
 const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -37,24 +42,7 @@ pub(crate) struct Listener {
     pub(crate) websocket_path: Option<Arc<str>>,
     pub(crate) policy: causeway_core::HandshakePolicy,
     open: Arc<Open>,
-    pending: Arc<AtomicUsize>,
-}
-
-/// One unit of something bounded, given back when dropped.
-#[derive(Debug)]
-pub(crate) struct Permit(Arc<AtomicUsize>);
-
-impl Permit {
-    /// `None` where `max` are taken.
-    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Permit> {
-        take(taken, max).then(|| Permit(taken.clone()))
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    handshakes: Arc<Semaphore>,
 }
 
 /// Sockets of all listeners, within what the process may open: its log and its state need descriptors, too.
@@ -138,7 +126,8 @@ impl Listener {
         let websocket = settings.transport.is_websocket();
         let websocket_path = websocket.then(|| Arc::from(settings.websocket_path.as_str()));
         let open = Arc::new(Open { count: AtomicUsize::new(0), sockets });
-        Listener { settings, address, tls, websocket_path, policy, open, pending: Arc::default() }
+        let handshakes = Arc::new(Semaphore::new(settings.handshakes_pending_max));
+        Listener { settings, address, tls, websocket_path, policy, open, handshakes }
     }
 
     /// What it holds now.
@@ -146,7 +135,7 @@ impl Listener {
         ListenerState {
             name: self.settings.name.clone(),
             connections_open: self.open.count.load(Ordering::Relaxed) as u64,
-            handshakes_pending: self.pending.load(Ordering::Relaxed) as u64,
+            handshakes_pending: self.handshakes_pending() as u64,
         }
     }
 
@@ -155,9 +144,16 @@ impl Listener {
         ConnectionPermit::take(&self.open, self.settings.connections_max)
     }
 
-    /// The right to one more handshake at the same time.
-    fn handshake_permit(&self) -> Option<Permit> {
-        Permit::take(&self.pending, self.settings.handshakes_pending_max)
+    fn handshakes_pending(&self) -> usize {
+        self.settings.handshakes_pending_max - self.handshakes.available_permits()
+    }
+
+    /// The right to one more handshake at the same time; waits for `patience` at most.
+    async fn handshake_permit(&self, patience: Duration) -> Option<HandshakePermit> {
+        if let Ok(permit) = self.handshakes.clone().try_acquire_owned() {
+            return Some(permit);
+        }
+        timeout(patience, self.handshakes.clone().acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -211,7 +207,7 @@ pub(crate) struct Accepted {
     pub(crate) socket: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) connection: ConnectionPermit,
-    pub(crate) handshake: Permit,
+    pub(crate) handshake: HandshakePermit,
 }
 
 /// Accepts until dropped; `greet` must return at once.
@@ -224,6 +220,7 @@ pub(crate) async fn accept_all(
     let gates = [LogGate::new("connections were closed at a limit of their listener"), LogGate::new("accepts failed")];
     let [refused, failed] = gates.map(Arc::new);
     let name = listener.settings.name.as_str();
+    let mut patience = HANDSHAKE_WAIT;
     loop {
         let (socket, peer) = match socket.accept().await {
             Ok(accepted) => accepted,
@@ -239,7 +236,14 @@ pub(crate) async fn accept_all(
             }
         };
         counters.accepted.add(1);
-        let (Some(connection), Some(handshake)) = (listener.connection_permit(), listener.handshake_permit()) else {
+        let connection = listener.connection_permit();
+        let handshake = match connection {
+            Some(_) => listener.handshake_permit(patience).await,
+            None => None,
+        };
+        // Meanwhile the others wait in the system's queue. If that was in vain once, it is not done again until a handshake ends.
+        patience = if handshake.is_none() && connection.is_some() { Duration::ZERO } else { HANDSHAKE_WAIT };
+        let (Some(connection), Some(handshake)) = (connection, handshake) else {
             counters.refused_limit.add(1);
             if refused.pass() {
                 tracing::warn!(target: "causeway::refused", listener = name, %peer,
@@ -261,17 +265,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn permits_are_bounded_and_come_back() {
-        let taken = Arc::new(AtomicUsize::new(0));
-        let first = Permit::take(&taken, 2);
-        let second = Permit::take(&taken, 2);
-        assert!(first.is_some() && second.is_some());
-        assert!(Permit::take(&taken, 2).is_none());
-        drop(first);
-        assert!(Permit::take(&taken, 2).is_some());
-    }
 
     #[test]
     fn a_connection_takes_a_place_of_its_listener_and_of_the_process() {

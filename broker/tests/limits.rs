@@ -40,7 +40,7 @@ fn slow_handshakes_delay_nobody() {
 }
 
 #[test]
-fn too_many_handshakes_and_connections_are_closed_at_once() {
+fn too_many_handshakes_and_connections_are_closed() {
     let limited = listener(Transport::Tcp);
     let broker = Broker::start(vec![
         Listener { connections_max: 2, ..limited.clone() },
@@ -65,6 +65,17 @@ fn too_many_handshakes_and_connections_are_closed_at_once() {
     let _pending = [dial(broker.addresses[1]), dial(broker.addresses[1])];
     Client::new(dial(broker.addresses[1])).expect_end();
     eventually("the third handshake is counted", || refused() == before + 1);
+}
+
+#[test]
+fn a_handshake_too_many_waits_for_one_that_ends() {
+    let broker = Broker::start(vec![Listener { handshakes_pending_max: 2, ..listener(Transport::Tcp) }]);
+    let mut clients: Vec<_> = (0..8).map(|_| broker.dial()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(&connect(&format!("of a storm {number}"), 0));
+        client.stream.read_exact(&mut [0; 4]).unwrap();
+    }
+    assert_eq!(broker.observed.edge().refused_limit.get(), 0);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 use tokio::task::JoinSet;
@@ -40,6 +41,9 @@ use shards::Shards;
 
 /// Descriptors for each shard that are not for clients: segments of the log being read, the state, backups, health checks.
 const DESCRIPTORS_KEPT_BACK: u64 = 256;
+
+/// For so many descriptors the kernel's table is made at the start; it takes 8 bytes for each.
+const DESCRIPTOR_TABLE_MAX: u64 = 256 * 1024;
 
 /// Why the broker did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -116,8 +120,10 @@ pub async fn run(
 pub async fn start(config: &Config, authenticator: Authenticator, observed: &Observed) -> Result<Running, ServerError> {
     // The check of a configuration has its range.
     let count = u32::try_from(config.broker.shards).unwrap_or(u32::MAX).max(1);
-    let sockets = sockets_max(raise_descriptor_limit(), u64::from(count), config.limits.connections_max);
-    let sockets = Arc::new(Sockets::new(sockets));
+    let descriptors = raise_descriptor_limit();
+    let connections_max = sockets_max(descriptors, u64::from(count), config.limits.connections_max);
+    make_descriptor_table(descriptors.min(connections_max as u64 + u64::from(count) * DESCRIPTORS_KEPT_BACK));
+    let sockets = Arc::new(Sockets::new(connections_max));
     // First of all: where the same broker runs already, this says so best.
     let storage = &config.storage;
     let mut directory =
@@ -250,6 +256,14 @@ fn raise_descriptor_limit() -> u64 {
         return limit.current.unwrap_or(u64::MAX);
     }
     limit.maximum.unwrap_or(u64::MAX)
+}
+
+/// Has the kernel make its table of descriptors as large as it is going to be. It would grow by doubling, and in a process with threads
+/// whoever opens the descriptor that makes it grow waits for tens of milliseconds: in the middle of a storm of clients.
+fn make_descriptor_table(descriptors: u64) {
+    let last = descriptors.min(DESCRIPTOR_TABLE_MAX).saturating_sub(1);
+    // Where it cannot be had now, it grows later. The copy is closed at once.
+    let _ = i32::try_from(last).map(|last| fcntl_dupfd_cloexec(io::stderr(), last));
 }
 
 /// How many sockets may be open at the same time, with so many descriptors for the process and so many shards.
