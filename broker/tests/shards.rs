@@ -66,12 +66,19 @@ fn publish_kept(client: &mut Client<TcpStream>, topic: &str, packet_id: u16, pay
     assert!(body.get(2).is_none_or(|reason| *reason < 0x10), "{body:?}");
 }
 
-/// The next message of QoS 1, which ends like this.
-fn receive(client: &mut Client<TcpStream>, topic: &str, payload: &[u8]) {
+/// The payload of the next message, of QoS 1 and without properties; it is acknowledged.
+fn receive(client: &mut Client<TcpStream>, topic: &str) -> Vec<u8> {
     let (first, body) = client.read_packet();
     assert_eq!(first & 0xF6, 0x32, "{first:#x}");
-    assert!(body.ends_with(payload), "{body:?}");
-    client.send(&packet(0x40, &body[2 + topic.len()..][..2]));
+    let (head, rest) = body.split_at(2 + topic.len());
+    assert!(head.ends_with(topic.as_bytes()), "{body:?}");
+    client.send(&packet(0x40, &rest[..2]));
+    rest[rest.len() - "by 0".len()..].to_vec()
+}
+
+/// Messages that wait on each shard, as the shards report them.
+fn queued(broker: &Broker) -> Vec<u64> {
+    broker.observed.shards().iter().map(|shard| shard.report.latest().1.queued_messages).collect()
 }
 
 /// Sessions on each shard, as the shards report them.
@@ -91,10 +98,17 @@ fn inspected(data: &Path) -> serde_json::Value {
 }
 
 #[test]
-fn a_configuration_file_cannot_ask_for_several() {
-    let text = "[[listener]]\nbind = \"127.0.0.1:1883\"\n[broker]\nshards = 2\n";
-    let problems = parse("causeway.toml", text, []).map(drop).unwrap_err();
-    assert!(problems.iter().any(|problem| problem.to_string().contains("shards")));
+fn a_configuration_file_asks_for_a_sensible_number() {
+    for (shards, is_fine) in [(0, false), (1, true), (2, true), (64, true), (65, false)] {
+        let text = format!("[[listener]]\nbind = \"127.0.0.1:1883\"\n[broker]\nshards = {shards}\n");
+        let outcome = parse("causeway.toml", &text, []);
+        match outcome {
+            Ok(_) => assert!(is_fine, "{shards}"),
+            Err(problems) => {
+                assert!(!is_fine && problems.iter().any(|problem| problem.to_string().contains("shards")), "{shards}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -114,24 +128,29 @@ fn sessions_live_on_their_home_shards_and_are_there_again_after_a_restart() {
             backend.connect(&resident(shard, shards as u32));
             publish_kept(&mut backend, "cmd/go", 1, format!("by {shard}").as_bytes());
         }
-        broker.stop()().unwrap();
-
-        let report = inspected(&data);
         let counts: Vec<u64> =
             (0..shards as u32).map(|shard| homes.iter().filter(|home| **home == shard).count() as u64).collect();
         assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+        let wanted: Vec<u64> = counts.iter().map(|count| count * shards as u64).collect();
+        eventually("all messages wait where they belong", || queued(&broker) == wanted);
+        broker.stop()().unwrap();
+
+        let report = inspected(&data);
         for (shard, count) in counts.iter().enumerate() {
             let contents = &report["shards"][shard];
             assert_eq!(contents["shard"], shard);
-            assert_eq!(contents["sessions"]["count"], *count, "{report:#}");
-            assert_eq!(contents["sessions"]["queued_messages"], *count, "{report:#}");
+            // Beside the clients' there is one for each other shard.
+            assert_eq!(contents["sessions"]["count"], *count + shards as u64 - 1, "{report:#}");
+            assert_eq!(contents["sessions"]["queued_messages"], *count * shards as u64, "{report:#}");
         }
 
         let broker = start(&data, shards);
-        for (number, home) in homes.iter().enumerate() {
+        for number in 0..VEHICLES {
             let (mut client, known) = stays(&broker, &vehicle(number));
             assert!(known);
-            receive(&mut client, "cmd/go", format!("by {home}").as_bytes());
+            let mut received: Vec<Vec<u8>> = (0..shards).map(|_| receive(&mut client, "cmd/go")).collect();
+            received.sort();
+            assert_eq!(received, (0..shards).map(|shard| format!("by {shard}").into_bytes()).collect::<Vec<_>>());
         }
         eventually("all shards report", || sessions(&broker) == counts);
         assert_eq!(broker.observed.latest().1.sessions, VEHICLES as u64);

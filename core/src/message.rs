@@ -99,6 +99,18 @@ impl Message {
     }
 }
 
+/// For whom a copy of a retained message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Copy {
+    /// For all who subscribe now, and for those who will.
+    #[default]
+    Both,
+    /// Only for those who subscribe now: it keeps its place among other messages of QoS 0, and may be lost.
+    Live,
+    /// Only for those who will: it is never lost.
+    Store,
+}
+
 /// A message that is being routed, borrowed from wherever it came.
 pub(crate) struct Publication<'a> {
     pub(crate) topic: &'a str,
@@ -109,6 +121,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) expires_at: Option<Millis>,
     /// See [`PublishRecord::stamp`].
     pub(crate) stamp: u64,
+    /// Of a retained QoS 0 message of another shard, which comes twice: whom it is for.
+    pub(crate) copy: Copy,
     kept: Option<Arc<Message>>,
 }
 
@@ -123,6 +137,7 @@ impl<'a> Publication<'a> {
             retain: publish.retain,
             expires_at: publish.properties.message_expiry_interval_seconds.map(|seconds| now.plus_seconds(seconds)),
             stamp: 0,
+            copy: Copy::Both,
             kept: None,
         }
     }
@@ -137,6 +152,7 @@ impl<'a> Publication<'a> {
             retain: record.retain,
             expires_at: record.expires_at,
             stamp: record.stamp,
+            copy: Copy::Both,
             kept: None,
         }
     }
@@ -151,6 +167,7 @@ impl<'a> Publication<'a> {
             retain: message.retain,
             expires_at: message.expires_at,
             stamp: message.stamp,
+            copy: Copy::Both,
             kept: None,
         }
     }
@@ -165,6 +182,7 @@ impl<'a> Publication<'a> {
             retain: false,
             expires_at: None,
             stamp: 0,
+            copy: Copy::Both,
             kept: None,
         }
     }

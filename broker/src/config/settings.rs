@@ -192,8 +192,9 @@ pub enum Durability {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Broker {
-    /// Threads that hold sessions. This version has one.
-    #[schemars(range(min = 1, max = 1))]
+    /// Shards: threads that hold sessions, each with a log of its own. As many as there are processor cores for the broker. A data directory is
+    /// made for one number of shards, and refused with another.
+    #[schemars(range(min = 1, max = 64))]
     pub shards: usize,
     /// Seconds that clients are given to take their DISCONNECT when the process stops.
     #[schemars(range(min = 0, max = 600))]

@@ -80,7 +80,7 @@ pub(super) struct Connection {
     /// The beginning of a packet.
     partial: Vec<u8>,
     /// The place in the listener's bound; given back when dropped.
-    _permit: ConnectionPermit,
+    _permit: Option<ConnectionPermit>,
     /// How long `partial` must be before there is a packet in it; 0 where that is not known.
     partial_needed: usize,
     /// Whether `partial` may hold whole packets, for which the last turn had no time.
@@ -109,7 +109,7 @@ impl Connection {
         layer: Layer,
         peer: SocketAddr,
         exchange: Option<Box<Exchange>>,
-        permit: ConnectionPermit,
+        permit: Option<ConnectionPermit>,
     ) -> Connection {
         Connection {
             id,

@@ -99,6 +99,10 @@ impl ShardLoop {
                 return Poll::Ready(());
             }
         }
+        if self.linking.get() && world.shard.peers_know_all() {
+            self.linking.set(false);
+            self.changed.notify_one();
+        }
         self.publish_counts(world, timers, now);
         self.let_go(context, world, timers, now);
         self.arm(context, world, timers);
@@ -291,6 +295,10 @@ fn close_stalled(world: &mut World, stalls: &Counter, timers: &mut Timers, now: 
     timers.stall_check_at = Some(next);
     for id in &world.blocked {
         let Some(connection) = find(&mut world.connections, *id) else { continue };
+        if world.shard.is_peer(*id) {
+            // Another shard may be slow, and is never given up.
+            continue;
+        }
         let stalled = |since: Millis| now.0.saturating_sub(since.0) >= WRITE_STALL_MILLISECONDS;
         if connection.stalled_since.is_some_and(stalled) && connection.end.is_none() {
             stalls.add(1);

@@ -14,6 +14,7 @@ mod commit;
 mod connection;
 mod flusher;
 mod folding;
+mod linking;
 mod pause;
 mod recovery;
 mod reserve;
@@ -61,7 +62,7 @@ pub(crate) struct ShardParts {
     pub(crate) number: u32,
     /// How many there are.
     pub(crate) shards: u32,
-    /// A connection to each of the others, with its number. Nothing is said on them yet.
+    /// A connection to each of the others, with its number.
     pub(crate) links: Vec<(u32, std::net::TcpStream)>,
     /// Its share of what is for all shards together.
     pub(crate) limits: Arc<Limits>,
@@ -130,10 +131,10 @@ pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
 
 fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
     let mut clock = Clock::new();
-    // Open for as long as the shard is there.
-    let _links = parts.links;
     let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
     let mut shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
+    // The check of a configuration has its range.
+    shard.become_shard(parts.number as u16);
     shard.tell_details(tracing::enabled!(target: "causeway::client", tracing::Level::DEBUG));
     let (upkeep, commit) = match parts.directory {
         None => (None, Commit::InLine(VolatileLog::new())),
@@ -185,8 +186,9 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         alive: Cell::new(0),
         changed: Notify::new(),
         panicked: Cell::new(false),
+        linking: Cell::new(false),
     });
-    let outcome = runtime.block_on(shard_loop.clone().run(ears, ready));
+    let outcome = runtime.block_on(shard_loop.clone().run(ears, ready, parts.links));
     // With it, its tasks end, and with them the connections that are left.
     drop(runtime);
     outcome?;
@@ -252,7 +254,9 @@ struct ShardLoop {
     sent: Cell<u64>,
     /// Tasks of connections that have not ended.
     alive: Cell<usize>,
-    /// Told when `alive` becomes 0, when the last fold is over, when the log failed, and when a task panicked.
+    /// Whether the other shards do not know yet what this one's sessions want of them.
+    linking: Cell<bool>,
+    /// Told when `linking` is over, when `alive` becomes 0, when the last fold is over, when the log failed, and when a task panicked.
     changed: Notify,
     /// Whether one of the tasks did. The runtime keeps that to itself, and the world may be half changed.
     panicked: Cell<bool>,
@@ -289,11 +293,20 @@ impl Future for Reader {
 }
 
 impl ShardLoop {
-    async fn run(self: Rc<Self>, mut ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
+    async fn run(
+        self: Rc<Self>,
+        mut ears: Ears,
+        ready: oneshot::Sender<()>,
+        links: Vec<(u32, std::net::TcpStream)>,
+    ) -> Result<(), ShardError> {
         spawn_local(self.clone().flush_forever());
-        // Whoever started the shard may have lost interest, which the next line but one notices.
-        let _ = ready.send(());
+        self.link(links)?;
+        let mut ready = Some(ready);
         let timeout = loop {
+            if let Some(ready) = ready.take_if(|_| !self.linking.get()) {
+                // Whoever started the shard may have lost interest, which is noticed below.
+                let _ = ready.send(());
+            }
             let holds = self.world.borrow().holding_since.is_some();
             tokio::select! {
                 // Dropped without a word: at once.
@@ -374,7 +387,7 @@ impl ShardLoop {
             arrival.layer,
             arrival.peer,
             arrival.exchange,
-            arrival.permit,
+            Some(arrival.permit),
         ));
         if !arrival.unread.is_empty() {
             let mut reading = Reading {
@@ -386,6 +399,12 @@ impl ShardLoop {
             };
             connection.feed_unread(&mut reading, arrival.unread);
         }
+        self.install(world, connection);
+    }
+
+    /// Gives a connection its place and its task.
+    fn install(self: &Rc<Self>, world: &mut World, connection: Box<Connection>) {
+        let id = connection.id;
         if world.connections.len() <= id.index() {
             world.connections.resize_with(id.index() + 1, || None);
         }

@@ -31,7 +31,7 @@ async fn connected(shard: &mut Shard) -> Connection {
     let id = shard.open(Millis(0), *request);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let permit = ConnectionPermit::unbounded();
+    let permit = Some(ConnectionPermit::unbounded());
     let peer = stream.local_addr().unwrap();
     Connection::new(id, version, stream, Layer::Plain, peer, None, permit)
 }

@@ -86,7 +86,7 @@ impl Shard {
             self.counters.reached(Bound::FreeSpace);
             return Err((ReasonCode::QuotaExceeded, "the disk is nearly full".to_owned()));
         }
-        if existing.is_none() && self.sessions.len() >= self.limits.sessions_max {
+        if existing.is_none() && self.sessions.len() - self.peer_sessions.len() >= self.limits.sessions_max {
             self.counters.reached(Bound::Sessions);
             return Err((ReasonCode::QuotaExceeded, "sessions_max is reached".to_owned()));
         }

@@ -18,7 +18,7 @@ use crate::effect::{Effect, Event, EventLevel};
 use crate::index::{Subscription, Target};
 use crate::lane::LaneName;
 use crate::limits::Overflow;
-use crate::message::{Message, Publication};
+use crate::message::{Copy, Message, Publication};
 use crate::queue::Delivery;
 use crate::session::{Identifiers, Session, SessionKey};
 use crate::shared::GroupKey;
@@ -182,6 +182,9 @@ impl Shard {
 
     /// Likewise, but for a message that another shard handed over for one group: only that.
     pub(super) fn collect_matches_of(&mut self, publication: &Publication<'_>, origin: Origin) {
+        if publication.copy == Copy::Store {
+            return;
+        }
         if publication.stamp == 0 || publication.retain {
             self.collect_matches(publication.topic, origin);
             return;
@@ -349,8 +352,9 @@ impl Shard {
     }
 
     pub(super) fn retain(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
-        if publication.stamp != 0 && !self.retained.is_newest(publication.topic, publication.stamp) {
-            // Another shard's came first, and was published later.
+        // Another shard's may have come first, and have been published later.
+        let is_old = publication.stamp != 0 && !self.retained.is_newest(publication.topic, publication.stamp);
+        if publication.copy == Copy::Live || is_old {
             return;
         }
         if lsn > Lsn(0) {

@@ -71,7 +71,7 @@ impl Shard {
         let groups_bytes: usize = self.groups.iter().map(|(_, group)| group.queue.bytes()).sum();
         Gauges {
             connections: self.connected as u64,
-            sessions: self.sessions.len() as u64,
+            sessions: (self.sessions.len() - self.peer_sessions.len()) as u64,
             subscriptions: self.index.len() as u64,
             retained_messages: self.retained.messages() as u64,
             retained_bytes: self.retained.bytes() as u64,

@@ -297,7 +297,7 @@ impl Shard {
     }
 
     /// Whether the connection is another shard's.
-    pub(super) fn is_peer(&self, id: ConnectionId) -> bool {
+    pub fn is_peer(&self, id: ConnectionId) -> bool {
         !self.peers.is_empty()
             && self.connection(id).is_some_and(|connection| matches!(connection.principal, Principal::Shard(_)))
     }

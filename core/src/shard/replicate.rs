@@ -9,7 +9,7 @@ use smallvec::smallvec;
 
 use super::Shard;
 use super::deliver::{Match, Origin};
-use crate::message::Publication;
+use crate::message::{Copy, Publication};
 use crate::session::Identifiers;
 use crate::{ConnectionId, Millis};
 
@@ -58,8 +58,11 @@ impl Shard {
 
     /// Takes what a message of another shard carries beside itself.
     pub(super) fn take_carried(&self, id: ConnectionId, identifiers: &[u32], publication: &mut Publication<'_>) {
-        if identifiers.is_empty() || !self.is_peer(id) {
+        if !self.is_peer(id) {
             return;
+        }
+        if publication.retain && identifiers.is_empty() {
+            publication.copy = Copy::Live;
         }
         if let Some(number) = uncarried_group(identifiers) {
             (publication.retain, publication.stamp) = (false, number);
@@ -67,6 +70,7 @@ impl Shard {
             && publication.retain
         {
             (publication.qos, publication.stamp) = (qos, stamp);
+            publication.copy = if qos == QoS::AtMostOnce { Copy::Store } else { Copy::Both };
         }
     }
 
@@ -79,7 +83,8 @@ impl Shard {
         publication.stamp = (now.0.max(known + 1) << SHARD_BITS) | u64::from(self.number);
     }
 
-    /// Has every other shard get a retained message that was published here.
+    /// Has every other shard get a retained message that was published here. One of QoS 0 goes to them twice: at once, for those who
+    /// subscribe there, and by way of the log, to be kept there.
     pub(super) fn match_all_peers(&mut self, publication: &Publication<'_>, origin: Origin) {
         if publication.stamp == 0 || !publication.retain {
             return;
@@ -99,7 +104,8 @@ impl Shard {
         for &key in &self.peer_sessions {
             let Some(session) = self.sessions.get_mut(key as usize) else { continue };
             let identifiers = carried(publication.qos, publication.stamp);
-            let known = (session.mark.0 == self.turn).then_some(session.mark.1 as usize);
+            let comes_twice = publication.qos == QoS::AtMostOnce;
+            let known = (session.mark.0 == self.turn && !comes_twice).then_some(session.mark.1 as usize);
             let matched = Match {
                 session: key,
                 qos: QoS::ExactlyOnce,
@@ -113,7 +119,9 @@ impl Shard {
                 self.matches[at] = matched;
                 continue;
             }
-            session.mark = (self.turn, self.matches.len() as u32);
+            if !comes_twice {
+                session.mark = (self.turn, self.matches.len() as u32);
+            }
             self.matches.push(matched);
         }
     }

@@ -494,3 +494,22 @@ fn what_is_on_its_way_to_a_full_queue_is_not_lost() {
     got.extend(broker.take_all(&[(0, member)]).concat());
     assert_eq!(got, (0..20).map(|number| format!("t={number}")).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_retained_qos_0_message_keeps_its_place_on_a_link() {
+    let mut broker = Broker::new(2);
+    let listener = broker.join(0, connect("l"));
+    broker.subscribe(0, listener, "#", 0);
+    broker.shards[0].heard(listener);
+    let publisher = broker.join(1, connect("p"));
+    // The disk is slow: what is to be kept waits for it, what is only to be heard does not.
+    broker.shards[1].durable_at_once = false;
+    broker.shards[1].publish(publisher, retained(0, "t", "first"));
+    broker.publish(1, publisher, 0, "t", "second");
+    assert_eq!(broker.shards[0].heard(listener), ["pub q0 t=first", "pub q0 t=second"]);
+    broker.shards[1].durable_at_once = true;
+    broker.shards[1].sync();
+    broker.carry();
+    assert_eq!(broker.shards[0].heard(listener), [] as [&str; 0], "once");
+    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=first".to_owned()]; 2]);
+}
