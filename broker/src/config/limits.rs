@@ -66,11 +66,11 @@ pub struct LimitSettings {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections_max: usize,
     /// Retained messages. A new topic more: PUBACK or PUBREC 0x97 (quota exceeded); a publisher of MQTT 3.x is
-    /// disconnected. Divided among shards.
+    /// disconnected. Divided among shards, and each of them keeps every message.
     #[schemars(range(max = 1_000_000_000))]
     pub retained_messages_max: usize,
     /// Bytes of all retained messages. More: PUBACK or PUBREC 0x97 (quota exceeded); a publisher of MQTT 3.x is
-    /// disconnected. Divided among shards.
+    /// disconnected. Divided among shards, and each of them keeps every message.
     #[schemars(range(max = 1_099_511_627_776u64))]
     pub retained_bytes_max: usize,
     /// Retained messages waiting to be sent to one session because it subscribed. A filter that would bring more: SUBACK
