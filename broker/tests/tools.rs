@@ -259,6 +259,8 @@ fn a_backup_is_restored_and_delivers_the_queue() {
     assert!(told.starts_with(&format!("backed up to {}: 1 segments with ", to.display())), "{told}");
     let report = json(&["inspect", "--json", "--verify"], &to);
     assert_eq!(report["shards"][0]["sessions"]["queued_messages"], QUEUED);
+    let layout = |folder: &Path| std::fs::read(folder.join("causeway.shards")).unwrap();
+    assert_eq!(layout(&to), layout(&data));
 
     let refusal = refused(&["backup"], &[&data, &to]);
     assert!(refusal.contains("is not empty"), "{refusal}");
@@ -376,6 +378,8 @@ fn a_broker_is_backed_up_while_it_runs() {
     broker.terminate();
 
     said(&["restore"], &[&to, &again]);
+    let layout = |folder: &Path| std::fs::read(folder.join("causeway.shards")).unwrap();
+    assert_eq!(layout(&again), layout(&data));
     let report = json(&["inspect", "--json", "--verify"], &again);
     let queued = report["shards"][0]["sessions"]["queued_messages"].as_u64().unwrap();
     assert!(queued >= u64::from(before), "{queued} of {before}");
