@@ -1,6 +1,7 @@
 //! Owns the test's client: it sends any bytes, and waits with deadlines for packets, closures and silence. Every packet
 //! received is read strictly and audited. Never reconnects, acknowledges or sends anything by itself.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -35,6 +36,8 @@ pub struct Client {
     transcript: Transcript,
     audit: Audit,
     buffer: Vec<u8>,
+    /// Messages that came before the SUBACK they were not asked for: section 3.8.4 allows it.
+    early: VecDeque<Packet>,
     last_id: u16,
 }
 
@@ -52,6 +55,7 @@ impl Client {
             transcript: ctx.transcript().clone(),
             audit: Audit::new(version),
             buffer: Vec::new(),
+            early: VecDeque::new(),
             last_id: 0,
         }
     }
@@ -181,6 +185,9 @@ impl Client {
 
     /// The next event, or None once `until` has passed.
     fn poll(&mut self, until: Instant) -> Result<Option<Event>> {
+        if let Some(packet) = self.early.pop_front() {
+            return Ok(Some(Event::Packet(packet)));
+        }
         loop {
             if let Some(packet) = self.buffered()? {
                 return Ok(Some(Event::Packet(packet)));
@@ -306,10 +313,19 @@ impl Client {
 
     /// Expects the SUBACK with this identifier.
     pub fn expect_suback(&mut self, id: u16) -> Result<Answer> {
-        let answer = self.expect("SUBACK", |packet| match packet {
-            Packet::Suback(answer) => Ok(answer),
-            other => Err(other),
-        })?;
+        let mut early = VecDeque::new();
+        let answer = loop {
+            let answer = self.expect("SUBACK", |packet| match packet {
+                Packet::Suback(answer) => Ok(Ok(answer)),
+                Packet::Publish(message) => Ok(Err(message)),
+                other => Err(other),
+            })?;
+            match answer {
+                Ok(answer) => break answer,
+                Err(message) => early.push_back(Packet::Publish(message)),
+            }
+        };
+        self.early = early;
         ensure!(answer.id == id, "[MQTT-2.2.1-6] SUBACK has identifier {}, expected {id}", answer.id);
         Ok(answer)
     }

@@ -229,8 +229,9 @@ impl AddAssign<&Gauges> for Gauges {
         self.connections += connections;
         self.sessions += sessions;
         self.subscriptions += subscriptions;
-        self.retained_messages += retained_messages;
-        self.retained_bytes += retained_bytes;
+        // Each shard has all of them; one may be a little behind.
+        self.retained_messages = self.retained_messages.max(*retained_messages);
+        self.retained_bytes = self.retained_bytes.max(*retained_bytes);
         self.queued_messages += queued_messages;
         self.queued_bytes += queued_bytes;
         self.inflight_messages += inflight_messages;

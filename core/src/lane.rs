@@ -3,6 +3,8 @@
 //! Owns how a message's place in its lane becomes a packet identifier, and what keeps two messages from sharing one across a crash.
 //! It never delivers anything.
 
+use std::ops::Range;
+
 use causeway_protocol::PacketId;
 
 use crate::Lsn;
@@ -128,6 +130,16 @@ impl Lane {
 pub(crate) const BULK_IDS: u64 = 24_576;
 pub(crate) const URGENT_IDS: u64 = 8_191;
 pub(crate) const LOOSE_IDS: u64 = 65_535 - BULK_IDS - URGENT_IDS;
+
+/// The identifiers of the lane that this one belongs to; none where it belongs to no lane.
+pub(crate) fn ring_of(packet_id: PacketId) -> Option<Range<u16>> {
+    let (bulk, urgent) = (1 + BULK_IDS as u16, 1 + (BULK_IDS + URGENT_IDS) as u16);
+    match packet_id.get() {
+        id if id < bulk => Some(1..bulk),
+        id if id < urgent => Some(bulk..urgent),
+        _ => None,
+    }
+}
 
 /// What a packet identifier in flight was made of. Two numbers of a kind that are closer than there are identifiers of
 /// that kind never share one.

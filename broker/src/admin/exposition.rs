@@ -72,10 +72,8 @@ const SHARD_GAUGES: &Table<Gauges> = &[
     ("causeway_connections", "Connections that have sent CONNECT.", |g| g.connections),
     ("causeway_sessions", "Sessions, connected or not.", |g| g.sessions),
     ("causeway_subscriptions", "Subscriptions of all sessions.", |g| g.subscriptions),
-    ("causeway_retained_messages", "Retained messages, counted on every shard that keeps them.", |g| {
-        g.retained_messages
-    }),
-    ("causeway_retained_bytes", "Retained messages, in bytes, on all shards together.", |g| g.retained_bytes),
+    ("causeway_retained_messages", "Retained messages; each shard keeps all of them.", |g| g.retained_messages),
+    ("causeway_retained_bytes", "Retained messages, in bytes; each shard keeps all of them.", |g| g.retained_bytes),
     ("causeway_queued_messages", "Messages waiting for sessions.", |g| g.queued_messages),
     ("causeway_queued_bytes", "Messages waiting for sessions, in bytes.", |g| g.queued_bytes),
     ("causeway_body_cache_bytes", "Bodies of messages in memory, in bytes.", |g| g.body_bytes),

@@ -66,11 +66,11 @@ pub struct LimitSettings {
     #[schemars(range(min = 1, max = 10_000_000))]
     pub connections_max: usize,
     /// Retained messages. A new topic more: PUBACK or PUBREC 0x97 (quota exceeded); a publisher of MQTT 3.x is
-    /// disconnected. Divided among shards, and each of them keeps every message.
+    /// disconnected. Each shard keeps all of them.
     #[schemars(range(max = 1_000_000_000))]
     pub retained_messages_max: usize,
     /// Bytes of all retained messages. More: PUBACK or PUBREC 0x97 (quota exceeded); a publisher of MQTT 3.x is
-    /// disconnected. Divided among shards, and each of them keeps every message.
+    /// disconnected. Each shard keeps all of them.
     #[schemars(range(max = 1_099_511_627_776u64))]
     pub retained_bytes_max: usize,
     /// Retained messages waiting to be sent to one session because it subscribed. A filter that would bring more: SUBACK
@@ -159,8 +159,6 @@ impl LimitSettings {
         Limits {
             sessions_max: share(self.sessions_max),
             connections_max: share(self.connections_max),
-            retained_messages_max: share(self.retained_messages_max),
-            retained_bytes_max: share(self.retained_bytes_max),
             body_cache_bytes: share(self.body_cache_bytes),
             ..self.to_core()
         }
@@ -223,9 +221,8 @@ mod tests {
             let limits: Vec<_> = (0..shards).map(|shard| settings.of_shard(shard, shards)).collect();
             let sum = |of: fn(&Limits) -> usize| limits.iter().map(of).sum::<usize>();
             assert_eq!(sum(|it| it.connections_max), 11);
-            assert_eq!(sum(|it| it.retained_messages_max), 2);
             assert_eq!(sum(|it| it.sessions_max), settings.sessions_max);
-            assert_eq!(sum(|it| it.retained_bytes_max), settings.retained_bytes_max);
+            assert!(limits.iter().all(|it| it.retained_messages_max == 2), "each keeps all");
             assert_eq!(sum(|it| it.body_cache_bytes), settings.body_cache_bytes);
             let connections = limits.iter().map(|it| it.connections_max);
             assert!(connections.clone().max().unwrap() - connections.min().unwrap() <= 1);

@@ -56,9 +56,17 @@ impl Shard {
         let kind = if publish.qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
         let receive_maximum = usize::from(self.limits.receive_maximum);
         let taken = self.connection(id).map_or(0, |open| (open.withheld_pubacks + open.unreleased) as usize);
+        let is_peer = self.is_peer(id);
         let Some((_, session)) = self.session_of(id) else {
             return;
         };
+        // What another shard sends again after a crash was taken before it, or it was not: that is known by its identifier.
+        let crosses = is_peer && kind == AckKind::PubAck;
+        if crosses && publish.dup && session.received.contains(&packet_id) {
+            let last = self.recorder.last();
+            self.acknowledge(id, packet_id, kind, ReasonCode::Success, last);
+            return;
+        }
         //= [MQTT-4.3.3-10] a QoS 2 PUBLISH with an identifier not yet released is the same message again
         if kind == AckKind::PubRec && session.received.contains(&packet_id) {
             let last = self.recorder.last();
@@ -77,6 +85,10 @@ impl Shard {
         }
         match self.accept(now, id, publish, topic) {
             Ok(routed) => {
+                if let (true, Some((key, session))) = (crosses, self.session_of(id)) {
+                    session.crossed(packet_id);
+                    self.changed.session(key);
+                }
                 //= [MQTT-4.3.3-9] a QoS 2 identifier is remembered until PUBREL
                 if let (AckKind::PubRec, Some((_, session))) = (kind, self.session_of(id)) {
                     session.received.insert(packet_id);
@@ -184,7 +196,7 @@ impl Shard {
         let session = self.connection(id).and_then(|connection| connection.session);
         let mut publication = Publication::of_publish(now, publish, topic);
         self.take_carried(id, &publish.properties.subscription_identifiers, &mut publication);
-        let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce);
+        let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce || self.is_peer(id));
         self.route(now, &mut publication, Origin::Client { session, packet_id })
     }
 

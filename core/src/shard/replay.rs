@@ -322,7 +322,11 @@ impl Shard {
             && !replay.has(key, at)
         {
             self.changed.session(key);
-            self.sessions[key as usize].received.insert(packet_id);
+            let session = &mut self.sessions[key as usize];
+            match session.is_peer() {
+                true => session.crossed(packet_id),
+                false => drop(session.received.insert(packet_id)),
+            }
         }
         let origin = Origin::Client { session: publisher, packet_id: None };
         self.collect_matches_of(&publication, origin);

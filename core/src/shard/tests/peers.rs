@@ -460,14 +460,10 @@ fn a_full_queue_refuses_publishers_on_other_shards_until_it_has_room() {
         // QoS 0 is nobody's debt.
         broker.publish_numbered(1, publisher, 0, 9..10);
         let (member, heard) = broker.shards[0].dial(persistent("away"));
-        let mut first: Vec<&str> = heard[1..].iter().filter_map(|word| word.split(' ').next_back()).collect();
-        let count = first.len() as u16;
-        // QoS 1 may come twice after a crash, over a link as well.
-        assert_eq!(count, if restarts { 16 } else { 8 });
-        first.sort_unstable();
-        first.dedup();
+        // What a link carries again after a crash is known by its identifier.
+        let first: Vec<&str> = heard[1..].iter().filter_map(|word| word.split(' ').next_back()).collect();
         assert_eq!(first, (0..8).map(|number| format!("t={number}")).collect::<Vec<_>>());
-        (1..=count).for_each(|id| broker.shards[0].puback(member, id));
+        (1..=8).for_each(|id| broker.shards[0].puback(member, id));
         broker.shards[0].wait(2000);
         broker.carry();
         broker.publish_numbered(1, publisher, 1, 10..11);
