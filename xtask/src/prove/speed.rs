@@ -47,7 +47,7 @@ const SPEED_SCENARIOS: [&str; 13] = [
 
 const QUICK: Lengths = Lengths { rounds: 1, seconds: 0.8, warm_up_seconds: 0.3, clients: 2_000 };
 const QUICK_LATENCY: Lengths = Lengths { rounds: 3, seconds: 2.0, ..QUICK };
-const FULL: Lengths = Lengths { rounds: 5, seconds: 5.0, warm_up_seconds: 1.0, clients: 10_000 };
+const FULL: Lengths = Lengths { rounds: 3, seconds: 4.0, warm_up_seconds: 1.0, clients: 10_000 };
 
 /// Shows what a message costs.
 ///
