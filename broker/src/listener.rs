@@ -25,9 +25,9 @@ use crate::tls::ListenerTls;
 const BACKLOG: i32 = 8192;
 /// After an accept that failed for want of file descriptors or memory: trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// So long a client waits for its handshake, where as many as may be are pending. In a storm one ends every few microseconds; where none ends for
-/// as long as this, those who are pending are silent, and whoever comes is told at once.
-const HANDSHAKE_WAIT: Duration = Duration::from_secs(1);
+/// Where as many handshakes as may be are pending, so many times as many clients wait for theirs, as sockets and no more. Left to the
+/// kernel, a storm would overflow its queue, and lose seconds to what is sent again.
+const WAITING_PER_PENDING: usize = 4;
 /// Finds peers that vanished without a word on connections whose clients chose no keep alive.
 const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
@@ -43,6 +43,8 @@ pub(crate) struct Listener {
     pub(crate) policy: causeway_core::HandshakePolicy,
     open: Arc<Open>,
     handshakes: Arc<Semaphore>,
+    /// Places to wait for one of them.
+    waiting: Arc<Semaphore>,
 }
 
 /// Sockets of all listeners, within what the process may open: its log and its state need descriptors, too.
@@ -127,7 +129,8 @@ impl Listener {
         let websocket_path = websocket.then(|| Arc::from(settings.websocket_path.as_str()));
         let open = Arc::new(Open { count: AtomicUsize::new(0), sockets });
         let handshakes = Arc::new(Semaphore::new(settings.handshakes_pending_max));
-        Listener { settings, address, tls, websocket_path, policy, open, handshakes }
+        let waiting = Arc::new(Semaphore::new(WAITING_PER_PENDING * settings.handshakes_pending_max));
+        Listener { settings, address, tls, websocket_path, policy, open, handshakes, waiting }
     }
 
     /// What it holds now.
@@ -146,14 +149,6 @@ impl Listener {
 
     fn handshakes_pending(&self) -> usize {
         self.settings.handshakes_pending_max - self.handshakes.available_permits()
-    }
-
-    /// The right to one more handshake at the same time; waits for `patience` at most.
-    async fn handshake_permit(&self, patience: Duration) -> Option<HandshakePermit> {
-        if let Ok(permit) = self.handshakes.clone().try_acquire_owned() {
-            return Some(permit);
-        }
-        timeout(patience, self.handshakes.clone().acquire_owned()).await.ok()?.ok()
     }
 }
 
@@ -215,12 +210,12 @@ pub(crate) async fn accept_all(
     socket: Listening,
     listener: Arc<Listener>,
     counters: Arc<EdgeCounters>,
-    greet: impl Fn(Accepted),
+    greet: impl Fn(Accepted) + Clone + Send + 'static,
 ) {
-    let gates = [LogGate::new("connections were closed at a limit of their listener"), LogGate::new("accepts failed")];
-    let [refused, failed] = gates.map(Arc::new);
-    let name = listener.settings.name.as_str();
-    let mut patience = HANDSHAKE_WAIT;
+    let failed = Arc::new(LogGate::new("accepts failed"));
+    let gate = Arc::new(LogGate::new("connections were closed at a limit of their listener"));
+    let refusals = Arc::new(Refusals { listener, counters, gate });
+    let (listener, counters) = (&refusals.listener, &refusals.counters);
     loop {
         let (socket, peer) = match socket.accept().await {
             Ok(accepted) => accepted,
@@ -228,6 +223,7 @@ pub(crate) async fn accept_all(
             Err(error) => {
                 counters.accept_errors.add(1);
                 if failed.pass() {
+                    let name = listener.settings.name.as_str();
                     tracing::error!(target: "causeway::listener", listener = name, %error, "cannot accept connections");
                 }
                 // Nothing announces a free descriptor, and trying again at once would only spin.
@@ -236,23 +232,44 @@ pub(crate) async fn accept_all(
             }
         };
         counters.accepted.add(1);
-        let connection = listener.connection_permit();
-        let handshake = match connection {
-            Some(_) => listener.handshake_permit(patience).await,
-            None => None,
-        };
-        // Meanwhile the others wait in the system's queue. If that was in vain once, it is not done again until a handshake ends.
-        patience = if handshake.is_none() && connection.is_some() { Duration::ZERO } else { HANDSHAKE_WAIT };
-        let (Some(connection), Some(handshake)) = (connection, handshake) else {
-            counters.refused_limit.add(1);
-            if refused.pass() {
-                tracing::warn!(target: "causeway::refused", listener = name, %peer,
-                    "connection closed: connections_max or handshakes_pending_max of the listener, or the process's limit of open \
-                     files, is reached");
-            }
+        let Some(connection) = listener.connection_permit() else {
+            refusals.add(peer);
             continue;
         };
-        greet(Accepted { socket, peer, connection, handshake });
+        if let Ok(handshake) = listener.handshakes.clone().try_acquire_owned() {
+            greet(Accepted { socket, peer, connection, handshake });
+        } else if let Ok(place) = listener.waiting.clone().try_acquire_owned() {
+            let (refusals, greet) = (refusals.clone(), greet.clone());
+            tokio::spawn(async move {
+                let listener = &refusals.listener;
+                let patience = Duration::from_secs(listener.settings.connect_timeout_seconds);
+                match timeout(patience, listener.handshakes.clone().acquire_owned()).await {
+                    Ok(Ok(handshake)) => greet(Accepted { socket, peer, connection, handshake }),
+                    Ok(Err(_)) | Err(_) => refusals.add(peer),
+                }
+                drop(place);
+            });
+        } else {
+            refusals.add(peer);
+        }
+    }
+}
+
+/// Connections of a listener that were closed because one of its limits was reached.
+struct Refusals {
+    listener: Arc<Listener>,
+    counters: Arc<EdgeCounters>,
+    gate: Arc<LogGate>,
+}
+
+impl Refusals {
+    fn add(&self, peer: SocketAddr) {
+        self.counters.refused_limit.add(1);
+        if self.gate.pass() {
+            tracing::warn!(target: "causeway::refused", listener = self.listener.settings.name, %peer,
+                "connection closed: connections_max or handshakes_pending_max of the listener, or the process's limit of open \
+                 files, is reached");
+        }
     }
 }
 

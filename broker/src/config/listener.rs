@@ -39,8 +39,8 @@ pub struct Listener {
     /// Seconds from the TCP connection to a complete CONNECT (TLS and WebSocket handshakes included). Slower clients are closed.
     #[schemars(range(min = 1, max = 600))]
     pub connect_timeout_seconds: u64,
-    /// Connections that have not completed their CONNECT at the same time. More wait in the system's queue, and are closed
-    /// where none completes for a second.
+    /// Connections that have not completed their CONNECT at the same time. Four times as many wait for their turn, for
+    /// connect_timeout_seconds at most; more are closed at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub handshakes_pending_max: usize,
     /// Who may connect here without credentials, if different from authentication.anonymous.
