@@ -46,6 +46,17 @@ impl ShardLoop {
         }
     }
 
+    /// Forgets a connection whose client said farewell, closed, and is owed no word; whether it was one. Most end so.
+    pub(super) fn forget_at_once(&self, id: ConnectionId, end: &End) -> bool {
+        let is_done = *end == End::Closed && {
+            let World { shard, connections, .. } = &mut *self.world.borrow_mut();
+            let is_written = shard.outbox(id).is_none_or(|outbox| outbox.is_empty());
+            let connection = find(connections, id);
+            !shard.is_open(id) && is_written && connection.is_some_and(|connection| connection.owes_nothing())
+        };
+        is_done && self.forget(id, "closed by the client").is_some()
+    }
+
     /// Writes the outbox and the layer's farewell.
     async fn take_leave(&self, id: ConnectionId) {
         poll_fn(|context| self.poll_written(id, context)).await;

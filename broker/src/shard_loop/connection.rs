@@ -392,6 +392,11 @@ impl Connection {
         Ok(sent)
     }
 
+    /// Whether its layer has nothing to say, not even a farewell.
+    pub(super) fn owes_nothing(&self) -> bool {
+        self.layer.is_plain() && self.unsent.is_empty()
+    }
+
     /// Puts the layer's farewell behind what waits.
     pub(super) fn say_farewell(&mut self) {
         self.layer.close(&mut self.unsent);

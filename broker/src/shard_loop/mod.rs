@@ -287,7 +287,11 @@ impl Future for Reader {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let shard_loop = &self.watch.0;
         let Poll::Ready(end) = shard_loop.poll_connection(self.id, context) else { return Poll::Pending };
-        spawn_local(shard_loop.clone().end(self.id, end));
+        if shard_loop.forget_at_once(self.id, &end) {
+            shard_loop.left();
+        } else {
+            spawn_local(shard_loop.clone().end(self.id, end));
+        }
         Poll::Ready(())
     }
 }
@@ -417,6 +421,11 @@ impl ShardLoop {
     async fn end(self: Rc<Self>, id: ConnectionId, end: End) {
         let _watch = PanicWatch(self.clone());
         self.close(id, end).await;
+        self.left();
+    }
+
+    /// A connection is gone.
+    fn left(&self) {
         self.alive.set(self.alive.get() - 1);
         if self.alive.get() == 0 {
             self.changed.notify_one();
