@@ -30,6 +30,9 @@ impl Options {
 /// A broker that offers less than it could, so that what it announces and refuses is judged, too.
 const RESTRICTED: &str = "maximum_qos = 1\nretain_available = false\nshared_subscriptions = false\n\
     wildcard_subscriptions = false\nsubscription_identifiers = false\ntopic_alias_maximum = 0\n";
+/// A broker whose sessions live on as many threads.
+const SHARDS: u32 = 2;
+const SHARDS_VARIABLE: &str = "CAUSEWAY_BROKER__SHARDS";
 /// The tests of what CONNACK announces.
 const RESTRICTED_FILTER: &str = "3.2/*";
 
@@ -39,16 +42,24 @@ const RESTRICTED_FILTER: &str = "3.2/*";
 /// When anything cannot be built or started, or a check fails unexpectedly.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let name = options.against.name();
-    judge(workspace, options, name, "", &options.arguments)?;
+    judge(workspace, options, (name, ""), 1, &options.arguments)?;
     if options.against == Product::Causeway && options.arguments.is_empty() {
         println!("\nonce more, on a broker that offers less than it could:");
         let arguments = ["--filter".to_owned(), RESTRICTED_FILTER.to_owned()];
-        judge(workspace, options, "causeway-restricted", RESTRICTED, &arguments)?;
+        judge(workspace, options, ("causeway-restricted", RESTRICTED), 1, &arguments)?;
+        println!("\nonce more, all of it, on a broker of several shards:");
+        judge(workspace, options, ("causeway-shards", ""), SHARDS, &[])?;
     }
     Ok(())
 }
 
-fn judge(workspace: &Workspace, options: &Options, name: &str, limits: &str, arguments: &[String]) -> Result<()> {
+fn judge(
+    workspace: &Workspace,
+    options: &Options,
+    (name, limits): (&str, &str),
+    shards: u32,
+    arguments: &[String],
+) -> Result<()> {
     let suite = workspace.build("causeway-conformance", "causeway-conformance", Profile::Dev)?;
     let broker = Configured::new(
         workspace,
@@ -70,7 +81,7 @@ fn judge(workspace: &Workspace, options: &Options, name: &str, limits: &str, arg
         .arg(broker.address(Transport::Tcp)?.to_string())
         .arg("--ws-target")
         .arg(broker.address(Transport::Ws)?.to_string())
-        .args(["--broker-command", &broker.command()])
+        .args(["--broker-command", &format!("env {SHARDS_VARIABLE}={shards} {}", broker.command())])
         .args(["--username", USER, "--password", PASSWORD])
         .arg("--report")
         .arg(&report);
