@@ -4,7 +4,7 @@
 //! they know. What they are sent and what they send goes the way of any client's messages
 //! (`docs/adr/0006-shards-are-peers.md`).
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use causeway_fleet::Principal;
 use causeway_protocol::{Packet, PacketId, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
@@ -24,6 +24,8 @@ struct Peer {
     /// SUBSCRIBE and UNSUBSCRIBE packets it was sent, and those it answered: in their order.
     told: u64,
     answered: u64,
+    /// Until it has said all it wants after a start: what it has said so far.
+    wanted: Option<HashSet<Box<str>>>,
 }
 
 /// An answer to a client that waits until all peers know what it asked for.
@@ -54,6 +56,9 @@ impl Peers {
         self.peers.iter().all(|peer| peer.answered == peer.told)
     }
 }
+
+/// Unsubscribed from by a shard that has said all its clients want after a start: what else is known of its wishes is of before.
+const THAT_IS_ALL: &str = "$shard/wishes";
 
 /// What a subscription of a session is to others.
 fn wish(filter: &str, subscription: Subscription, session: &Session) -> Wish {
@@ -107,11 +112,12 @@ impl Shard {
         self.when_durable(now, after, Release::Uncork(id));
         let epoch = self.sessions[key as usize].epoch;
         self.when_durable(now, after, Release::Session { session: key, epoch });
-        self.peers.peers.push(Peer { connection: id, told: 0, answered: 0 });
+        self.peers.peers.push(Peer { connection: id, told: 0, answered: 0, wanted: Some(HashSet::new()) });
         let all: Vec<(Box<str>, Wish)> =
             self.peers.interest.all().map(|(filter, wish)| (filter.into(), wish)).collect();
         let at = self.peers.peers.len() - 1;
         all.iter().for_each(|(filter, wish)| self.tell_peer(at, filter, Some(*wish)));
+        self.tell_peer(at, THAT_IS_ALL, None);
         id
     }
 
@@ -223,6 +229,23 @@ impl Shard {
             return None;
         }
         self.sessions.get(key as usize).filter(|session| !session.is_peer())
+    }
+
+    /// A peer subscribed to a filter.
+    pub(super) fn note_wanted(&mut self, id: ConnectionId, filter: &str) {
+        let peer = self.peers.peers.iter_mut().find(|peer| peer.connection == id);
+        if let Some(wanted) = peer.and_then(|peer| peer.wanted.as_mut()) {
+            wanted.insert(filter.into());
+        }
+    }
+
+    /// The filters that a peer wants no longer: of one that has just said all it wants, those of before a start.
+    pub(super) fn unwanted(&mut self, id: ConnectionId, key: SessionKey, filters: &[&str]) -> Vec<Box<str>> {
+        let peer = self.peers.peers.iter_mut().find(|peer| peer.connection == id && filters == [THAT_IS_ALL]);
+        let Some(wanted) = peer.and_then(|peer| peer.wanted.take()) else { return Vec::new() };
+        let Some(session) = self.sessions.get(key as usize) else { return Vec::new() };
+        let known = session.subscriptions.iter().map(|(filter, _)| filter);
+        known.filter(|filter| !wanted.contains(*filter)).map(Box::from).collect()
     }
 
     fn tell_peers(&mut self, filter: &str, wish: Option<Wish>) {

@@ -47,6 +47,7 @@ impl Shard {
                 Subscription::new(options, self.limits.maximum_qos, subscribe.subscription_identifier);
             if self.is_peer(id) {
                 subscription = of_options(filter, options);
+                self.note_wanted(id, filter);
                 options.retain_handling = RetainHandling::Never;
             }
             match self.subscribe_one(now, id, key, filter, (options, subscription)) {
@@ -89,6 +90,9 @@ impl Shard {
         let Some((key, _)) = self.session_of(id) else {
             return;
         };
+        for filter in self.unwanted(id, key, &unsubscribe.filters) {
+            self.unsubscribe_one(now, key, &filter);
+        }
         //= [MQTT-3.10.4-6] many filters are handled as if they came one by one
         let reasons = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(now, key, filter)).collect();
         let durable_at = if self.is_recorded(key) { self.recorder.last() } else { Lsn(0) };

@@ -509,3 +509,19 @@ fn a_retained_qos_0_message_keeps_its_place_on_a_link() {
     assert_eq!(broker.shards[0].heard(listener), [] as [&str; 0], "once");
     assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=first".to_owned()]; 2]);
 }
+
+#[test]
+fn what_was_wanted_before_a_crash_is_forgotten_after_it() {
+    let mut broker = Broker::new(2);
+    let (gone, stays) = (broker.join(0, connect("gone")), broker.join(0, persistent("stays")));
+    broker.subscribe(0, gone, "gone", 1);
+    broker.subscribe(0, stays, "stays", 1);
+    broker.restart();
+    let publisher = broker.join(1, connect("p"));
+    for (topic, reason) in [("gone", " 0x10"), ("stays", "")] {
+        broker.publish(1, publisher, 1, topic, "x");
+        assert_eq!(broker.shards[1].heard(publisher), [format!("puback p1{reason}")], "{topic}");
+    }
+    broker.restart();
+    assert_eq!(broker.shards[0].dial(persistent("stays")).1.len(), 2);
+}
