@@ -3,6 +3,8 @@
 //! Owns reading `/proc` and binding threads to processor cores. It never
 //! starts or stops anything.
 
+use std::ops::Range;
+
 use anyhow::{Context as _, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -40,9 +42,17 @@ pub(crate) fn resident_bytes(pid: u32) -> Result<u64> {
 /// # Errors
 /// When there is no such core.
 pub(crate) fn bind_to_core(core: usize) -> Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    sched_setaffinity(None, &cores).with_context(|| format!("cannot run on core {core}"))
+    bind_to_cores(core..core + 1)
+}
+
+/// Likewise to some cores.
+///
+/// # Errors
+/// When there are none of them, or the system does not allow it.
+pub(crate) fn bind_to_cores(cores: Range<usize>) -> Result<()> {
+    let mut set = CpuSet::new();
+    cores.clone().for_each(|core| set.set(core));
+    sched_setaffinity(None, &set).with_context(|| format!("cannot run on cores {cores:?}"))
 }
 
 /// Lets this process open as many files as the system grants.

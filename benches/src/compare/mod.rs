@@ -27,7 +27,8 @@ mod spread;
 /// What to compare.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// A broker: causeway, mosquitto, flashmq or rumqttd, and perhaps =PATH of its program; `mosquitto-2.1=PATH` works, too
+    /// A broker: causeway, mosquitto, flashmq or rumqttd, and perhaps =PATH of its program; `mosquitto-2.1=PATH` works, too, and
+    /// `causeway:2` has two shards, on two cores
     #[arg(long = "broker", required = true, value_name = "NAME[=PATH]")]
     brokers: Vec<Peer>,
     /// A scenario of `load`, or connect, idle or storm; with its QoS and what carries it: tls, tls-resumed or ws

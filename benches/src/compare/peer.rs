@@ -63,13 +63,15 @@ const PRODUCTS: &[Product] = &[
     },
 ];
 
-/// A broker to compare: `NAME` or `NAME=PATH`.
+/// A broker to compare: `NAME` or `NAME=PATH`; `causeway:2` is Causeway with two shards, on two cores.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
     /// Its name in tables: the product's, perhaps followed by something that tells it apart.
     pub(crate) name: String,
     product: &'static Product,
     program: PathBuf,
+    /// Of Causeway; each has a core.
+    shards: usize,
 }
 
 impl Peer {
@@ -89,7 +91,9 @@ impl FromStr for Peer {
         let product =
             product.with_context(|| format!("no broker's name begins like {name}; known are {}", names.join(", ")))?;
         let program = path.map_or_else(|| found(product.program), PathBuf::from);
-        Ok(Self { name: name.to_owned(), product, program })
+        let shards = name.split_once(':').map_or(Ok(1), |(_, shards)| shards.parse());
+        let shards = shards.with_context(|| format!("in {name}, a number of shards belongs behind the colon"))?;
+        Ok(Self { name: name.to_owned(), product, program, shards })
     }
 }
 
@@ -134,7 +138,7 @@ impl Running {
         core: usize,
         own_core: usize,
     ) -> Result<Self> {
-        let folder = scratch.join(format!("{}-{}", peer.name, std::process::id()));
+        let folder = scratch.join(format!("{}-{}", peer.name.replace(':', "-"), std::process::id()));
         std::fs::create_dir_all(folder.join("data")).with_context(|| format!("cannot make {}", folder.display()))?;
         // Some programs read paths relative to somewhere else.
         let folder = folder.canonicalize()?;
@@ -146,12 +150,13 @@ impl Running {
         let log = File::create(folder.join("output.log"))?;
         process::open_all_files();
         // What is started inherits the core: all its threads stay there.
-        process::bind_to_core(core)?;
+        process::bind_to_cores(core..core + peer.shards)?;
         // The folder it runs in is another than this one.
         let program = peer.program.canonicalize().unwrap_or_else(|_| peer.program.clone());
         let child = Command::new(&program)
             .args(peer.product.arguments)
             .arg(&config_path)
+            .env("CAUSEWAY_BROKER__SHARDS", peer.shards.to_string())
             .current_dir(&folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
