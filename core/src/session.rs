@@ -104,9 +104,9 @@ pub(crate) struct Session {
     pub(crate) full_told: bool,
 }
 
-/// What may wait for another shard.
-const PEER_QUEUE_MESSAGES_MAX: usize = 100_000;
-const PEER_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// What may wait for another shard: it is in the log, and a burst may be faster than the link.
+const PEER_QUEUE_MESSAGES_MAX: usize = 1_000_000;
+const PEER_QUEUE_BYTES_MAX: usize = 4 << 30;
 
 /// Whether a queue of so many messages and bytes takes one more.
 pub(crate) fn queue_room(limits: &Limits, queued: (usize, usize), bytes: usize) -> Result<(), Bound> {
