@@ -1,7 +1,6 @@
 //! A broker of several shards: who lives where, and what they do together.
 //!
-//! Owns nothing between shards: until they are linked, a message reaches its own shard only. A configuration file cannot ask for several
-//! shards yet; these brokers are started with a configuration that was never checked.
+//! Owns what the edge does for them. What is promised across shards is tested with the core's, and by the conformance suite.
 
 // A test ends where something is not as it should be.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -181,6 +180,26 @@ fn a_newer_connection_takes_over_and_an_assigned_identifier_has_a_home() {
     let named = |shard| (0..VEHICLES).filter(|number| home_shard(&vehicle(*number), 3) == shard).count();
     let takeovers = || broker.observed.shards().iter().map(|shard| shard.report.latest().0.takeovers as usize);
     eventually("each shard saw its own", || takeovers().eq((0..3).map(|shard| assigned(shard) + named(shard))));
+}
+
+#[test]
+fn the_largest_packet_crosses_and_the_link_lives_on() {
+    let limits = LimitSettings { packet_bytes_max: 2000, ..LimitSettings::default() };
+    let broker = Broker::with(Config { storage: Storage::default(), limits, ..config(Path::new(""), 2) });
+    let [mut publisher, mut subscriber] = [0, 1].map(|shard| broker.client(&resident(shard, 2)));
+    subscriber.subscribe("t", 1);
+    for round in 0..3 {
+        let mut message = publish("t", 1, &[b'x'; 2000 - 3 - 6]);
+        assert_eq!(message.len(), 2000);
+        // Retained, it carries more on a link.
+        message[0] |= 1;
+        publisher.send(&message);
+        let (first, body) = subscriber.read_packet();
+        assert_eq!((first & 0xF0, body.len()), (0x30, message.len() - 3), "round {round}");
+        subscriber.send(&packet(0x40, &body[3..5]));
+        let (first, _) = publisher.read_packet();
+        assert_eq!(first, 0x40);
+    }
 }
 
 #[test]

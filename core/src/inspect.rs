@@ -428,15 +428,7 @@ mod tests {
     }
 
     fn subscribed(filter: &'static str) -> Vec<u8> {
-        let subscription = Subscription {
-            qos: QoS::AtLeastOnce,
-            no_local: false,
-            retain_as_published: false,
-            fleeting: false,
-            away: false,
-            full: false,
-            identifier: 0,
-        };
+        let subscription = Subscription::at(QoS::AtLeastOnce);
         record(Event::Subscribed { session: 1, filter, subscription, sends_retained: false })
     }
 

@@ -8,6 +8,7 @@
 mod commons;
 mod connection;
 mod counters;
+mod crossing;
 mod effect;
 mod folded;
 mod handshake;

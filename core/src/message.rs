@@ -101,14 +101,14 @@ impl Message {
 
 /// For whom a copy of a retained message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Copy {
+pub(crate) enum CopyFor {
     /// For all who subscribe now, and for those who will.
     #[default]
-    Both,
+    Everybody,
     /// Only for those who subscribe now: it keeps its place among other messages of QoS 0, and may be lost.
-    Live,
+    Present,
     /// Only for those who will: it is never lost.
-    Store,
+    Later,
 }
 
 /// A message that is being routed, borrowed from wherever it came.
@@ -122,7 +122,7 @@ pub(crate) struct Publication<'a> {
     /// See [`PublishRecord::stamp`].
     pub(crate) stamp: u64,
     /// Of a retained QoS 0 message of another shard, which comes twice: whom it is for.
-    pub(crate) copy: Copy,
+    pub(crate) copy: CopyFor,
     kept: Option<Arc<Message>>,
 }
 
@@ -137,7 +137,7 @@ impl<'a> Publication<'a> {
             retain: publish.retain,
             expires_at: publish.properties.message_expiry_interval_seconds.map(|seconds| now.plus_seconds(seconds)),
             stamp: 0,
-            copy: Copy::Both,
+            copy: CopyFor::Everybody,
             kept: None,
         }
     }
@@ -152,7 +152,7 @@ impl<'a> Publication<'a> {
             retain: record.retain,
             expires_at: record.expires_at,
             stamp: record.stamp,
-            copy: Copy::Both,
+            copy: CopyFor::Everybody,
             kept: None,
         }
     }
@@ -167,7 +167,7 @@ impl<'a> Publication<'a> {
             retain: message.retain,
             expires_at: message.expires_at,
             stamp: message.stamp,
-            copy: Copy::Both,
+            copy: CopyFor::Everybody,
             kept: None,
         }
     }
@@ -182,7 +182,7 @@ impl<'a> Publication<'a> {
             retain: false,
             expires_at: None,
             stamp: 0,
-            copy: Copy::Both,
+            copy: CopyFor::Everybody,
             kept: None,
         }
     }

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 
 use crate::connection::{ConnectionId, KeptWill};
 use crate::folded::FoldedLane;
-use crate::lane::{LOOSE_IDS, Lane, LaneName, LaneProgress, Lanes, Number, ring_of};
+use crate::lane::{LOOSE_IDS, Lane, LaneName, LaneProgress, Lanes, Number};
 use crate::limits::Overflow;
 use crate::message::Message;
 use crate::queue::{Delivery, Expiry, Peek, Queued, Queues};
@@ -93,7 +93,7 @@ pub(crate) struct Session {
     pub(crate) backlog_at: Lsn,
     /// What happens to messages its queue has no room for.
     pub(crate) overflow: Overflow,
-    /// QoS 2 packet identifiers received and not yet released.
+    /// QoS 2 packet identifiers received and not yet released; of another shard, those of `crossing`, too.
     pub(crate) received: BTreeSet<PacketId>,
     pub(crate) will: Option<Box<DelayedWill>>,
     /// The routing turn that saw the session last, and where it stands among that turn's matches.
@@ -188,24 +188,6 @@ impl Session {
     pub(crate) fn has_drained(&self, limits: &Limits) -> bool {
         self.queued() <= limits.session_queue_messages_max / 4 * 3
             && self.held_bytes <= limits.session_queue_bytes_max / 4 * 3
-    }
-
-    /// A message of another shard is here: should it come again, it is known by its identifier. Those of either lane follow each other,
-    /// so whatever is far ahead is of an earlier round.
-    pub(crate) fn crossed(&mut self, packet_id: PacketId) {
-        if let Some(ring) = ring_of(packet_id) {
-            let (first, ids) = (u64::from(ring.start), u64::from(ring.end - ring.start));
-            let begin = (u64::from(packet_id.get()) - first + 1) % ids;
-            let end = begin + ids / 2;
-            for (from, to) in [(begin, end.min(ids)), (0, end.saturating_sub(ids))] {
-                let bound = |at: u64| PacketId::new((first + at) as u16);
-                let (Some(from), Some(to)) = (bound(from), bound(to)) else { continue };
-                while let Some(old) = self.received.range(from..to.max(from)).next().copied() {
-                    self.received.remove(&old);
-                }
-            }
-        }
-        self.received.insert(packet_id);
     }
 
     /// Messages that wait for their turn.
@@ -686,21 +668,6 @@ mod tests {
         let end = LaneProgress { next: 6, sent_through: 6, open: Vec::new() };
         replayed.advance(&mut queues, &[LaneProgress::default(), end], 0);
         assert_eq!((replayed.queued(), replayed.inflight.len(), replayed.held_bytes), (0, 0, 0));
-    }
-
-    #[test]
-    fn identifiers_that_crossed_are_known_for_half_a_round() {
-        let mut session = session();
-        let id = |number: u64| PacketId::new((1 + number % BULK_IDS) as u16).unwrap();
-        for number in 0..2 * BULK_IDS + 100 {
-            session.crossed(id(number));
-            assert!((0..1024.min(number)).step_by(97).all(|back| session.received.contains(&id(number - back))));
-            assert!((1..1025).step_by(93).all(|ahead| !session.received.contains(&id(number + ahead))), "{number}");
-        }
-        assert!(session.received.len() as u64 <= BULK_IDS / 2 + 1);
-        let urgent = PacketId::new(BULK_IDS as u16 + 5).unwrap();
-        session.crossed(urgent);
-        assert!(session.received.contains(&urgent) && session.received.contains(&id(2 * BULK_IDS)));
     }
 
     #[test]

@@ -247,15 +247,7 @@ mod tests {
     use super::*;
 
     fn subscription() -> Subscription {
-        Subscription {
-            qos: QoS::AtLeastOnce,
-            no_local: false,
-            retain_as_published: false,
-            fleeting: false,
-            away: false,
-            full: false,
-            identifier: 0,
-        }
+        Subscription::at(QoS::AtLeastOnce)
     }
 
     #[test]

@@ -102,15 +102,7 @@ mod tests {
     use super::*;
 
     fn subscription(identifier: u32) -> Subscription {
-        Subscription {
-            qos: QoS::AtLeastOnce,
-            no_local: false,
-            retain_as_published: false,
-            fleeting: false,
-            away: false,
-            full: false,
-            identifier,
-        }
+        Subscription { identifier, ..Subscription::at(QoS::AtLeastOnce) }
     }
 
     proptest! {

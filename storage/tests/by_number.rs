@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use causeway_storage::disk::Disk;
 use causeway_storage::fault::{FaultyDisk, Random};
-use causeway_storage::{Log, LogOptions, LogReader, ReadError, RecoverError, SegmentedLog};
+use causeway_storage::{Log, LogOptions, LogReader, ReadAhead, ReadError, RecoverError, SegmentedLog};
 use common::{append, open, options, record, segment};
 
 /// What was appended, by length, from record 1.
@@ -43,6 +43,13 @@ fn check_all(reader: &LogReader, first: u64, lengths: &[usize]) {
             let found = found.unwrap_or_else(|| panic!("record {lsn}"));
             assert!(found.lsn == lsn && found.bytes == record(lsn, *length), "record {lsn}");
         }
+    }
+    // In order, back and forth, and with gaps, what one read leaves to the next changes nothing.
+    let mut ahead = ReadAhead::default();
+    let last = lengths.len() as u64;
+    let strides = [1, 7, last / 3 + 1].into_iter().flat_map(|stride| (1..=last).step_by(stride as usize));
+    for lsn in strides.chain((1..=last).rev().step_by(5)) {
+        assert_eq!(reader.read_lsn_near(lsn, &mut ahead).unwrap(), reader.read_lsn(lsn).unwrap(), "record {lsn}");
     }
     let behind = lengths.len() as u64 + 1;
     for lsn in [0, behind, behind + 1, behind + 1000, u64::MAX] {
@@ -127,8 +134,9 @@ fn a_damaged_record_is_never_served() {
             log = open(&disk).unwrap();
         }
         let reader = log.reader().unwrap();
+        let mut ahead = ReadAhead::default();
         for lsn in 1..=60 {
-            let found = reader.read_lsn(lsn);
+            let found = reader.read_lsn_near(lsn, &mut ahead);
             if lsn == damaged_in_first {
                 assert!(matches!(found, Err(ReadError::Corrupt { .. })), "record {lsn}: {found:?}");
             } else {

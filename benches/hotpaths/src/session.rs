@@ -4,7 +4,7 @@
 //! both cost far more, and are not the core's.
 
 use anyhow::{Result, ensure};
-use causeway_core::Lsn;
+use causeway_core::{ConnectionId, Lsn};
 use causeway_protocol::{Disconnect, Packet, ProtocolVersion, QoS};
 
 use crate::HotPath;
@@ -77,13 +77,18 @@ fn pings() -> Result<Run> {
     Ok(Box::new(run))
 }
 
-fn away() -> Result<Run> {
-    let mut broker = Broker::new();
+/// A vehicle whose session outlives its connection, which is over: its topic, and a client that may publish there.
+fn one_away(broker: &mut Broker) -> Result<(String, ConnectionId)> {
     let topic = format!("vehicles/{}/cmd", vin(1));
     let vehicle = broker.connect("vehicle", V5, true)?;
     broker.subscribe(vehicle, &topic, QoS::AtLeastOnce)?;
     broker.disconnect(vehicle)?;
-    let backend = broker.connect("backend", V311, false)?;
+    Ok((topic, broker.connect("backend", V311, false)?))
+}
+
+fn away() -> Result<Run> {
+    let mut broker = Broker::new();
+    let (topic, backend) = one_away(&mut broker)?;
     let payload = payload(256);
     let mut bytes = Vec::new();
     for packet_id in 1..=WAITING {
@@ -106,11 +111,7 @@ fn away() -> Result<Run> {
 fn replay() -> Result<Run> {
     let mut broker = Broker::new();
     broker.records = Some(Vec::new());
-    let topic = format!("vehicles/{}/cmd", vin(1));
-    let vehicle = broker.connect("vehicle", V5, true)?;
-    broker.subscribe(vehicle, &topic, QoS::AtLeastOnce)?;
-    broker.disconnect(vehicle)?;
-    let backend = broker.connect("backend", V311, false)?;
+    let (topic, backend) = one_away(&mut broker)?;
     let payload = payload(256);
     let message = bytes_of(&Packet::Publish(publish(&topic, QoS::AtLeastOnce, 1, &payload)), V311)?;
     broker.exchange(&Meter::WARM_UP, &[(backend, V311, message)]);

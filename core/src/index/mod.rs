@@ -33,18 +33,24 @@ pub(crate) struct Subscription {
 }
 
 impl Subscription {
-    pub(crate) fn new(options: SubscriptionOptions, qos_max: QoS, identifier: Option<u32>) -> Self {
-        // Retain handling is used up when the subscription is made.
-        let SubscriptionOptions { qos, no_local, retain_as_published, retain_handling: _ } = options;
+    /// One with nothing but its QoS.
+    pub(crate) const fn at(qos: QoS) -> Self {
         Subscription {
-            qos: qos.min(qos_max),
-            no_local,
-            retain_as_published,
+            qos,
+            no_local: false,
+            retain_as_published: false,
             fleeting: false,
             away: false,
             full: false,
-            identifier: identifier.unwrap_or(0),
+            identifier: 0,
         }
+    }
+
+    pub(crate) fn new(options: SubscriptionOptions, qos_max: QoS, identifier: Option<u32>) -> Self {
+        // Retain handling is used up when the subscription is made.
+        let SubscriptionOptions { qos, no_local, retain_as_published, retain_handling: _ } = options;
+        let identifier = identifier.unwrap_or(0);
+        Subscription { no_local, retain_as_published, identifier, ..Subscription::at(qos.min(qos_max)) }
     }
 }
 
@@ -176,15 +182,7 @@ mod tests {
     use super::*;
 
     fn subscription() -> Subscription {
-        Subscription {
-            qos: QoS::AtLeastOnce,
-            no_local: false,
-            retain_as_published: false,
-            fleeting: false,
-            away: false,
-            full: false,
-            identifier: 0,
-        }
+        Subscription::at(QoS::AtLeastOnce)
     }
 
     fn level() -> impl Strategy<Value = String> {

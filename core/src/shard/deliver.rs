@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use causeway_fleet::Principal;
 use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_matches};
-use slab::Slab;
 use smallvec::SmallVec;
 
+use super::peers::is_peer_session;
 use super::pump::count_sent;
 use super::{Release, Shard, mark_dirty};
 use crate::commons::{Commons, Span};
@@ -18,7 +18,7 @@ use crate::effect::{Effect, Event, EventLevel};
 use crate::index::{Subscription, Target};
 use crate::lane::LaneName;
 use crate::limits::Overflow;
-use crate::message::{Copy, Message, Publication};
+use crate::message::{CopyFor, Message, Publication};
 use crate::queue::Delivery;
 use crate::session::{Identifiers, Session, SessionKey};
 use crate::shared::GroupKey;
@@ -51,6 +51,17 @@ pub(super) enum Origin {
     Will { session: SessionKey },
     /// The broker's own statistics: likewise, and never recorded.
     Broker,
+}
+
+impl Origin {
+    /// Whose message it is, where a session published it.
+    pub(super) fn publisher(self) -> Option<SessionKey> {
+        match self {
+            Origin::Client { session, .. } => session,
+            Origin::Will { session } => Some(session),
+            Origin::Broker => None,
+        }
+    }
 }
 
 /// Who matched a will and had no room for it.
@@ -120,7 +131,7 @@ impl Shard {
         self.match_all_peers(publication, origin);
         let skipped = match origin {
             // Its publisher was told that it is accepted, when its own shard had room for it.
-            Origin::Client { session: Some(session), .. } if self.is_of_peer(session) => Skipped::default(),
+            Origin::Client { .. } if self.is_from_peer(origin) => Skipped::default(),
             Origin::Client { .. } => {
                 self.check_room(now, publication)?;
                 Skipped::default()
@@ -182,7 +193,7 @@ impl Shard {
 
     /// Likewise, but for a message that another shard handed over for one group: only that.
     pub(super) fn collect_matches_of(&mut self, publication: &Publication<'_>, origin: Origin) {
-        if publication.copy == Copy::Store {
+        if publication.copy == CopyFor::Later {
             return;
         }
         if publication.stamp == 0 || publication.retain {
@@ -196,21 +207,15 @@ impl Shard {
     /// Fills `matches` (each session once) and `matched_groups`.
     pub(super) fn collect_matches(&mut self, topic: &str, origin: Origin) {
         self.turn += 1;
+        let publisher = origin.publisher();
+        let is_from_peer = self.is_from_peer(origin);
         let Shard { index, sessions, matches, matched_groups, turn, peer_sessions, .. } = self;
-        let publisher = match origin {
-            Origin::Client { session, .. } => session,
-            Origin::Will { session } => Some(session),
-            Origin::Broker => None,
-        };
         // What comes from another shard goes no further, and each shard says its own word.
-        let is_peer =
-            |key: SessionKey, sessions: &Slab<Session>| sessions.get(key as usize).is_some_and(Session::is_peer);
-        let is_local = !peer_sessions.is_empty()
-            && (origin == Origin::Broker || publisher.is_some_and(|publisher| is_peer(publisher, sessions)));
+        let stays = is_from_peer || (origin == Origin::Broker && !peer_sessions.is_empty());
         index.matches(topic, |target| match target {
-            Target::Session(session, _) if is_local && is_peer(session, sessions) => {}
+            Target::Session(session, _) if stays && is_peer_session(sessions, session) => {}
             // What another shard's clients share was given to one of them there, or comes by itself.
-            Target::Group(_) if is_local && publisher.is_some() => {}
+            Target::Group(_) if is_from_peer => {}
             Target::Group(group) => matched_groups.push(group),
             //= [MQTT-3.8.3-3] No Local: not back to who published it
             Target::Session(session, subscription) if subscription.no_local && publisher == Some(session) => {}
@@ -354,7 +359,7 @@ impl Shard {
     pub(super) fn retain(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
         // Another shard's may have come first, and have been published later.
         let is_old = publication.stamp != 0 && !self.retained.is_newest(publication.topic, publication.stamp);
-        if publication.copy == Copy::Live || is_old {
+        if publication.copy == CopyFor::Present || is_old {
             return;
         }
         if lsn > Lsn(0) {

@@ -8,8 +8,10 @@ use std::collections::{HashSet, VecDeque};
 
 use causeway_fleet::Principal;
 use causeway_protocol::{Packet, PacketId, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
+use slab::Slab;
 use smallvec::SmallVec;
 
+use super::deliver::Origin;
 use super::{Release, Shard, mark_dirty};
 use crate::handshake::ConnectRequest;
 use crate::index::Subscription;
@@ -82,14 +84,17 @@ fn as_options(wish: Wish) -> SubscriptionOptions {
 /// The subscription that [`as_options`] asks for.
 pub(super) fn of_options(filter: &str, options: SubscriptionOptions) -> Subscription {
     Subscription {
-        qos: options.qos,
-        no_local: false,
         retain_as_published: !is_shared(filter),
         fleeting: options.retain_as_published,
         away: options.retain_handling == RetainHandling::IfNew,
         full: options.retain_handling == RetainHandling::Never,
-        identifier: 0,
+        ..Subscription::at(options.qos)
     }
+}
+
+/// Whether the session is another shard's.
+pub(super) fn is_peer_session(sessions: &Slab<Session>, key: SessionKey) -> bool {
+    sessions.get(key as usize).is_some_and(Session::is_peer)
 }
 
 fn is_shared(filter: &str) -> bool {
@@ -309,14 +314,14 @@ impl Shard {
 
     /// Notes a session that begins, or is there again, if it is another shard's.
     pub(super) fn note_peer_session(&mut self, key: SessionKey) {
-        if self.sessions.get(key as usize).is_some_and(Session::is_peer) {
+        if is_peer_session(&self.sessions, key) {
             self.peer_sessions.push(key);
         }
     }
 
-    /// Whether the session is another shard's.
-    pub(super) fn is_of_peer(&self, key: SessionKey) -> bool {
-        !self.peers.is_empty() && self.sessions.get(key as usize).is_some_and(Session::is_peer)
+    /// Whether a message comes from another shard.
+    pub(super) fn is_from_peer(&self, origin: Origin) -> bool {
+        !self.peer_sessions.is_empty() && origin.publisher().is_some_and(|key| is_peer_session(&self.sessions, key))
     }
 
     /// Whether the connection is another shard's.

@@ -11,6 +11,7 @@ use causeway_protocol::{
 
 use super::deliver::{Origin, Routed};
 use super::{AckKind, Release, Shard};
+use crate::crossing;
 use crate::message::Publication;
 use crate::{Bound, ConnectionId, Lsn, Millis};
 
@@ -18,7 +19,7 @@ impl Shard {
     pub(super) fn on_publish(&mut self, now: Millis, id: ConnectionId, publish: &Publish<'_>) {
         self.counters.publish_received[publish.qos as usize] += 1;
         self.counters.payload_bytes_received += publish.payload.len() as u64;
-        if let Err((reason, why)) = self.check_publish(publish, self.is_peer(id)) {
+        if let Err((reason, why)) = self.check_publish(id, publish) {
             self.counters.protocol_errors += 1;
             self.disconnect(now, id, reason, why);
             return;
@@ -61,7 +62,7 @@ impl Shard {
             return;
         };
         // What another shard sends again after a crash was taken before it, or it was not: that is known by its identifier.
-        let crosses = is_peer && kind == AckKind::PubAck;
+        let crosses = is_peer && kind == AckKind::PubAck && crossing::is_remembered(packet_id);
         if crosses && publish.dup && session.received.contains(&packet_id) {
             let last = self.recorder.last();
             self.acknowledge(id, packet_id, kind, ReasonCode::Success, last);
@@ -86,7 +87,7 @@ impl Shard {
         match self.accept(now, id, publish, topic) {
             Ok(routed) => {
                 if let (true, Some((key, session))) = (crosses, self.session_of(id)) {
-                    session.crossed(packet_id);
+                    crossing::remember(&mut session.received, packet_id);
                     self.changed.session(key);
                 }
                 //= [MQTT-4.3.3-9] a QoS 2 identifier is remembered until PUBREL
@@ -124,8 +125,11 @@ impl Shard {
         self.acknowledge(id, packet_id, kind, reason, last);
     }
 
-    /// Checks that need the terms of the connection.
-    fn check_publish(&mut self, publish: &Publish<'_>, is_peer: bool) -> Result<(), (ReasonCode, &'static str)> {
+    /// Checks that need the terms of the connection. What another shard sends, it has checked itself, and carries more.
+    fn check_publish(&mut self, id: ConnectionId, publish: &Publish<'_>) -> Result<(), (ReasonCode, &'static str)> {
+        if self.is_peer(id) {
+            return Ok(());
+        }
         //= [MQTT-3.2.2-11] a QoS above the announced maximum ends the connection
         if publish.qos > self.limits.maximum_qos {
             return Err((ReasonCode::QoSNotSupported, "QoS above the maximum on offer"));
@@ -135,7 +139,7 @@ impl Shard {
             return Err((ReasonCode::RetainNotSupported, "retained messages are not on offer"));
         }
         //= [MQTT-3.3.4-6] a client never sends a Subscription Identifier
-        if !publish.properties.subscription_identifiers.is_empty() && !is_peer {
+        if !publish.properties.subscription_identifiers.is_empty() {
             return Err((ReasonCode::ProtocolError, "PUBLISH of a client with a Subscription Identifier"));
         }
         if let Some(alias) = publish.properties.topic_alias

@@ -13,7 +13,7 @@ use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::index::Subscription;
 use crate::lane::LaneName;
-use crate::message::{Copy, Message, Publication};
+use crate::message::{CopyFor, Message, Publication};
 use crate::queue::Delivery;
 use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record};
 use crate::session::{Session, SessionKey};
@@ -283,7 +283,7 @@ impl Shard {
 
     /// Whether anybody is owed the message beyond the life of the process.
     pub(super) fn is_owed(&self, publication: &Publication<'_>) -> bool {
-        if publication.retain && publication.copy != Copy::Live {
+        if publication.retain && publication.copy != CopyFor::Present {
             return true;
         }
         let persistent = |key: SessionKey| self.sessions.get(key as usize).is_some_and(|s| s.is_persistent());

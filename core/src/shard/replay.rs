@@ -11,6 +11,7 @@ use causeway_protocol::QoS;
 use super::Shard;
 use super::deliver::{Match, Origin};
 use crate::connection::KeptWill;
+use crate::crossing;
 use crate::folded::FoldedLane;
 use crate::index::Subscription;
 use crate::lane::LaneName;
@@ -324,7 +325,7 @@ impl Shard {
             self.changed.session(key);
             let session = &mut self.sessions[key as usize];
             match session.is_peer() {
-                true => session.crossed(packet_id),
+                true => crossing::remember(&mut session.received, packet_id),
                 false => drop(session.received.insert(packet_id)),
             }
         }

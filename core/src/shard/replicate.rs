@@ -3,13 +3,12 @@
 //! Owns how a retained message comes to every shard and which of two is newer everywhere, whichever way they came. What is retained on
 //! one shard is kept by `retained`; this only says what is to be kept.
 
-use causeway_fleet::Principal;
 use causeway_protocol::QoS;
 use smallvec::smallvec;
 
 use super::Shard;
 use super::deliver::{Match, Origin};
-use crate::message::{Copy, Publication};
+use crate::message::{CopyFor, Publication};
 use crate::session::Identifiers;
 use crate::{ConnectionId, Millis};
 
@@ -20,17 +19,20 @@ const FOR_GROUP: u32 = 4;
 /// The shard's number in a stamp, below the time.
 const SHARD_BITS: u32 = 16;
 
+/// A part of a number, as an identifier.
+fn chunk(number: u64, at: u32) -> u32 {
+    ((number >> (CHUNK_BITS * at)) & ((1 << CHUNK_BITS) - 1)) as u32 + 1
+}
+
 /// What a retained message is on a link, beside itself: the QoS of its publish, and its stamp. Between shards, subscription
 /// identifiers carry it.
 fn carried(qos: QoS, stamp: u64) -> Identifiers {
-    let chunk = |at: u32| ((stamp >> (CHUNK_BITS * at)) & ((1 << CHUNK_BITS) - 1)) as u32 + 1;
-    smallvec![qos as u32 + 1, chunk(0), chunk(1), chunk(2)]
+    smallvec![qos as u32 + 1, chunk(stamp, 0), chunk(stamp, 1), chunk(stamp, 2)]
 }
 
 /// What says on a link that a message is for one shared subscription, named by its number.
 pub(super) fn carried_group(number: u64) -> Identifiers {
-    let chunk = |at: u32| ((number >> (CHUNK_BITS * at)) & ((1 << CHUNK_BITS) - 1)) as u32 + 1;
-    smallvec![FOR_GROUP, chunk(0), chunk(1)]
+    smallvec![FOR_GROUP, chunk(number, 0), chunk(number, 1)]
 }
 
 /// That number.
@@ -62,7 +64,7 @@ impl Shard {
             return;
         }
         if publication.retain && identifiers.is_empty() {
-            publication.copy = Copy::Live;
+            publication.copy = CopyFor::Present;
         }
         if let Some(number) = uncarried_group(identifiers) {
             (publication.retain, publication.stamp) = (false, number);
@@ -70,7 +72,7 @@ impl Shard {
             && publication.retain
         {
             (publication.qos, publication.stamp) = (qos, stamp);
-            publication.copy = if qos == QoS::AtMostOnce { Copy::Store } else { Copy::Both };
+            publication.copy = if qos == QoS::AtMostOnce { CopyFor::Later } else { CopyFor::Everybody };
         }
     }
 
@@ -86,19 +88,7 @@ impl Shard {
     /// Has every other shard get a retained message that was published here. One of QoS 0 goes to them twice: at once, for those who
     /// subscribe there, and by way of the log, to be kept there.
     pub(super) fn match_all_peers(&mut self, publication: &Publication<'_>, origin: Origin) {
-        if publication.stamp == 0 || !publication.retain {
-            return;
-        }
-        let publisher = match origin {
-            Origin::Client { session, .. } => session,
-            Origin::Will { session } => Some(session),
-            Origin::Broker => return,
-        };
-        let is_peer = |key: &u32| {
-            let principal = self.sessions.get(*key as usize).map(|session| &session.principal);
-            matches!(principal, Some(Principal::Shard(_)))
-        };
-        if publisher.is_some_and(|publisher| is_peer(&publisher)) {
+        if publication.stamp == 0 || !publication.retain || self.is_from_peer(origin) {
             return;
         }
         for &key in &self.peer_sessions {

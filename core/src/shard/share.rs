@@ -7,6 +7,7 @@ use causeway_protocol::{PacketId, QoS};
 use slab::Slab;
 
 use super::deliver::{Forms, Origin};
+use super::peers::is_peer_session;
 use super::pump::outgoing;
 use super::replicate::carried_group;
 use super::{Release, Shard};
@@ -30,29 +31,29 @@ impl Shard {
         let Some(group) = self.groups.get_mut(key) else {
             return;
         };
+        let was_handed_over = publication.stamp != 0 && !publication.retain;
         if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
             let (sessions, connections) = (&self.sessions, &self.connections);
             let outbox_bytes_max = self.limits.outbox_bytes_max;
             let next = group.next(|member, subscription| {
                 let id = sessions.get(member as usize).and_then(|session| session.connection);
                 let connection = id.and_then(|id| connections.get(id.index()));
-                let is_for = !subscription.away && (publication.stamp == 0 || !is_peer(sessions, member));
-                is_for && connection.is_some_and(|connection| connection.outbox.bytes() <= outbox_bytes_max)
+                let is_left_out = subscription.away || (was_handed_over && is_peer_session(sessions, member));
+                !is_left_out && connection.is_some_and(|connection| connection.outbox.bytes() <= outbox_bytes_max)
             });
-            let number = group.number();
             let Some((member, subscription)) = next else {
                 return;
             };
             let retain = publication.retain && subscription.retain_as_published;
-            let identifiers = match is_peer(&self.sessions, member) {
-                true => carried_group(number),
+            let identifiers = match is_peer_session(&self.sessions, member) {
+                true => carried_group(group.number()),
                 false => identifiers(subscription),
             };
             self.deliver_now(now, publication, member, (retain, &identifiers), &mut Forms::default());
             return;
         }
         let mut delivery = Delivery::of(publication, durable_at, publication.qos, publication.retain);
-        if publication.stamp != 0 && !publication.retain {
+        if was_handed_over {
             delivery.identifiers.push(HANDED_OVER);
         }
         group.enqueue(&mut self.queues, delivery);
@@ -94,7 +95,7 @@ impl Shard {
                 && group.members().any(|(member, _)| is_here(sessions, member));
             // Whoever can't take so large a packet leaves it to others.
             let next = group.next(|member, subscription| {
-                if subscription.away || (stays && is_peer(sessions, member)) {
+                if subscription.away || (stays && is_peer_session(sessions, member)) {
                     return false;
                 }
                 let delivery = sample(&message, subscription);
@@ -122,7 +123,7 @@ impl Shard {
             let qos = message.qos.min(subscription.qos);
             let hands = qos == QoS::ExactlyOnce && front.lsn > Lsn(0) && self.is_recorded(member);
             let Some(group) = self.groups.get_mut(key) else { return };
-            let carried = is_peer(&self.sessions, member).then(|| carried_group(group.number()));
+            let carried = is_peer_session(&self.sessions, member).then(|| carried_group(group.number()));
             let Some(delivery) = group.dequeue(&mut self.queues, qos > QoS::AtMostOnce && !hands) else {
                 return;
             };
@@ -274,11 +275,6 @@ impl Shard {
 
 /// In a group's queue: another shard handed the message over.
 const HANDED_OVER: u32 = 1;
-
-/// Whether the member is another shard.
-fn is_peer(sessions: &Slab<Session>, member: SessionKey) -> bool {
-    sessions.get(member as usize).is_some_and(Session::is_peer)
-}
 
 /// Whether the member is a client of this shard, and connected.
 fn is_here(sessions: &Slab<Session>, member: SessionKey) -> bool {

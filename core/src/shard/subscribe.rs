@@ -165,7 +165,8 @@ impl Shard {
 
     fn check_filter(&mut self, id: ConnectionId, key: SessionKey, filter: &str) -> Result<(), (ReasonCode, String)> {
         let refuse = |reason, why: &str| Err((reason, why.to_owned()));
-        if self.storage_low && self.is_recorded(key) {
+        // Another shard's wishes are its clients', whom it has refused or not.
+        if self.storage_low && self.is_recorded(key) && !self.is_peer(id) {
             self.counters.reached(Bound::FreeSpace);
             return refuse(ReasonCode::QuotaExceeded, "the disk is nearly full");
         }

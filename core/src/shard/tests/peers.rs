@@ -1,8 +1,6 @@
 //! Several shards, each of them a client of the others.
 
-use std::io::IoSlice;
-
-use causeway_protocol::{Ack, Connect, Packet, ProtocolVersion, Publish, ReasonCode, decode, frame};
+use causeway_protocol::{Ack, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, decode, frame};
 
 use super::world::*;
 use crate::{ConnectionId, Limits, Millis};
@@ -89,21 +87,6 @@ impl Broker {
 }
 
 impl World {
-    /// What waits for a connection, as bytes.
-    fn taken(&mut self, id: ConnectionId) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        let Some(mut outbox) = self.shard.outbox(id) else { return bytes };
-        while !outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); 8];
-            let used = outbox.chunks(&mut slices);
-            let chunk: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
-            outbox.advance(chunk.len());
-            bytes.extend_from_slice(&chunk);
-        }
-        self.shard.flushed(self.now, id);
-        bytes
-    }
-
     /// Packets that came for a connection.
     fn fed(&mut self, id: ConnectionId, mut bytes: &[u8]) {
         while let Ok(Some(head)) = frame(bytes, u32::MAX) {
@@ -524,4 +507,37 @@ fn what_was_wanted_before_a_crash_is_forgotten_after_it() {
     }
     broker.restart();
     assert_eq!(broker.shards[0].dial(persistent("stays")).1.len(), 2);
+}
+
+#[test]
+fn a_retained_qos_0_message_reaches_those_who_share_on_another_shard() {
+    let mut broker = Broker::new(2);
+    let member = broker.join(1, connect("m"));
+    broker.subscribe(1, member, "$share/g/t", 1);
+    broker.shards[1].heard(member);
+    let publisher = broker.join(0, connect("p"));
+    broker.shards[0].publish(publisher, retained(0, "t", "x"));
+    broker.carry();
+    assert_eq!(broker.shards[1].heard(member), ["pub q0 t=x"]);
+}
+
+#[test]
+fn a_link_carries_what_no_client_is_offered() {
+    let mut broker = Broker::with(2, |limits| limits.maximum_qos = QoS::AtMostOnce);
+    let publisher = broker.join(0, connect("p"));
+    broker.shards[0].publish(publisher, retained(0, "t", "x"));
+    broker.carry();
+    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=x".to_owned()]; 2]);
+}
+
+#[test]
+fn a_full_disk_keeps_no_wish_from_other_shards() {
+    let mut broker = Broker::new(2);
+    let listener = broker.join(0, connect("l"));
+    broker.shards.iter_mut().for_each(|world| world.shard.storage_low(true));
+    broker.subscribe(0, listener, "t", 1);
+    assert_eq!(broker.shards[0].heard(listener), ["suback 01"]);
+    let publisher = broker.join(1, connect("p"));
+    broker.publish(1, publisher, 1, "t", "x");
+    assert_eq!(broker.shards[0].heard(listener), ["pub q1 p1 t=x"]);
 }

@@ -302,25 +302,32 @@ impl World {
         self.settle();
     }
 
+    /// What waits for a connection, as bytes.
+    pub(super) fn taken(&mut self, id: ConnectionId) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let Some(mut outbox) = self.shard.outbox(id).filter(|outbox| !outbox.is_empty()) else { return bytes };
+        while !outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); 8];
+            let used = outbox.chunks(&mut slices);
+            let begin = bytes.len();
+            slices[..used].iter().for_each(|slice| bytes.extend_from_slice(slice));
+            let count = bytes.len() - begin;
+            outbox.advance(count);
+        }
+        self.shard.flushed(self.now, id);
+        bytes
+    }
+
     /// What the client received since it was last asked, as words.
     pub(super) fn heard(&mut self, client: Client) -> Vec<String> {
         let mut said = Vec::new();
         loop {
             self.fetch();
-            let Some(mut outbox) = self.shard.outbox(client.id) else { return said };
-            if outbox.is_empty() {
+            let bytes = self.taken(client.id);
+            if bytes.is_empty() {
                 return said;
             }
-            let mut bytes = Vec::new();
-            while !outbox.is_empty() {
-                let mut slices = [IoSlice::new(&[]); 8];
-                let used = outbox.chunks(&mut slices);
-                let chunk: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.iter().copied()).collect();
-                outbox.advance(chunk.len());
-                bytes.extend_from_slice(&chunk);
-            }
             said.extend(words(&bytes, client.version));
-            self.shard.flushed(self.now, client.id);
         }
     }
 
