@@ -105,7 +105,8 @@ pub(crate) enum CopyFor {
     /// For all who subscribe now, and for those who will.
     #[default]
     Everybody,
-    /// Only for those who subscribe now: it keeps its place among other messages of QoS 0, and may be lost.
+    /// For those who subscribe now, and for those who will until the other one is here: it keeps its place among other messages of
+    /// QoS 0, and may be lost.
     Present,
     /// Only for those who will: it is never lost.
     Later,

@@ -6,6 +6,8 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use causeway_protocol::filter_matches;
+
 use crate::index::LevelTree;
 use crate::message::Message;
 use crate::{Bound, Limits, Lsn, Millis};
@@ -20,6 +22,9 @@ pub(crate) struct Retained {
     messages: usize,
     bytes: usize,
     removals: Removals,
+    /// What came from another shard ahead of the copy that is recorded, by topic; empty payloads remove. Found like what is
+    /// kept, and lost with the process.
+    ahead: HashMap<Box<str>, Arc<Message>>,
 }
 
 /// The stamps of messages that were removed, of late: an older one that comes from another shard is not to take their place.
@@ -31,6 +36,8 @@ struct Removals {
 
 /// Removals remembered. What is on its way between shards is far less.
 const REMOVALS_MAX: usize = 65_536;
+/// Likewise of messages that came ahead. One that finds no room is found once its recorded copy is there.
+const AHEAD_MAX: usize = 4096;
 
 /// What stands at a topic. Empty only while it is being filled.
 #[derive(Debug, Default)]
@@ -38,7 +45,13 @@ struct Slot(Option<(Arc<Message>, Lsn)>);
 
 impl Retained {
     pub(crate) fn new(hash_seed: u64) -> Self {
-        Retained { tree: LevelTree::new(hash_seed), messages: 0, bytes: 0, removals: Removals::default() }
+        Retained {
+            tree: LevelTree::new(hash_seed),
+            messages: 0,
+            bytes: 0,
+            removals: Removals::default(),
+            ahead: HashMap::new(),
+        }
     }
 
     pub(crate) fn messages(&self) -> usize {
@@ -53,6 +66,12 @@ impl Retained {
         self.tree.get(topic)?.0.as_ref().map(|(message, _)| message)
     }
 
+    /// What a subscription to the topic is sent now, if it is this message.
+    pub(crate) fn is_current(&self, message: &Arc<Message>) -> bool {
+        let current = self.ahead.get(&message.topic).or_else(|| self.get(&message.topic));
+        current.is_some_and(|current| Arc::ptr_eq(current, message))
+    }
+
     /// The message at a topic, and where its record is.
     pub(crate) fn get_recorded(&self, topic: &str) -> Option<&(Arc<Message>, Lsn)> {
         self.tree.get(topic)?.0.as_ref()
@@ -60,13 +79,42 @@ impl Retained {
 
     /// The stamp of the newest message at a topic, or of its removal; zero where none is known.
     pub(crate) fn stamp(&self, topic: &str) -> u64 {
+        self.ahead.get(topic).map_or(0, |ahead| ahead.stamp).max(self.stamp_kept(topic))
+    }
+
+    fn stamp_kept(&self, topic: &str) -> u64 {
         let removed = self.removals.by_topic.get(topic).copied().unwrap_or(0);
         self.get(topic).map_or(removed, |message| message.stamp.max(removed))
     }
 
-    /// Whether a message with this stamp takes the place of what is known at its topic.
+    /// Whether a message with this stamp takes the place of what is kept at its topic.
     pub(crate) fn is_newest(&self, topic: &str, stamp: u64) -> bool {
-        stamp > self.stamp(topic)
+        stamp > self.stamp_kept(topic)
+    }
+
+    /// Has a message found until the copy comes that is kept.
+    pub(crate) fn set_ahead(&mut self, now: Millis, message: Arc<Message>) {
+        if message.stamp <= self.stamp(&message.topic) {
+            return;
+        }
+        if self.ahead.len() >= AHEAD_MAX {
+            // What expired on its way never follows.
+            self.ahead.retain(|_, ahead| !ahead.is_expired(now));
+        }
+        if self.ahead.len() < AHEAD_MAX {
+            self.ahead.insert(message.topic.clone(), message);
+        } else {
+            // An older one would hide what is kept.
+            self.ahead.remove(&message.topic);
+        }
+    }
+
+    /// What is kept at the topic is now at this stamp. The message that came ahead, if it was the same.
+    pub(crate) fn take_ahead(&mut self, topic: &str, stamp: u64) -> Option<Arc<Message>> {
+        if self.ahead.get(topic)?.stamp > stamp {
+            return None;
+        }
+        self.ahead.remove(topic).filter(|ahead| ahead.stamp == stamp)
     }
 
     /// Remembers a removal for some time.
@@ -130,6 +178,10 @@ impl Retained {
         }
     }
 
+    fn is_overtaken(&self, topic: &str) -> bool {
+        !self.ahead.is_empty() && self.ahead.contains_key(topic)
+    }
+
     /// The topics of all recorded messages.
     pub(crate) fn topics(&self) -> Vec<Box<str>> {
         let mut topics = Vec::new();
@@ -143,15 +195,26 @@ impl Retained {
     /// All messages that the filter matches and that have not expired; `None` where they are more than `max`.
     pub(crate) fn matching(&self, now: Millis, filter: &str, max: usize) -> Option<Vec<Due>> {
         let mut found = Vec::new();
-        let walked = self.tree.topics_matching(filter, &mut |slot: &Slot| {
-            for (message, lsn) in slot.0.iter().filter(|(message, _)| !message.is_expired(now)) {
+        let mut find = |message: &Arc<Message>, lsn| {
+            if !message.is_expired(now) {
                 if found.len() == max {
                     return ControlFlow::Break(());
                 }
-                found.push((Arc::clone(message), *lsn));
+                found.push((Arc::clone(message), lsn));
             }
             ControlFlow::Continue(())
+        };
+        let mut walked = self.tree.topics_matching(filter, &mut |slot: &Slot| {
+            let kept = slot.0.iter().filter(|(message, _)| !self.is_overtaken(&message.topic));
+            kept.clone().try_for_each(|(message, lsn)| find(message, *lsn))
         });
+        let ahead =
+            self.ahead.values().filter(|ahead| !ahead.payload.is_empty() && filter_matches(filter, &ahead.topic));
+        for message in ahead {
+            if walked.is_continue() {
+                walked = find(message, Lsn(0));
+            }
+        }
         // In the order in which they were published, so that a replay finds the same.
         found.sort_unstable_by_key(|(_, lsn)| *lsn);
         walked.is_continue().then_some(found)

@@ -145,7 +145,11 @@ impl Shard {
         let durable_at = if recorded { self.record_publish(now, publication, lane, origin, skipped) } else { Lsn(0) };
         self.owe_to_all(publication, durable_at);
         if publication.retain {
-            self.retain(publication, durable_at);
+            if publication.copy == CopyFor::Present {
+                self.retained.set_ahead(now, publication.keep());
+            } else {
+                self.retain(publication, durable_at);
+            }
         }
         let mut matches = std::mem::take(&mut self.matches);
         let mut forms = Forms::default();
@@ -359,9 +363,10 @@ impl Shard {
     pub(super) fn retain(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
         // Another shard's may have come first, and have been published later.
         let is_old = publication.stamp != 0 && !self.retained.is_newest(publication.topic, publication.stamp);
-        if publication.copy == CopyFor::Present || is_old {
+        if is_old {
             return;
         }
+        let ahead = self.retained.take_ahead(publication.topic, publication.stamp);
         if lsn > Lsn(0) {
             self.changed.retained(publication.topic);
         }
@@ -372,7 +377,8 @@ impl Shard {
             return;
         }
         //= [MQTT-3.3.1-5] the message replaces any retained one of its topic
-        self.set_retained(publication.topic, Some((publication.keep(), lsn)));
+        let message = ahead.unwrap_or_else(|| publication.keep());
+        self.set_retained(publication.topic, Some((message, lsn)));
     }
 
     fn deliver(

@@ -449,6 +449,11 @@ impl Shard {
 fn mark_dirty(dirty: &mut VecDeque<ConnectionId>, connection: &mut Connection) {
     if !connection.dirty && !connection.corked {
         connection.dirty = true;
-        dirty.push_back(connection.id);
+        if matches!(connection.principal, Principal::Shard(_)) {
+            // Other shards hear of what happened before clients are told that it did.
+            dirty.push_front(connection.id);
+        } else {
+            dirty.push_back(connection.id);
+        }
     }
 }

@@ -129,8 +129,7 @@ impl Shard {
             self.backlog_messages -= 1;
             // Replaced in the meantime: the newer one was delivered as it came.
             let Some(message) = delivery.message.clone() else { continue };
-            let is_current = self.retained.get(&message.topic).is_some_and(|current| Arc::ptr_eq(current, &message));
-            if !is_current || message.is_expired(now) {
+            if !self.retained.is_current(&message) || message.is_expired(now) {
                 self.note_progress(now, key);
             } else if recorded && delivery.qos > QoS::AtMostOnce {
                 self.direct(now, key, &message, delivery);

@@ -63,16 +63,17 @@ impl Shard {
         if !self.is_peer(id) {
             return;
         }
-        if publication.retain && identifiers.is_empty() {
-            publication.copy = CopyFor::Present;
-        }
         if let Some(number) = uncarried_group(identifiers) {
             (publication.retain, publication.stamp) = (false, number);
         } else if let Some((qos, stamp)) = uncarried(identifiers)
             && publication.retain
         {
+            publication.copy = match (qos, publication.qos) {
+                (QoS::AtMostOnce, QoS::AtMostOnce) => CopyFor::Present,
+                (QoS::AtMostOnce, QoS::AtLeastOnce | QoS::ExactlyOnce) => CopyFor::Later,
+                (QoS::AtLeastOnce | QoS::ExactlyOnce, _) => CopyFor::Everybody,
+            };
             (publication.qos, publication.stamp) = (qos, stamp);
-            publication.copy = if qos == QoS::AtMostOnce { CopyFor::Later } else { CopyFor::Everybody };
         }
     }
 
@@ -85,34 +86,38 @@ impl Shard {
         publication.stamp = (now.0.max(known + 1) << SHARD_BITS) | u64::from(self.number);
     }
 
-    /// Has every other shard get a retained message that was published here. One of QoS 0 goes to them twice: at once, for those who
-    /// subscribe there, and by way of the log, to be kept there.
+    /// Has every other shard get a retained message that was published here. One of QoS 0 goes to them twice: at once, in its order and
+    /// perhaps lost, and by way of the log, to be kept there.
     pub(super) fn match_all_peers(&mut self, publication: &Publication<'_>, origin: Origin) {
         if publication.stamp == 0 || !publication.retain || self.is_from_peer(origin) {
             return;
         }
         for &key in &self.peer_sessions {
             let Some(session) = self.sessions.get_mut(key as usize) else { continue };
-            let identifiers = carried(publication.qos, publication.stamp);
-            let comes_twice = publication.qos == QoS::AtMostOnce;
-            let known = (session.mark.0 == self.turn && !comes_twice).then_some(session.mark.1 as usize);
-            let matched = Match {
+            let known = (session.mark.0 == self.turn).then_some(session.mark.1 as usize);
+            let copy = |qos| Match {
                 session: key,
-                qos: QoS::ExactlyOnce,
+                qos,
                 retain_as_published: true,
                 fleeting: false,
                 full: known.is_some_and(|at| self.matches[at].full),
-                replicates: true,
-                identifiers,
+                replicates: qos > QoS::AtMostOnce,
+                identifiers: carried(publication.qos, publication.stamp),
             };
-            if let Some(at) = known {
-                self.matches[at] = matched;
-                continue;
+            let kept = copy(QoS::ExactlyOnce);
+            let at_once = (publication.qos == QoS::AtMostOnce).then(|| copy(QoS::AtMostOnce));
+            match (known, at_once) {
+                (Some(at), None) => self.matches[at] = kept,
+                (Some(at), Some(at_once)) => {
+                    self.matches[at] = at_once;
+                    self.matches.push(kept);
+                }
+                (None, at_once) => {
+                    self.matches.extend(at_once);
+                    session.mark = (self.turn, self.matches.len() as u32);
+                    self.matches.push(kept);
+                }
             }
-            if !comes_twice {
-                session.mark = (self.turn, self.matches.len() as u32);
-            }
-            self.matches.push(matched);
         }
     }
 }

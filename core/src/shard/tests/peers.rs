@@ -493,6 +493,56 @@ fn a_retained_qos_0_message_keeps_its_place_on_a_link() {
     assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=first".to_owned()]; 2]);
 }
 
+/// Whoever subscribes after a publish was answered finds what it left, on any shard, though what is kept waits for a slow disk.
+#[test]
+fn a_retained_qos_0_message_is_found_at_once_on_other_shards() {
+    let mut broker = Broker::new(3);
+    let (publisher, other) = (broker.join(1, connect("p")), broker.join(2, connect("o")));
+    for (published, expected) in [
+        (vec![(1, "first")], "first"),
+        (vec![(1, "second"), (1, "third")], "third"),
+        (vec![(1, "")], ""),
+        (vec![(1, "fourth"), (1, "")], ""),
+        // What another shard keeps meanwhile replaces what is on its way, or is replaced by it.
+        (vec![(1, "fifth"), (2, "other")], "other"),
+        (vec![(2, "another"), (1, "last")], "last"),
+    ] {
+        broker.shards[1].durable_at_once = false;
+        for (shard, payload) in published {
+            let client = if shard == 1 { publisher } else { other };
+            broker.shards[shard].publish(client, retained(0, "t", payload));
+            broker.carry();
+        }
+        let filters = ["t", "+", "#", "u"];
+        let readers: Vec<(usize, &str, Client)> = [0, 2]
+            .into_iter()
+            .flat_map(|shard| filters.map(|filter| (shard, filter)))
+            .map(|(shard, filter)| {
+                let reader = broker.join(shard, connect(&format!("reader {filter}")));
+                broker.shards[shard].subscribe(reader, filter, options(0));
+                (shard, filter, reader)
+            })
+            .collect();
+        broker.shards[1].durable_at_once = true;
+        broker.shards[1].sync();
+        broker.carry();
+        for (shard, filter, reader) in readers {
+            let mut heard = broker.shards[shard].heard(reader);
+            assert_eq!(heard.remove(0), "suback 00");
+            let finds = !expected.is_empty() && filter != "u";
+            let expected: Vec<String> = finds.then(|| format!("pub q0 retain t={expected}")).into_iter().collect();
+            assert_eq!(heard, expected, "{filter} on shard {shard}");
+            broker.shards[shard].disconnect(reader);
+        }
+        broker.carry();
+        let kept: Vec<String> =
+            (!expected.is_empty()).then(|| format!("pub q0 retain t={expected}")).into_iter().collect();
+        assert_eq!(broker.found("#"), vec![kept; 3]);
+    }
+    broker.restart();
+    assert_eq!(broker.found("#"), vec![vec!["pub q0 retain t=last".to_owned()]; 3]);
+}
+
 #[test]
 fn what_was_wanted_before_a_crash_is_forgotten_after_it() {
     let mut broker = Broker::new(2);
