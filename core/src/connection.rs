@@ -17,7 +17,7 @@ use foldhash::fast::FixedState;
 use crate::Millis;
 use crate::commons::{Commons, Span};
 use crate::message::Message;
-use crate::outbox::{HIGH_BYTES, Outbox, SHARE_BYTES_MIN};
+use crate::outbox::{HIGH_BYTES, LINK_HIGH_BYTES, Outbox, SHARE_BYTES_MIN};
 use crate::record::WillRecord;
 use crate::session::SessionKey;
 
@@ -211,7 +211,18 @@ impl Connection {
 
     /// Whether QoS 1 and 2 messages may be sent at this moment.
     pub(crate) fn has_window(&self) -> bool {
-        self.unacknowledged < self.window && self.outbox.bytes() < HIGH_BYTES
+        let bytes = self.outbox.bytes();
+        self.unacknowledged < self.window && (bytes < HIGH_BYTES || bytes < self.high_bytes())
+    }
+
+    /// Whether it leads to another shard.
+    pub(crate) fn is_link(&self) -> bool {
+        matches!(self.principal, Principal::Shard(_))
+    }
+
+    /// With so much to write, nothing is added from the queue. To another shard goes what many clients' outboxes would hold.
+    fn high_bytes(&self) -> usize {
+        if self.is_link() { LINK_HIGH_BYTES } else { HIGH_BYTES }
     }
 
     /// Whether one more refusal gets a line in the log: a client that is refused all the time must not drown it.

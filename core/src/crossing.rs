@@ -8,7 +8,13 @@ use std::collections::BTreeSet;
 
 use causeway_protocol::PacketId;
 
-use crate::lane::ring_of;
+use crate::lane::{BULK_IDS, URGENT_IDS, ring_of};
+
+/// How many messages may be unacknowledged on a link. All of them can come again, so of each lane more are remembered.
+pub(crate) const LINK_WINDOW: u16 = 4000;
+
+const _: () = assert!((LINK_WINDOW as u64) < URGENT_IDS / 2);
+const _: () = assert!((LINK_WINDOW as u64) < BULK_IDS / 2);
 
 /// Whether the identifier belongs to a lane, and so is known again.
 pub(crate) fn is_remembered(packet_id: PacketId) -> bool {
@@ -34,7 +40,6 @@ pub(crate) fn remember(taken: &mut BTreeSet<PacketId>, packet_id: PacketId) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lane::{BULK_IDS, URGENT_IDS};
 
     #[test]
     fn half_a_round_is_remembered() {

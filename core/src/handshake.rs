@@ -14,6 +14,7 @@ use causeway_protocol::{
 };
 
 use crate::connection::KeptWill;
+use crate::crossing::LINK_WINDOW;
 use crate::message::Message;
 use crate::{Bound, Limits, Overflow};
 
@@ -129,7 +130,7 @@ pub struct ConnectRequest {
 
 impl ConnectRequest {
     /// The connection of another shard of this broker, whose session never ends.
-    pub(crate) fn of_peer(shard: u16, receive_maximum: u16) -> ConnectRequest {
+    pub(crate) fn of_peer(shard: u16) -> ConnectRequest {
         ConnectRequest {
             client_id: format!("$shard/{shard}"),
             version: ProtocolVersion::V5,
@@ -138,7 +139,7 @@ impl ConnectRequest {
             clean_start: false,
             keep_alive_seconds: 0,
             session_expiry_seconds: Some(u32::MAX),
-            receive_maximum,
+            receive_maximum: LINK_WINDOW,
             packet_bytes_max: u32::MAX,
             topic_alias_maximum: 0,
             response_information_wanted: false,

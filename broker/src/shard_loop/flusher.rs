@@ -109,18 +109,20 @@ impl ShardLoop {
         Poll::Pending
     }
 
-    /// Has all clients read again once the log has caught up.
+    /// Has all clients read again once the log and other shards have caught up.
     fn let_go(&self, context: &mut Context<'_>, world: &mut World, timers: &mut Timers, now: Millis) {
         if world.holding_since.is_none() || !world.commit.has_caught_up() {
             return;
         }
-        let since = world.holding_since.take();
-        for id in std::mem::take(&mut world.held) {
-            if let Some(connection) = world.connection(id) {
-                connection.held = false;
-                connection.wake();
-            }
+        // Other shards catch up by what comes from them.
+        let links = std::mem::take(&mut world.held_links);
+        wake_held(world, links);
+        if !world.shard.peers_have_caught_up() {
+            return;
         }
+        let since = world.holding_since.take();
+        let clients = std::mem::take(&mut world.held);
+        wake_held(world, clients);
         if timers.catching_up.is_none() && pause::happened(since, now) {
             timers.catching_up = Some(CatchUp::begin(world, since, now));
             context.waker().wake_by_ref();
@@ -268,6 +270,16 @@ impl World {
     /// Whether other threads have something to tell.
     fn has_news(&self) -> bool {
         self.commit.has_news() || self.upkeep.as_ref().is_some_and(Upkeep::has_news)
+    }
+}
+
+/// These may be read again.
+fn wake_held(world: &mut World, held: Vec<ConnectionId>) {
+    for id in held {
+        if let Some(connection) = world.connection(id) {
+            connection.held = false;
+            connection.wake();
+        }
     }
 }
 

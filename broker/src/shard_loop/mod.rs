@@ -167,6 +167,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         writable: Vec::new(),
         blocked: Vec::new(),
         held: Vec::new(),
+        held_links: Vec::new(),
         holding_since: None,
         failure: None,
         warnings: Arc::new(LogGate::new("warnings about clients were not logged")),
@@ -208,9 +209,11 @@ struct World {
     writable: Vec<ConnectionId>,
     /// Connections whose sockets take nothing.
     blocked: Vec<ConnectionId>,
-    /// Connections that are not read until the log has caught up.
+    /// Connections that are not read until the log and other shards have caught up.
     held: Vec<ConnectionId>,
-    /// Since when nothing is read because the log is too far behind.
+    /// Links that are not read until the log has caught up.
+    held_links: Vec<ConnectionId>,
+    /// Since when clients are not read because the log or another shard is too far behind.
     holding_since: Option<Millis>,
     failure: Option<LogError>,
     /// Bounds what is logged about clients.
@@ -452,9 +455,13 @@ impl ShardLoop {
             connection.paused = true;
             return Poll::Pending;
         }
-        if world.holding_since.is_some() || world.commit.is_behind(self.received.get()) {
+        let is_link = world.shard.is_peer(id);
+        let waits = world.commit.is_behind(self.received.get())
+            || (!is_link && (world.holding_since.is_some() || world.shard.peers_are_behind()));
+        if waits {
             if !std::mem::replace(&mut connection.held, true) {
-                world.held.push(id);
+                let held = if is_link { &mut world.held_links } else { &mut world.held };
+                held.push(id);
             }
             // The flusher lets go of it.
             let now = self.begin_turn();
@@ -469,7 +476,6 @@ impl ShardLoop {
             return Poll::Ready(End::Lost("unknown to its shard".to_owned()));
         };
         // What another shard passes on, it has checked; on a link it is a little larger than it came.
-        let is_link = world.shard.is_peer(id);
         let mut reading = Reading {
             begin_turn: &|| self.begin_turn(),
             packet_bytes_max: if is_link { u32::MAX } else { self.limits.packet_bytes_max },

@@ -1,5 +1,5 @@
 //! After the whole process stood still (a suspended virtual machine, SIGSTOP, a starved processor), or did not read while the
-//! disk was far behind.
+//! disk or another shard was far behind.
 //!
 //! Owns noticing it, and when all that clients sent meanwhile has been read. Until then nobody is judged by the clock:
 //! what would be late is our reading, not their keep alive.
@@ -42,7 +42,7 @@ impl CatchUp {
         }
         let milliseconds = since.map_or(0, |since| now.0.saturating_sub(since.0));
         tracing::warn!(target: "causeway::server", milliseconds, connections = unheard.len(),
-            "the shard stood still or waited for the disk: clients are heard before they are judged by the clock");
+            "the shard stood still, or waited for the disk or another shard: clients are heard before they are judged by the clock");
         CatchUp { unheard, ends: Millis(now.0 + CATCH_UP_MILLISECONDS_MAX) }
     }
 

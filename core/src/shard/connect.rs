@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use causeway_fleet::Principal;
 use causeway_fleet::acl::{Action, Decision, decide};
 use causeway_protocol::{ConnAck, ConnAckProperties, Packet, PropertyHolder, ProtocolVersion, QoS, ReasonCode};
 
@@ -60,7 +61,10 @@ impl Shard {
         let terms = ConnectionTerms {
             keep_alive_seconds: keep_alive(&self.limits, request),
             //= [MQTT-3.3.4-9] never more unacknowledged than the client's Receive Maximum
-            window: request.receive_maximum.min(self.limits.inflight_max),
+            window: match request.principal {
+                Principal::Shard(_) => request.receive_maximum,
+                Principal::Anonymous | Principal::User(_) => request.receive_maximum.min(self.limits.inflight_max),
+            },
             packet_bytes_max: request.packet_bytes_max,
             alias_outbound_max: request.topic_alias_maximum.min(self.limits.topic_alias_outbound_max),
             problem_information: request.problem_information,

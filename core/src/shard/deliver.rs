@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use causeway_fleet::Principal;
 use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_matches};
 use smallvec::SmallVec;
 
@@ -469,10 +468,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.index()) else {
             return;
         };
-        let outbox_bytes_max = match connection.principal {
-            Principal::Shard(_) => PEER_OUTBOX_BYTES_MAX,
-            Principal::Anonymous | Principal::User(_) => self.limits.outbox_bytes_max,
-        };
+        let outbox_bytes_max = if connection.is_link() { PEER_OUTBOX_BYTES_MAX } else { self.limits.outbox_bytes_max };
         if connection.outbox.bytes() > outbox_bytes_max {
             self.counters.reached(Bound::OutboxBytes);
             self.counters.dropped_slow_consumer += 1;

@@ -30,13 +30,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use causeway_fleet::Principal;
 use causeway_protocol::{DecodeError, Packet, PacketId, ReasonCode};
 use foldhash::fast::FixedState;
 use slab::Slab;
 
 use crate::commons::Commons;
 use crate::connection::Connection;
+use crate::crossing::LINK_WINDOW;
 use crate::effect::{Effect, Event, EventLevel};
 use crate::index::SubscriptionIndex;
 use crate::queue::Queues;
@@ -260,9 +260,14 @@ impl Shard {
             // Messages stop at the bound itself: what comes above it is answers to the client's own packets. Two shards
             // that did not listen to each other because of it would wait for ever.
             && (connection.outbox.bytes() <= 2 * self.limits.outbox_bytes_max
-                || matches!(connection.principal, Principal::Shard(_)))
-                && connection.withheld <= 2 * u32::from(self.limits.receive_maximum)
+                || connection.is_link())
+                && connection.withheld <= 2 * u32::from(self.receive_maximum(connection))
         })
+    }
+
+    /// How many messages of QoS 1 and 2 may come in unacknowledged.
+    fn receive_maximum(&self, connection: &Connection) -> u16 {
+        if connection.is_link() { LINK_WINDOW } else { self.limits.receive_maximum }
     }
 
     /// The outbox was written, wholly or below [`crate::OUTBOX_LOW_BYTES`]: more may follow from the session's queue.
@@ -449,7 +454,7 @@ impl Shard {
 fn mark_dirty(dirty: &mut VecDeque<ConnectionId>, connection: &mut Connection) {
     if !connection.dirty && !connection.corked {
         connection.dirty = true;
-        if matches!(connection.principal, Principal::Shard(_)) {
+        if connection.is_link() {
             // Other shards hear of what happened before clients are told that it did.
             dirty.push_front(connection.id);
         } else {

@@ -6,13 +6,13 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use causeway_fleet::Principal;
 use causeway_protocol::{Packet, PacketId, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
 use slab::Slab;
 use smallvec::SmallVec;
 
 use super::deliver::Origin;
 use super::{Release, Shard, mark_dirty};
+use crate::connection::Connection;
 use crate::handshake::ConnectRequest;
 use crate::index::Subscription;
 use crate::interest::{Interest, Wish};
@@ -47,7 +47,15 @@ pub(super) struct Peers {
     waiting: VecDeque<Waiting>,
     /// Sessions that others know to be full, with their epochs.
     full: Vec<(SessionKey, u64)>,
+    /// Whether more waited for one of them than is to wait.
+    behind: bool,
 }
+
+/// With so many messages or bytes waiting for another shard, clients are not read: the link is to carry some first.
+const BEHIND_MESSAGES: usize = 32_768;
+const BEHIND_BYTES: usize = 64 << 20;
+/// So, too, with so many answers that wait for other shards.
+const BEHIND_ANSWERS: usize = 16_384;
 
 impl Peers {
     pub(super) fn is_empty(&self) -> bool {
@@ -97,6 +105,11 @@ pub(super) fn is_peer_session(sessions: &Slab<Session>, key: SessionKey) -> bool
     sessions.get(key as usize).is_some_and(Session::is_peer)
 }
 
+/// Whether more waits for a shard than this part of what may.
+fn is_behind(session: &Session, part: usize) -> bool {
+    session.is_peer() && (session.queued() > BEHIND_MESSAGES / part || session.held_bytes > BEHIND_BYTES / part)
+}
+
 fn is_shared(filter: &str) -> bool {
     filter.starts_with("$share/")
 }
@@ -108,7 +121,7 @@ impl Shard {
         if self.peers.is_empty() {
             self.begin_interest();
         }
-        let mut request = ConnectRequest::of_peer(shard, self.limits.receive_maximum);
+        let mut request = ConnectRequest::of_peer(shard);
         let id = self.insert_connection(now, &mut request);
         let before = self.recorder.last();
         let (key, _) = self.attach(now, id, &request);
@@ -186,6 +199,7 @@ impl Shard {
             return;
         }
         let Some(session) = self.sessions.get_mut(key as usize) else { return };
+        self.peers.behind |= is_behind(session, 1);
         let counts = !session.is_peer() && !session.full_told && session.overflow == Overflow::RefuseNew;
         if counts && session.room(&self.limits, 1).is_err() {
             session.full_told = true;
@@ -193,6 +207,20 @@ impl Shard {
             self.change_wishes(key, |filter| !is_shared(filter), |wish| Wish { full: false, ..wish });
             self.set_progress_timer(now);
         }
+    }
+
+    /// Whether other shards are too far behind for more from clients. What they send themselves is to be read all the same: two
+    /// shards that did not listen to each other would wait for ever.
+    pub fn peers_are_behind(&self) -> bool {
+        self.peers.behind || self.peers.waiting.len() > BEHIND_ANSWERS
+    }
+
+    /// Looks whether they have caught up.
+    pub fn peers_have_caught_up(&mut self) -> bool {
+        let Shard { sessions, peer_sessions, peers, .. } = self;
+        let mut all = peer_sessions.iter().filter_map(|key| sessions.get(*key as usize));
+        peers.behind = peers.behind && all.any(|session| is_behind(session, 2));
+        !peers.behind && peers.waiting.len() <= BEHIND_ANSWERS / 2
     }
 
     /// Tells others about sessions that have room again.
@@ -326,7 +354,6 @@ impl Shard {
 
     /// Whether the connection is another shard's.
     pub fn is_peer(&self, id: ConnectionId) -> bool {
-        !self.peers.is_empty()
-            && self.connection(id).is_some_and(|connection| matches!(connection.principal, Principal::Shard(_)))
+        !self.peers.is_empty() && self.connection(id).is_some_and(Connection::is_link)
     }
 }

@@ -55,8 +55,9 @@ impl Shard {
         packet_id: PacketId,
     ) {
         let kind = if publish.qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
-        let receive_maximum = usize::from(self.limits.receive_maximum);
-        let taken = self.connection(id).map_or(0, |open| (open.withheld_pubacks + open.unreleased) as usize);
+        let Some(open) = self.connection(id) else { return };
+        let taken = open.withheld_pubacks + open.unreleased;
+        let is_full = open.version == ProtocolVersion::V5 && taken >= u32::from(self.receive_maximum(open));
         let is_peer = self.is_peer(id);
         let Some((_, session)) = self.session_of(id) else {
             return;
@@ -76,9 +77,7 @@ impl Shard {
         }
         //= [MQTT-3.3.4-7] more than the Receive Maximum at once ends the connection
         //= [MQTT-4.9.0-1] what an earlier connection left unreleased does not count
-        if taken >= receive_maximum
-            && self.connection(id).is_some_and(|connection| connection.version == ProtocolVersion::V5)
-        {
+        if is_full {
             self.counters.protocol_errors += 1;
             self.counters.reached(Bound::ReceiveMaximum);
             self.disconnect(now, id, ReasonCode::ReceiveMaximumExceeded, "more unacknowledged than Receive Maximum");

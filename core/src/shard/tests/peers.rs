@@ -493,6 +493,30 @@ fn a_retained_qos_0_message_keeps_its_place_on_a_link() {
     assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=first".to_owned()]; 2]);
 }
 
+/// Publishers that are faster than a link are to be held up, not refused, and only until the link has carried enough.
+#[test]
+fn a_shard_that_is_behind_is_waited_for() {
+    let mut broker = Broker::new(2);
+    let listener = broker.join(1, persistent("l"));
+    broker.subscribe(1, listener, "t", 1);
+    broker.shards[1].disconnect(listener);
+    let publisher = broker.join(0, connect("p"));
+    broker.shards[0].heard(publisher);
+    broker.cut = true;
+    let mut published = 0;
+    while !broker.shards[0].shard.peers_are_behind() {
+        published += 1;
+        broker.shards[0].publish(publisher, publish(1, 1 + published % 1000, "t", "x"));
+        assert!(published < 40_000, "it is never behind");
+    }
+    assert!(broker.shards[0].heard(publisher).iter().all(|word| !word.contains("0x")), "nobody is refused");
+    assert!(!broker.shards[0].shard.peers_have_caught_up());
+    broker.cut = false;
+    broker.carry();
+    assert!(broker.shards[0].shard.peers_have_caught_up() && !broker.shards[0].shard.peers_are_behind());
+    assert!(published > 30_000, "a burst is no reason to wait");
+}
+
 /// Whoever subscribes after a publish was answered finds what it left, on any shard, though what is kept waits for a slow disk.
 #[test]
 fn a_retained_qos_0_message_is_found_at_once_on_other_shards() {
