@@ -94,7 +94,7 @@ impl ShardLoop {
             }
             Ok(_) => self.flush_wanted.set(false),
             Err(failure) => {
-                world.failure = Some(failure);
+                world.failure = Some(failure.into());
                 self.changed.notify_one();
                 return Poll::Ready(());
             }

@@ -100,6 +100,9 @@ pub enum ShardError {
     /// The thread or its runtime could not be made.
     #[error("cannot start a shard: {0}")]
     Start(#[from] std::io::Error),
+    /// What one shard said to another could not be: a bug, too. A start makes good what the link owed.
+    #[error("what came from another shard breaks the rules: see the line before")]
+    Link,
     /// A bug.
     #[error("a shard's thread panicked")]
     Panicked,
@@ -188,6 +191,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         changed: Notify::new(),
         panicked: Cell::new(false),
         linking: Cell::new(false),
+        stopping: Cell::new(false),
     });
     let outcome = runtime.block_on(shard_loop.clone().run(ears, ready, parts.links));
     // With it, its tasks end, and with them the connections that are left.
@@ -215,7 +219,7 @@ struct World {
     held_links: Vec<ConnectionId>,
     /// Since when clients are not read because the log or another shard is too far behind.
     holding_since: Option<Millis>,
-    failure: Option<LogError>,
+    failure: Option<ShardError>,
     /// Bounds what is logged about clients.
     warnings: Arc<LogGate>,
 }
@@ -259,7 +263,9 @@ struct ShardLoop {
     alive: Cell<usize>,
     /// Whether the other shards do not know yet what this one's sessions want of them.
     linking: Cell<bool>,
-    /// Told when `linking` is over, when `alive` becomes 0, when the last fold is over, when the log failed, and when a task panicked.
+    /// Whether it says farewell.
+    stopping: Cell<bool>,
+    /// Told when `linking` is over, when `alive` becomes 0, when the last fold is over, when the log or a link failed, and when a task panicked.
     changed: Notify,
     /// Whether one of the tasks did. The runtime keeps that to itself, and the world may be half changed.
     panicked: Cell<bool>,
@@ -290,6 +296,7 @@ impl Future for Reader {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let shard_loop = &self.watch.0;
         let Poll::Ready(end) = shard_loop.poll_connection(self.id, context) else { return Poll::Pending };
+        shard_loop.note_link_end(self.id, &end);
         if shard_loop.forget_at_once(self.id, &end) {
             shard_loop.left();
         } else {
@@ -324,12 +331,13 @@ impl ShardLoop {
                         return Err(ShardError::Panicked);
                     }
                     if let Some(failure) = self.world.borrow_mut().failure.take() {
-                        return Err(failure.into());
+                        return Err(failure);
                     }
                 }
             }
         };
         drop(ears);
+        self.stopping.set(true);
         self.world.borrow_mut().shard.shutdown(self.begin_turn());
         let deadline = tokio::time::Instant::now() + timeout;
         // Whoever takes longer is cut off.
@@ -339,7 +347,7 @@ impl ShardLoop {
         if self.panicked.get() {
             return Err(ShardError::Panicked);
         }
-        self.world.borrow_mut().failure.take().map_or(Ok(()), |failure| Err(failure.into()))
+        self.world.borrow_mut().failure.take().map_or(Ok(()), Err)
     }
 
     async fn until_all_left(&self) {
@@ -425,6 +433,15 @@ impl ShardLoop {
         let _watch = PanicWatch(self.clone());
         self.close(id, end).await;
         self.left();
+    }
+
+    /// Without a link to another shard nothing can go on. Where the other end is gone, its shard says why.
+    fn note_link_end(&self, id: ConnectionId, end: &End) {
+        let world = &mut *self.world.borrow_mut();
+        if *end == End::Asked && world.shard.is_peer(id) && !self.stopping.get() {
+            world.failure.get_or_insert(ShardError::Link);
+            self.changed.notify_one();
+        }
     }
 
     /// A connection is gone.

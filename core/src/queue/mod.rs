@@ -88,7 +88,7 @@ pub(crate) struct Queues {
 
 impl Queues {
     pub(crate) fn new(hash_seed: u64) -> Queues {
-        Queues { pool: Pool::new(hash_seed), bodies: Bodies::new(hash_seed) }
+        Queues { pool: Pool::new(hash_seed), bodies: Bodies::new() }
     }
 
     /// Appends. Where the message is recorded, the caller says how many deliveries it is owed to ([`Bodies::owe`]).
