@@ -368,9 +368,9 @@ fn will_due_later_is_sent_then(ctx: &Ctx) -> Result<()> {
         return skip("the restart took longer than the will was to wait");
     }
     let mut watcher = back(ctx, "watcher")?;
-    let quiet = (due - EARLY).saturating_sub(lost.elapsed());
-    watcher.expect_quiet_for(quiet).context("the will came too early")?;
     let message = watcher.patient(ctx.timer(due)).expect_message(&topic, "gone")?;
+    // Whatever delays us on a busy machine only makes this later.
+    ensure!(lost.elapsed() + EARLY >= due, "the will came too early: after {:?}, not {due:?}", lost.elapsed());
     watcher.acknowledge(&message)?;
     ends_of_wills(ctx, watcher)
 }
