@@ -15,6 +15,7 @@ use mio::{Events, Poll, Token};
 use serde::Serialize;
 
 use crate::load::pipe::{Buffers, Pipe, Target};
+use crate::plot::curves::{self, Line, Spreads};
 use crate::process;
 use crate::report::Format;
 use crate::wire::{self, Connack, Connect, Version, first};
@@ -50,6 +51,8 @@ pub(crate) struct Options {
     core: Option<usize>,
     #[command(flatten)]
     format: Format,
+    #[command(flatten)]
+    spreads: Spreads,
 }
 
 /// Who arrives, and how.
@@ -122,6 +125,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let target = Target::new(options.target, options.tls.as_deref(), options.shape.resume)?;
     let (figures, crowd) = measure(&options.shape, target, options.pid)?;
     options.format.print("arrived", &figures)?;
+    let subtitle = format!(
+        "{} clients, {} at a time: from when each began until it was answered",
+        figures.clients, options.shape.at_once
+    );
+    options.spreads.draw("Latency of connects", &subtitle, vec![crowd.line()])?;
     // Somebody looks at the broker meanwhile.
     std::thread::sleep(Duration::from_secs(options.stay_seconds));
     drop(crowd);
@@ -198,6 +206,11 @@ impl Crowd {
             resumed: 0,
             latencies: Histogram::new_with_bounds(1_000, 600_000_000_000, 3)?,
         })
+    }
+
+    fn line(&self) -> Line {
+        let milliseconds = |quantile| self.latencies.value_at_quantile(quantile) as f64 / 1e6;
+        Line { name: "connects".to_owned(), points: curves::percentiles(self.latencies.len(), milliseconds) }
     }
 
     /// Returns once everybody has been answered.

@@ -17,6 +17,7 @@ use tokio::time::{interval, timeout};
 
 use crate::client::{Client, VERSION};
 use crate::latency::Latencies;
+use crate::plot::curves::{Line, Spreads};
 use crate::report::Format;
 use crate::wire::{self, first};
 
@@ -61,6 +62,8 @@ pub(crate) struct Options {
     rate_clients: usize,
     #[command(flatten)]
     format: Format,
+    #[command(flatten)]
+    spreads: Spreads,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,19 +99,24 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let local = LocalSet::new();
     local
         .run_until(async {
+            let mut lines = Vec::new();
             if options.hold > 0 {
-                hold(options).await?;
+                lines.push(hold(options).await?);
             }
             if options.rate_seconds > 0 {
-                let rate = measure_rate(options).await?;
+                let (rate, line) = measure_rate(options).await?;
                 options.format.print("rate", &rate)?;
+                lines.push(line);
             }
-            Ok(())
+            let subtitle =
+                format!("{} connections held; then {} made at the same time", options.hold, options.rate_clients);
+            options.spreads.draw("Latency beside idle connections", &subtitle, lines)
         })
         .await
 }
 
-async fn hold(options: &Options) -> Result<()> {
+/// Returns the latencies of messages meanwhile.
+async fn hold(options: &Options) -> Result<Line> {
     let began = Instant::now();
     let clients = open(options).await?;
     let opened = Opened { opened: clients.len(), seconds: began.elapsed().as_secs_f64() };
@@ -142,7 +150,8 @@ async fn hold(options: &Options) -> Result<()> {
     if let Some(error) = first_error {
         eprintln!("the first idle connection that was lost: {error:#}");
     }
-    options.format.print("held", &held)
+    options.format.print("held", &held)?;
+    Ok(traffic.latencies.line("messages"))
 }
 
 /// Opens all connections, a few at a time, and fails with the first that fails.
@@ -228,7 +237,7 @@ async fn exchange_messages(options: &Options) -> Result<Traffic> {
 }
 
 /// Connects and disconnects as fast as the broker answers.
-async fn measure_rate(options: &Options) -> Result<Rate> {
+async fn measure_rate(options: &Options) -> Result<(Rate, Line)> {
     let began = Instant::now();
     let until = began + Duration::from_secs(options.rate_seconds);
     let mut tasks = JoinSet::new();
@@ -246,13 +255,14 @@ async fn measure_rate(options: &Options) -> Result<Rate> {
     if latencies.count() == 0 {
         bail!("not one connection was answered");
     }
-    Ok(Rate {
+    let rate = Rate {
         connects: latencies.count(),
         failures,
         per_second: latencies.count() as f64 / seconds,
         latency_ms_p50: latencies.percentile_ms(50),
         latency_ms_p99: latencies.percentile_ms(99),
-    })
+    };
+    Ok((rate, latencies.line("connects")))
 }
 
 async fn connect_until(target: SocketAddr, index: usize, until: Instant) -> (Latencies, u64) {

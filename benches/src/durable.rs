@@ -17,6 +17,7 @@ use tokio::task::{JoinSet, LocalSet};
 use crate::latency::Latencies;
 use crate::ledger::{Sent, Told};
 use crate::link::Link;
+use crate::plot::curves::Spreads;
 use crate::receiver::{Manner, Receiver};
 use crate::report::Format;
 use crate::sender::{Goal, Sender};
@@ -59,6 +60,8 @@ pub(crate) struct Options {
     single_seconds: u64,
     #[command(flatten)]
     format: Format,
+    #[command(flatten)]
+    spreads: Spreads,
 }
 
 /// One phase.
@@ -81,22 +84,29 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let local = LocalSet::new();
     local
         .run_until(async {
+            let mut lines = Vec::new();
             if options.seconds > 0 {
                 let duration = Duration::from_secs(options.seconds);
-                let figures = measure(options, options.publishers, options.window, duration).await?;
+                let (figures, mut latencies) = measure(options, options.publishers, options.window, duration).await?;
                 options.format.print("rate", &figures)?;
+                lines.push(latencies.line("as fast as it goes"));
             }
             if options.single_seconds > 0 {
                 let duration = Duration::from_secs(options.single_seconds);
-                let figures = measure(options, 1, 1, duration).await?;
+                let (figures, mut latencies) = measure(options, 1, 1, duration).await?;
                 options.format.print("one in flight", &figures)?;
+                lines.push(latencies.line("one in flight"));
             }
-            Ok(())
+            let subtitle = format!(
+                "QoS {}, {} bytes: from a message until it is acknowledged",
+                options.qos, options.payload_bytes
+            );
+            options.spreads.draw("Latency of messages that must be kept", &subtitle, lines)
         })
         .await
 }
 
-async fn measure(options: &Options, publishers: u16, window: u16, duration: Duration) -> Result<Figures> {
+async fn measure(options: &Options, publishers: u16, window: u16, duration: Duration) -> Result<(Figures, Latencies)> {
     for index in 0..options.offline {
         let (link, _) = subscribe(options, &offline_name(index), publishers).await?.1;
         link.disconnect().await?;
@@ -153,7 +163,7 @@ async fn measure(options: &Options, publishers: u16, window: u16, duration: Dura
     for (_, sender) in senders {
         latencies.merge(sender.latencies);
     }
-    Ok(Figures {
+    let figures = Figures {
         acknowledged,
         refused: count(Told::Refused),
         delivered,
@@ -161,7 +171,8 @@ async fn measure(options: &Options, publishers: u16, window: u16, duration: Dura
         per_second: acknowledged as f64 / seconds,
         latency_ms_p50: latencies.percentile_ms(50),
         latency_ms_p99: latencies.percentile_ms(99),
-    })
+    };
+    Ok((figures, latencies))
 }
 
 fn offline_name(index: u16) -> String {

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use crate::plot::curves::{self, Line};
+
 /// Samples of one thing.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies {
@@ -24,6 +26,15 @@ impl Latencies {
     /// How many samples there are.
     pub(crate) fn count(&self) -> usize {
         self.samples.len()
+    }
+
+    /// All of them as a curve, in milliseconds.
+    pub(crate) fn line(&mut self, name: &str) -> Line {
+        self.samples.sort_unstable();
+        let last = self.samples.len().saturating_sub(1);
+        let sample = |quantile: f64| self.samples.get((last as f64 * quantile).ceil() as usize);
+        let milliseconds = |quantile| sample(quantile).map_or(0.0, |sample| sample.as_secs_f64() * 1e3);
+        Line { name: name.to_owned(), points: curves::percentiles(self.samples.len() as u64, milliseconds) }
     }
 
     /// The sample below which `percent` of all lie, in milliseconds; 0 without samples.
@@ -49,5 +60,8 @@ mod tests {
         assert_eq!(latencies.percentile_ms(50), 50.0);
         assert_eq!(latencies.percentile_ms(99), 99.0);
         assert_eq!(latencies.percentile_ms(100), 100.0);
+        let line = latencies.line("all");
+        assert_eq!(line.points[0], (2.0, 50.0));
+        assert!(line.points.is_sorted());
     }
 }

@@ -27,6 +27,7 @@ mod ledger;
 mod link;
 mod load;
 mod million;
+mod plot;
 mod population;
 mod powercut;
 mod process;
@@ -35,6 +36,7 @@ mod relay;
 mod report;
 mod sender;
 mod soak;
+mod spread;
 mod table;
 mod wire;
 

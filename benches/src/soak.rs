@@ -21,6 +21,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::link::Link;
+use crate::plot;
+use crate::plot::curves::{Line, Over, Panel};
 use crate::report::Format;
 use crate::wire::{self, Connect, Version, first};
 
@@ -70,6 +72,9 @@ pub(crate) struct Options {
     /// Where the samples go
     #[arg(long)]
     csv: PathBuf,
+    /// Where they are drawn, as an SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     format: Format,
 }
@@ -84,6 +89,17 @@ struct Figures {
     visits: u64,
     visitors: u64,
     samples: u64,
+}
+
+/// One look at the broker.
+#[derive(Debug)]
+struct Sample {
+    second: u64,
+    resident_bytes: u64,
+    log_bytes: u64,
+    state_bytes: u64,
+    segments: u64,
+    queued_messages: u64,
 }
 
 /// What the tasks count.
@@ -138,17 +154,20 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         delivered: count(&counts.delivered),
         visits: count(&counts.visits),
         visitors: count(&counts.visitors),
-        samples,
+        samples: samples.len() as u64,
     };
+    if let Some(path) = &options.plot {
+        plot::write(path, &draw(&samples, options.rate))?;
+    }
     options.format.print("soak", &figures)
 }
 
-/// Writes a line each second until the time is over. How many.
-async fn sample(options: &Options, counts: &Counts, tasks: &mut [JoinHandle<Result<()>>]) -> Result<u64> {
+/// Looks at the broker each second until the time is over, and writes a line for each look.
+async fn sample(options: &Options, counts: &Counts, tasks: &mut [JoinHandle<Result<()>>]) -> Result<Vec<Sample>> {
     let mut csv = File::create(&options.csv).with_context(|| format!("cannot write {}", options.csv.display()))?;
     writeln!(csv, "seconds,rss_bytes,log_bytes,state_bytes,segments,queued_messages,published,delivered")?;
     let begun = Instant::now();
-    let mut samples = 0;
+    let mut samples = Vec::new();
     for second in 1..=options.seconds {
         tokio::time::sleep_until((begun + Duration::from_secs(second)).into()).await;
         if let Some(task) = tasks.iter_mut().find(|task| task.is_finished()) {
@@ -157,21 +176,53 @@ async fn sample(options: &Options, counts: &Counts, tasks: &mut [JoinHandle<Resu
         }
         let metrics = metrics(options.admin).await?;
         let shard = options.folder.join("shard-0");
+        let sample = Sample {
+            second,
+            resident_bytes: resident_bytes(options.pid)?,
+            log_bytes: folder_bytes(&shard.join("log"))?,
+            state_bytes: folder_bytes(&shard)?,
+            segments: metric(&metrics, "causeway_log_segments")?,
+            queued_messages: metric(&metrics, "causeway_queued_messages")?,
+        };
         writeln!(
             csv,
             "{second},{},{},{},{},{},{},{}",
-            resident_bytes(options.pid)?,
-            folder_bytes(&shard.join("log"))?,
-            folder_bytes(&shard)?,
-            metric(&metrics, "causeway_log_segments")?,
-            metric(&metrics, "causeway_queued_messages")?,
+            sample.resident_bytes,
+            sample.log_bytes,
+            sample.state_bytes,
+            sample.segments,
+            sample.queued_messages,
             counts.published.load(Ordering::Relaxed),
             counts.delivered.load(Ordering::Relaxed),
         )?;
-        samples += 1;
+        samples.push(sample);
     }
     csv.flush()?;
     Ok(samples)
+}
+
+fn draw(samples: &[Sample], rate: u64) -> String {
+    let line = |name: &str, value: fn(&Sample) -> f64| Line {
+        name: name.to_owned(),
+        points: samples.iter().map(|sample| (sample.second as f64, value(sample))).collect(),
+    };
+    plot::curves::draw(
+        "Memory and disk of the broker under everyday work",
+        &format!("{} messages a second, for vehicles that come and go", plot::shown(rate as f64)),
+        Over::Time,
+        &[
+            Panel { unit: "MB of memory", lines: vec![line("resident", |sample| sample.resident_bytes as f64 / 1e6)] },
+            Panel {
+                unit: "MB on disk",
+                lines: vec![
+                    line("log", |sample| sample.log_bytes as f64 / 1e6),
+                    line("folded state", |sample| sample.state_bytes as f64 / 1e6),
+                ],
+            },
+            Panel { unit: "segments of the log", lines: vec![line("segments", |sample| sample.segments as f64)] },
+            Panel { unit: "messages that wait", lines: vec![line("queued", |sample| sample.queued_messages as f64)] },
+        ],
+    )
 }
 
 async fn open(target: SocketAddr, client_id: &str, expiry_seconds: u32) -> Result<(Link, wire::Connack)> {

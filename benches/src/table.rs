@@ -2,6 +2,12 @@
 //!
 //! Owns alignment: the first column to the left, all others to the right. It never knows what the cells mean.
 
+/// A row without figures: who, and in the last column why.
+pub(crate) fn unmeasured(head: &[&str], who: &str, why: &str) -> Vec<String> {
+    let figures = std::iter::repeat_n("-", head.len().saturating_sub(2));
+    std::iter::once(who).chain(figures).chain([why]).map(str::to_owned).collect()
+}
+
 /// Lays out rows under a head.
 pub(crate) fn render(head: &[&str], rows: &[Vec<String>]) -> String {
     let head: Vec<String> = head.iter().map(ToString::to_string).collect();
@@ -33,5 +39,6 @@ mod tests {
     fn figures_are_aligned_to_the_right() {
         let rows = vec![vec!["a".to_owned(), "10".to_owned()], vec!["name".to_owned(), "9".to_owned()]];
         assert_eq!(render(&["who", "n"], &rows), "who    n\n----  --\na     10\nname   9\n");
+        assert_eq!(unmeasured(&["who", "n", ""], "a", "gone"), ["a", "-", "gone"]);
     }
 }

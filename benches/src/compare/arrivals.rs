@@ -8,10 +8,12 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Serialize;
 
 use super::peer::Running;
-use super::spread::Spread;
-use super::{Bench, Runs, Transport, Wanted, shown_ratio, to_best_peer};
+use super::{Bench, Report, Runs, Transport, Wanted, shown_ratio, to_best_peer};
 use crate::arrive::{self, Figures, Shape};
 use crate::load;
+use crate::plot;
+use crate::plot::bars::{Column, Group, Section};
+use crate::spread::Spread;
 use crate::table;
 
 /// Clients that connect and leave; that stay; and that come all at once while others are at work.
@@ -56,11 +58,11 @@ struct Arrival {
     steady: Option<load::Figures>,
 }
 
-/// Runs the scenarios and prints a table for each; a line of JSON for each row.
+/// Runs the scenarios and prints a table for each.
 ///
 /// # Errors
 /// When standard output is closed.
-pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<String>> {
+pub(super) fn run(bench: &Bench<'_>) -> Result<Report> {
     let options = bench.options;
     let all = bench.rounds(
         |wanted, running, target| {
@@ -87,7 +89,8 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<String>> {
             format!("{:.0} connects/s, {cpu:.3} CPU-ms each", arrival.figures.per_second)
         },
     );
-    let mut lines = Vec::new();
+    let mut json = Vec::new();
+    let mut groups = Vec::new();
     for (wanted, runs) in bench.scenarios.iter().zip(&all) {
         let mut rows: Vec<Row> = runs.iter().map(|runs| row(wanted, options.clients, runs)).collect();
         relate(&mut rows);
@@ -95,10 +98,45 @@ pub(super) fn run(bench: &Bench<'_>) -> Result<Vec<String>> {
         println!("{}, {} clients, median and range of {}", wanted.label, options.clients, options.rounds);
         println!("{}", table::render(&HEAD, &cells));
         for row in &rows {
-            lines.push(serde_json::to_string(row)?);
+            json.push(serde_json::to_string(row)?);
         }
+        groups.push(group(
+            &format!("{}, {} clients", wanted.title(), plot::shown(options.clients as f64)),
+            &rows,
+            runs,
+        ));
     }
-    Ok(lines)
+    Ok(Report { json, section: Section { columns: columns(), groups } })
+}
+
+fn columns() -> Vec<Column> {
+    let column = |title: &str, hint| Column { title: title.to_owned(), hint };
+    vec![
+        column("connects a second", "more is better"),
+        column("CPU-ms each", "less is better"),
+        column("KiB each", "less is better"),
+        column("others' p99, ms", "messages meanwhile"),
+    ]
+}
+
+fn group(title: &str, rows: &[Row], runs: &[Runs<'_, Arrival>]) -> Group {
+    let bars = rows.iter().zip(runs).enumerate().map(|(colour, (row, runs))| {
+        // Nobody stays, or nobody was there before: then these are not measured.
+        let measured = |spread: Spread| Some(spread).filter(|spread| spread.max > 0.0);
+        let figures = vec![
+            Some(row.connects_per_second),
+            Some(row.cpu_ms_per_client),
+            measured(row.kibibytes_per_client),
+            measured(row.steady_ms_p99),
+        ];
+        runs.bars(colour, figures, row.faults)
+    });
+    let own = rows.iter().find(|row| row.is_causeway);
+    let ratios = own.into_iter().flat_map(|own| [(own.cpu_to_best_peer, "CPU"), (own.memory_to_best_peer, "memory")]);
+    let ratios: Vec<String> =
+        ratios.filter_map(|(ratio, of)| Some(format!("{:.2} of the best peer's {of}", ratio?))).collect();
+    let note = own.filter(|_| !ratios.is_empty()).map(|own| format!("{}: {}", own.broker, ratios.join(", ")));
+    Group { title: title.to_owned(), note: note.unwrap_or_default(), rows: bars.collect() }
 }
 
 fn row(wanted: &Wanted, clients: usize, runs: &Runs<'_, Arrival>) -> Row {
@@ -154,7 +192,7 @@ const HEAD: [&str; 10] = [
 impl Row {
     fn cells(&self) -> Vec<String> {
         if self.connects_per_second.median == 0.0 {
-            return vec![self.broker.clone(), self.failure.clone().unwrap_or_default()];
+            return table::unmeasured(&HEAD, &self.broker, self.failure.as_deref().unwrap_or_default());
         }
         let measured = |spread: &Spread, decimals: usize| match spread.max {
             0.0 => "-".to_owned(),

@@ -14,15 +14,15 @@ use clap::Args;
 use serde::Serialize;
 
 use self::peer::{Identity, Peer, Running};
-use self::spread::Spread;
 use crate::load::Target;
+use crate::plot::{self, bars};
 use crate::process;
+use crate::spread::Spread;
 use crate::wire::Version;
 
 mod arrivals;
 mod messages;
 mod peer;
-mod spread;
 
 /// What to compare.
 #[derive(Debug, Args)]
@@ -70,6 +70,9 @@ pub(crate) struct Options {
     /// Write each line of the table as a JSON object here, too
     #[arg(long, value_name = "FILE")]
     json_to: Option<PathBuf>,
+    /// Draw the tables as bars, in an SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
 }
 
 /// Those of the table that brokers are judged by.
@@ -135,6 +138,25 @@ impl FromStr for Wanted {
 }
 
 impl Wanted {
+    /// In words.
+    fn title(&self) -> String {
+        let mut name = self.scenario.replace('-', " ");
+        if let Some(first) = name.get_mut(..1) {
+            first.make_ascii_uppercase();
+        }
+        let mut words = vec![name];
+        if !self.is_arrival() {
+            words.push(format!("QoS {}", self.qos));
+        }
+        words.extend(match self.transport {
+            Transport::Tcp => None,
+            Transport::Tls => Some("TLS".to_owned()),
+            Transport::TlsResumed => Some("TLS, resumed".to_owned()),
+            Transport::Ws => Some("WebSocket".to_owned()),
+        });
+        words.join(", ")
+    }
+
     fn is_tls(&self) -> bool {
         matches!(self.transport, Transport::Tls | Transport::TlsResumed)
     }
@@ -159,7 +181,7 @@ impl Wanted {
 /// Runs everything and prints the tables.
 ///
 /// # Errors
-/// When a scenario is unknown, or nothing could be measured.
+/// When TLS has no certificates, or a file cannot be written. What a broker fails at is in the tables.
 pub(crate) fn run(options: &Options) -> Result<()> {
     process::bind_to_core(options.load_core)?;
     let identity = options.certificates.as_ref().map(|folder| folder.canonicalize().map(Identity)).transpose()?;
@@ -169,17 +191,50 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut json = options.json_to.as_ref().map(File::create).transpose().context("cannot write the JSON lines")?;
     let (arrivals, messages): (Vec<&Wanted>, Vec<&Wanted>) =
         options.scenarios.iter().partition(|wanted| wanted.is_arrival());
-    let mut measured = false;
+    let mut sections = Vec::new();
     for (scenarios, is_arrival) in [(messages, false), (arrivals, true)] {
-        let bench = Bench { options, scenarios, identity: identity.as_ref() };
-        let lines = if is_arrival { arrivals::run(&bench)? } else { messages::run(&bench)? };
-        measured |= !lines.is_empty();
-        if let Some(file) = &mut json {
-            lines.iter().try_for_each(|line| writeln!(file, "{line}"))?;
+        if scenarios.is_empty() {
+            continue;
         }
+        let bench = Bench { options, scenarios, identity: identity.as_ref() };
+        let report = if is_arrival { arrivals::run(&bench)? } else { messages::run(&bench)? };
+        if let Some(file) = &mut json {
+            report.json.iter().try_for_each(|line| writeln!(file, "{line}"))?;
+        }
+        sections.push(report.section);
     }
-    ensure!(measured, "nothing could be measured");
+    if let Some(path) = &options.plot {
+        plot::write(path, &chart(options, sections).draw())?;
+    }
     Ok(())
+}
+
+fn chart(options: &Options, sections: Vec<bars::Section>) -> bars::Chart {
+    let mut subtitle = vec!["one core for each broker".to_owned()];
+    if options.scenarios.iter().any(|wanted| !wanted.is_arrival()) {
+        let bytes = options.payload;
+        subtitle.push(match options.rate {
+            Some(rate) => format!("{} messages of {bytes} bytes a second", plot::shown(rate as f64)),
+            None => format!("messages of {bytes} bytes"),
+        });
+    }
+    subtitle.push(match options.version {
+        Version::V311 => "MQTT 3.1.1".to_owned(),
+        Version::V5 => "MQTT 5.0".to_owned(),
+    });
+    subtitle.push(match options.rounds {
+        1 => "one round".to_owned(),
+        rounds => format!("medians of {rounds} rounds"),
+    });
+    bars::Chart { title: "MQTT brokers side by side".to_owned(), subtitle: subtitle.join("; "), sections }
+}
+
+/// What came of the scenarios of one kind.
+struct Report {
+    /// A line for each row of the tables.
+    json: Vec<String>,
+    /// The same, to be drawn.
+    section: bars::Section,
 }
 
 /// What is needed to measure scenarios of one kind.
@@ -234,6 +289,25 @@ impl<T> Runs<'_, T> {
 
     fn spread(&self, figure: impl Fn(&T) -> f64) -> Spread {
         Spread::of(self.good().map(figure).collect())
+    }
+
+    /// The figures as bars; where every run failed, none.
+    fn bars(&self, colour: usize, figures: Vec<Option<Spread>>, faults: u64) -> bars::Row {
+        let mut notes: Vec<String> = self.failure().into_iter().collect();
+        if faults > 0 {
+            notes.push(format!("{faults} faults"));
+        }
+        let has_figures = self.good().next().is_some();
+        bars::Row {
+            name: self.peer.name.clone(),
+            colour,
+            is_own: self.peer.is_causeway(),
+            figures: figures
+                .into_iter()
+                .map(|figure| figure.filter(|figure| has_figures && figure.median.is_finite()))
+                .collect(),
+            note: notes.join("; "),
+        }
     }
 
     /// Why a run has no figures.

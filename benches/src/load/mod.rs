@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use self::engine::{Outcome, Plan, STAMP_BYTES};
 pub(crate) use self::pipe::Target;
 use self::scenario::{SCENARIOS, Scenario};
+use crate::plot;
+use crate::plot::curves::{self, Line, Spreads};
 use crate::process;
 use crate::report::Format;
 use crate::wire::Version;
@@ -45,6 +47,8 @@ pub(crate) struct Options {
     core: Option<usize>,
     #[command(flatten)]
     format: Format,
+    #[command(flatten)]
+    spreads: Spreads,
 }
 
 /// What load to make.
@@ -96,6 +100,7 @@ pub(crate) struct Figures {
     pub(crate) delivered_per_second: f64,
     /// From when a message was due until it was there.
     pub(crate) latency_us_p50: f64,
+    pub(crate) latency_us_p90: f64,
     pub(crate) latency_us_p99: f64,
     pub(crate) latency_us_p999: f64,
     pub(crate) latency_us_max: f64,
@@ -129,6 +134,29 @@ impl Figures {
         if self.drained_per_second.is_some() { self.acknowledged_per_second } else { self.delivered_per_second }
     }
 
+    /// In words, for people.
+    fn described(&self, plan: &Plan) -> String {
+        let rate = match plan.rate {
+            Some(rate) => format!("{} a second, each counted from when it was due", plot::shown(rate as f64)),
+            None => {
+                format!(
+                    "{} a second, as many as {} under way let through",
+                    plot::shown(self.delivered_per_second),
+                    self.window
+                )
+            }
+        };
+        let carrier = if self.is_tls { "TLS" } else { "TCP" };
+        format!("{}, QoS {}, {carrier}, {} bytes; {rate}", self.scenario, self.qos, self.payload_bytes)
+    }
+
+    /// All latencies; none where subscribers are away.
+    fn line(&self, outcome: &Outcome) -> Line {
+        let latencies = &outcome.latencies;
+        let milliseconds = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e6;
+        Line { name: self.scenario.clone(), points: curves::percentiles(latencies.len(), milliseconds) }
+    }
+
     /// How many messages did not come once and in order.
     pub(crate) fn faults(&self) -> u64 {
         let duplicated = if self.qos == 1 { 0 } else { self.duplicated };
@@ -151,8 +179,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         process::bind_to_core(core)?;
     }
     let target = Target::new(options.target.context("which broker? --target ADDRESS")?, options.tls.as_deref(), false)?;
-    let figures = measure(&options.shape, target, options.pid)?;
+    let plan = options.shape.plan(target, options.pid)?;
+    let outcome = engine::run(&plan)?;
+    let figures = figures(&plan, &outcome);
     options.format.print(&figures.scenario, &figures)?;
+    options.spreads.draw("Latency of messages", &figures.described(&plan), vec![figures.line(&outcome)])?;
     ensure!(figures.is_faultless(), "not every message came once and in order");
     Ok(())
 }
@@ -211,6 +242,7 @@ fn figures(plan: &Plan, outcome: &Outcome) -> Figures {
         delivered: outcome.delivered,
         delivered_per_second: delivered / outcome.seconds,
         latency_us_p50: quantile(0.5),
+        latency_us_p90: quantile(0.9),
         latency_us_p99: quantile(0.99),
         latency_us_p999: quantile(0.999),
         latency_us_max: outcome.latencies.max() as f64 / 1e3,

@@ -1,6 +1,6 @@
 //! The proof of `soak`: under everyday work, memory and disk level off.
 //!
-//! Owns the daemon's settings, the plot and the verdict. The work and the samples are `causeway-bench soak`.
+//! Owns the daemon's settings and the verdict. The work, the samples and the plot are `causeway-bench soak`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,10 +11,6 @@ use serde::Deserialize;
 use super::load::{self, Folder, Server};
 use crate::table;
 use crate::workspace::{Profile, Workspace};
-
-mod plot;
-
-use plot::{Line, Panel};
 
 const QUICK_SECONDS: u64 = 45;
 const FULL_SECONDS: u64 = 3_600;
@@ -49,8 +45,6 @@ struct Sample {
     resident_bytes: f64,
     log_bytes: f64,
     state_bytes: f64,
-    segments: f64,
-    queued_messages: f64,
 }
 
 /// A quantity that must level off.
@@ -66,7 +60,7 @@ const WATCHED: [Watched; 3] = [
     Watched { name: "folded state", value: |sample| sample.state_bytes, slack: DISK_SLACK_BYTES },
 ];
 
-/// Works for so long, draws the plot, and prints the figures.
+/// Works for so long, and prints the figures.
 ///
 /// # Errors
 /// When something cannot be run, or memory or disk do not level off.
@@ -101,12 +95,13 @@ pub(super) fn prove(workspace: &Workspace, full: bool, seconds: Option<u64>, plo
             &RATE,
             &"--csv",
             &csv.display(),
+            &"--plot",
+            &plot.display(),
         ]),
     )?;
     server.check_alive()?;
     let text = std::fs::read_to_string(&csv).with_context(|| format!("cannot read {}", csv.display()))?;
     let samples = parse(&text)?;
-    std::fs::write(&plot, draw(&samples)).with_context(|| format!("cannot write {}", plot.display()))?;
     println!("samples: {}\nplot: {}\n", csv.display(), plot.display());
     println!("{}", render(&figures, &samples));
     verdict(&figures, &samples, seconds)
@@ -117,34 +112,12 @@ fn parse(csv: &str) -> Result<Vec<Sample>> {
         .skip(1)
         .map(|line| {
             let cells: Vec<f64> = line.split(',').map(str::parse).collect::<Result<_, _>>()?;
-            let [seconds, resident_bytes, log_bytes, state_bytes, segments, queued_messages, ..] = cells[..] else {
+            let [seconds, resident_bytes, log_bytes, state_bytes, ..] = cells[..] else {
                 bail!("a sample of {} cells", cells.len());
             };
-            Ok(Sample { seconds, resident_bytes, log_bytes, state_bytes, segments, queued_messages })
+            Ok(Sample { seconds, resident_bytes, log_bytes, state_bytes })
         })
         .collect()
-}
-
-fn draw(samples: &[Sample]) -> String {
-    let line = |name, value: fn(&Sample) -> f64| Line {
-        name,
-        points: samples.iter().map(|sample| (sample.seconds, value(sample))).collect(),
-    };
-    plot::draw(
-        "Memory and disk of the broker under everyday work",
-        &[
-            Panel { unit: "MB of memory", lines: vec![line("resident", |sample| sample.resident_bytes / 1e6)] },
-            Panel {
-                unit: "MB on disk",
-                lines: vec![
-                    line("log", |sample| sample.log_bytes / 1e6),
-                    line("folded state", |sample| sample.state_bytes / 1e6),
-                ],
-            },
-            Panel { unit: "segments of the log", lines: vec![line("segments", |sample| sample.segments)] },
-            Panel { unit: "messages that wait", lines: vec![line("queued", |sample| sample.queued_messages)] },
-        ],
-    )
 }
 
 /// The means of the second and of the last third.
@@ -227,8 +200,7 @@ mod tests {
     #[test]
     fn samples_are_read_back() {
         let read = parse("head\n1,2,3,4,5,6,7,8\n").unwrap();
-        assert_eq!(read[0].queued_messages, 6.0);
+        assert_eq!(read[0].state_bytes, 4.0);
         assert!(parse("head\n1,2\n").is_err());
-        assert!(draw(&samples(1e6)).starts_with("<svg"));
     }
 }
