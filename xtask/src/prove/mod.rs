@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail, ensure};
 use clap::Args;
 
+use self::side_by_side::SideBySide;
 use crate::daemon::Product;
 use crate::workspace::Workspace;
 use crate::{conformance, interop};
@@ -45,12 +46,19 @@ pub(crate) struct Options {
     /// For `soak`: how long to work, in seconds
     #[arg(long)]
     seconds: Option<u64>,
-    /// For `soak`: where to draw the plot, as an SVG; the samples go beside it
+    /// For `soak`, `speed`, `latency`, `idle` and `storm-baseline`: where to draw the figures, as an SVG; samples of `soak` go beside it
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
     /// For `speed`, `latency`, `idle` and `storm-baseline`: a broker to stand beside: mosquitto, flashmq or rumqttd
     #[arg(long = "peer", value_name = "NAME=PATH")]
     peers: Vec<String>,
+}
+
+impl Options {
+    /// Causeway beside the brokers that were named.
+    fn beside<'a>(&'a self, workspace: &'a Workspace) -> SideBySide<'a> {
+        SideBySide { workspace, peers: &self.peers, plot: self.plot.as_deref() }
+    }
 }
 
 struct Proof {
@@ -113,22 +121,22 @@ const PROOFS: &[Proof] = &[
     Proof {
         name: "speed",
         claim: "on one core each message costs no more processor time than with the best peer, and less than 0.7 in half of the scenarios",
-        run: |workspace, options| speed::prove_speed(workspace, &options.peers, options.full),
+        run: |workspace, options| speed::prove_speed(&options.beside(workspace), options.full),
     },
     Proof {
         name: "latency",
         claim: "at 20,000 messages a second p99 latency is at or below the best peer's",
-        run: |workspace, options| speed::prove_latency(workspace, &options.peers, options.full),
+        run: |workspace, options| speed::prove_latency(&options.beside(workspace), options.full),
     },
     Proof {
         name: "idle",
         claim: "an idle connection takes at most 1.7 KiB, 15 KiB in TLS, and a new one no more processor time than with the best peer",
-        run: |workspace, options| speed::prove_idle(workspace, &options.peers, options.full),
+        run: |workspace, options| speed::prove_idle(&options.beside(workspace), options.full),
     },
     Proof {
         name: "storm-baseline",
         claim: "10,000 clients who come at once are all let in, and those who were there lose nothing",
-        run: |workspace, options| speed::prove_storm(workspace, &options.peers, options.full),
+        run: |workspace, options| speed::prove_storm(&options.beside(workspace), options.full),
     },
 ];
 
@@ -171,11 +179,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     };
     ensure!(!options.in_memory || proof.name == "kill", "only the proof of kill knows --in-memory");
     ensure!(!options.unsynced || proof.name == "powercut", "only the proof of powercut knows --unsynced");
-    let shapes_soak = options.seconds.is_some() || options.plot.is_some();
-    ensure!(!shapes_soak || proof.name == "soak", "only the proof of soak knows --seconds and --plot");
+    ensure!(options.seconds.is_none() || proof.name == "soak", "only the proof of soak knows --seconds");
     let is_of_another = options.against != Product::Causeway;
     let needs_causeway = ["powercut", "disk-full", "broadcast", "million-sessions", "soak"].contains(&proof.name);
     let stands_beside_others = ["speed", "latency", "idle", "storm-baseline"].contains(&proof.name);
+    let can_be_drawn = stands_beside_others || proof.name == "soak";
+    ensure!(options.plot.is_none() || can_be_drawn, "{} knows no --plot", proof.name);
     ensure!(options.peers.is_empty() || stands_beside_others, "{} knows no --peer", proof.name);
     ensure!(!(is_of_another && stands_beside_others), "{} compares: it knows --peer, but no --against", proof.name);
     ensure!(!(is_of_another && needs_causeway), "{} looks into the broker: it knows no --against", proof.name);

@@ -3,7 +3,7 @@
 //! Owns which brokers there are, the call and the reading of what it wrote.
 //! It never judges: the proofs do.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, ensure};
@@ -78,48 +78,58 @@ impl Rows {
     }
 }
 
-/// Compares, printing the tables. Without `peers`, Mosquitto as it is installed is the only one.
-///
-/// # Errors
-/// When something cannot be built or nothing can be measured.
-pub(super) fn run(
-    workspace: &Workspace,
-    peers: &[String],
-    scenarios: &[&str],
-    lengths: &Lengths,
-    more: &[&str],
-) -> Result<Rows> {
-    let broker = workspace.build("causeway-broker", "causewayd", Profile::Release)?;
-    let bench = workspace.build("causeway-bench", "causeway-bench", Profile::Release)?;
-    let scratch = tempfile::TempDir::with_prefix_in("compare-", workspace.scratch("daemon-data")?)?;
-    let json = scratch.path().join("rows.jsonl");
-    Certificates::create(scratch.path())?;
-    let mut command = std::process::Command::new(bench);
-    command.arg("compare").arg("--broker").arg(format!("causeway={}", broker.display()));
-    let mosquitto = PathBuf::from(program::mosquitto_path());
-    if peers.is_empty() {
-        command.arg("--broker").arg(format!("mosquitto={}", mosquitto.display()));
+/// Who is compared, and what is drawn of it.
+pub(super) struct SideBySide<'a> {
+    pub(super) workspace: &'a Workspace,
+    /// `NAME=PATH`; where there are none, Mosquitto as it is installed is the only one.
+    pub(super) peers: &'a [String],
+    /// Where the figures are drawn, as an SVG.
+    pub(super) plot: Option<&'a Path>,
+}
+
+impl SideBySide<'_> {
+    /// Compares, printing the tables.
+    ///
+    /// # Errors
+    /// When something cannot be built or nothing can be measured.
+    pub(super) fn run(&self, scenarios: &[&str], lengths: &Lengths, more: &[&str]) -> Result<Rows> {
+        let Self { workspace, peers, plot } = *self;
+        let broker = workspace.build("causeway-broker", "causewayd", Profile::Release)?;
+        let bench = workspace.build("causeway-bench", "causeway-bench", Profile::Release)?;
+        let scratch = tempfile::TempDir::with_prefix_in("compare-", workspace.scratch("daemon-data")?)?;
+        let json = scratch.path().join("rows.jsonl");
+        Certificates::create(scratch.path())?;
+        let mut command = std::process::Command::new(bench);
+        command.arg("compare").arg("--broker").arg(format!("causeway={}", broker.display()));
+        let mosquitto = PathBuf::from(program::mosquitto_path());
+        if peers.is_empty() {
+            command.arg("--broker").arg(format!("mosquitto={}", mosquitto.display()));
+        }
+        command.args(peers.iter().flat_map(|peer| ["--broker", peer]));
+        command.args(scenarios.iter().flat_map(|scenario| ["--scenario", scenario]));
+        command.args(["--rounds", &lengths.rounds.to_string(), "--seconds", &lengths.seconds.to_string()]);
+        command.args(["--warm-up-seconds", &lengths.warm_up_seconds.to_string()]);
+        command.args(["--clients", &lengths.clients.to_string()]).args(more);
+        command.arg("--scratch").arg(scratch.path().join("brokers")).arg("--certificates").arg(scratch.path());
+        command.arg("--json-to").arg(&json);
+        if let Some(plot) = plot {
+            command.arg("--plot").arg(plot);
+        }
+        let status = command.stdin(Stdio::null()).status().context("cannot run causeway-bench")?;
+        ensure!(status.success(), "causeway-bench failed: {status}");
+        let text = std::fs::read_to_string(&json)?;
+        let rows = text.lines().map(serde_json::from_str::<Row>).collect::<Result<Vec<_>, _>>()?;
+        if peers.is_empty() {
+            println!("beside Mosquitto only, as it is installed; name others by --peer NAME=PATH");
+        } else {
+            let mut names: Vec<&str> =
+                rows.iter().filter(|row| !row.is_causeway).map(|row| row.broker.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            println!("beside {}", names.join(", "));
+        }
+        Ok(Rows(rows))
     }
-    command.args(peers.iter().flat_map(|peer| ["--broker", peer]));
-    command.args(scenarios.iter().flat_map(|scenario| ["--scenario", scenario]));
-    command.args(["--rounds", &lengths.rounds.to_string(), "--seconds", &lengths.seconds.to_string()]);
-    command.args(["--warm-up-seconds", &lengths.warm_up_seconds.to_string()]);
-    command.args(["--clients", &lengths.clients.to_string()]).args(more);
-    command.arg("--scratch").arg(scratch.path().join("brokers")).arg("--certificates").arg(scratch.path());
-    command.arg("--json-to").arg(&json);
-    let status = command.stdin(Stdio::null()).status().context("cannot run causeway-bench")?;
-    ensure!(status.success(), "causeway-bench failed: {status}");
-    let text = std::fs::read_to_string(&json)?;
-    let rows = text.lines().map(serde_json::from_str::<Row>).collect::<Result<Vec<_>, _>>()?;
-    if peers.is_empty() {
-        println!("beside Mosquitto only, as it is installed; name others by --peer NAME=PATH");
-    } else {
-        let mut names: Vec<&str> = rows.iter().filter(|row| !row.is_causeway).map(|row| row.broker.as_str()).collect();
-        names.sort_unstable();
-        names.dedup();
-        println!("beside {}", names.join(", "));
-    }
-    Ok(Rows(rows))
 }
 
 #[cfg(test)]

@@ -5,8 +5,7 @@
 
 use anyhow::{Result, bail};
 
-use super::side_by_side::{self, Lengths, Row, Rows};
-use crate::workspace::Workspace;
+use super::side_by_side::{Lengths, Row, Rows, SideBySide};
 
 /// The processor time of a message, as a multiple of what the best peer needs: at most this in every scenario.
 const CPU_TO_BEST_PEER_MAX: f64 = 1.0;
@@ -58,8 +57,8 @@ const FULL: Lengths = Lengths { rounds: 3, seconds: 4.0, warm_up_seconds: 1.0, c
 ///
 /// # Errors
 /// When something cannot be run, or a scenario falls short.
-pub(super) fn prove_speed(workspace: &Workspace, peers: &[String], full: bool) -> Result<()> {
-    let rows = side_by_side::run(workspace, peers, &SPEED_SCENARIOS, if full { &FULL } else { &QUICK }, &[])?;
+pub(super) fn prove_speed(beside: &SideBySide<'_>, full: bool) -> Result<()> {
+    let rows = beside.run(&SPEED_SCENARIOS, if full { &FULL } else { &QUICK }, &[])?;
     let ratios: Vec<f64> = rows.own().filter_map(|row| row.cpu_to_best_peer).collect();
     let good = ratios.iter().filter(|ratio| **ratio < CPU_TO_BEST_PEER_HALF).count();
     let mut shortfalls = Shortfalls::of(&rows);
@@ -83,10 +82,10 @@ pub(super) fn prove_speed(workspace: &Workspace, peers: &[String], full: bool) -
 ///
 /// # Errors
 /// When something cannot be run, or a scenario falls short.
-pub(super) fn prove_latency(workspace: &Workspace, peers: &[String], full: bool) -> Result<()> {
+pub(super) fn prove_latency(beside: &SideBySide<'_>, full: bool) -> Result<()> {
     let lengths = if full { &FULL } else { &QUICK_LATENCY };
     let scenarios = ["one-to-one:0", "one-to-one:1", "fan-in:0", "fan-in:1"];
-    let rows = side_by_side::run(workspace, peers, &scenarios, lengths, &["--rate", LATENCY_RATE])?;
+    let rows = beside.run(&scenarios, lengths, &["--rate", LATENCY_RATE])?;
     let mut shortfalls = Shortfalls::of(&rows);
     for row in rows.own() {
         if let Some(ratio) = row.p99_to_best_peer {
@@ -100,9 +99,9 @@ pub(super) fn prove_latency(workspace: &Workspace, peers: &[String], full: bool)
 ///
 /// # Errors
 /// When something cannot be run, or a scenario falls short.
-pub(super) fn prove_idle(workspace: &Workspace, peers: &[String], full: bool) -> Result<()> {
+pub(super) fn prove_idle(beside: &SideBySide<'_>, full: bool) -> Result<()> {
     let scenarios = ["idle", "idle:tls", "idle:ws", "connect", "connect:tls", "connect:tls-resumed"];
-    let rows = side_by_side::run(workspace, peers, &scenarios, if full { &FULL } else { &QUICK_IDLE }, &[])?;
+    let rows = beside.run(&scenarios, if full { &FULL } else { &QUICK_IDLE }, &[])?;
     // What is set up once weighs more on few clients, and in a short time noise does.
     let tolerance = if full { 1.0 } else { QUICK_TOLERANCE };
     let mut shortfalls = Shortfalls::of(&rows);
@@ -133,10 +132,10 @@ pub(super) fn prove_idle(workspace: &Workspace, peers: &[String], full: bool) ->
 ///
 /// # Errors
 /// When something cannot be run, or somebody is not let in, or a message of the others is lost.
-pub(super) fn prove_storm(workspace: &Workspace, peers: &[String], full: bool) -> Result<()> {
+pub(super) fn prove_storm(beside: &SideBySide<'_>, full: bool) -> Result<()> {
     let scenarios: &[&str] = if full { &["storm", "storm:tls"] } else { &["storm"] };
     let lengths = Lengths { seconds: 4.0, ..if full { FULL } else { QUICK } };
-    let rows = side_by_side::run(workspace, peers, scenarios, &lengths, &[])?;
+    let rows = beside.run(scenarios, &lengths, &[])?;
     Shortfalls::of(&rows).judge(&format!("{} clients at once are all let in; others lose nothing", lengths.clients))
 }
 
