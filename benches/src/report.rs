@@ -9,6 +9,14 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Serialize;
 
+/// A line for programs.
+#[derive(Serialize)]
+struct Line<'a, F> {
+    phase: &'a str,
+    #[serde(flatten)]
+    figures: &'a F,
+}
+
 /// How to print.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Format {
@@ -25,7 +33,7 @@ impl Format {
     pub(crate) fn print(&self, phase: &str, figures: &impl Serialize) -> Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
-            writeln!(out, "{}", serde_json::to_string(figures)?)?;
+            writeln!(out, "{}", serde_json::to_string(&Line { phase, figures })?)?;
         } else {
             writeln!(out, "{phase}:")?;
             let value = serde_json::to_value(figures)?;

@@ -14,7 +14,7 @@ pub(crate) enum Version {
     #[value(name = "3.1.1")]
     V311,
     /// MQTT 5.0.
-    #[value(name = "5")]
+    #[value(name = "5", alias = "5.0")]
     V5,
 }
 

@@ -12,7 +12,7 @@ use mio::{Events, Poll, Token};
 
 use super::check::{Check, Faults, Own, Shared};
 use super::pipe::{Buffers, Pipe, Target};
-use super::scenario::{Pattern, Scenario};
+use super::scenario::{Pattern, Scenario, Sessions};
 use crate::process;
 use crate::wire::{self, Connect, Version, first};
 
@@ -165,7 +165,7 @@ impl<'a> Engine<'a> {
             pipes.push(pipe);
             publishers.push(Publisher::new(plan, index, connack.receive_maximum));
         }
-        if scenario.is_away {
+        if scenario.is_away() {
             ensure!(plan.qos > 0, "nothing waits for those who are away with QoS 0");
             leave(&mut subscribers)?;
         } else {
@@ -226,7 +226,7 @@ impl<'a> Engine<'a> {
             self.pass_marks(now)?;
             if !self.is_sending {
                 let progress = self.progress();
-                if self.plan.scenario.is_away && self.woken.is_none() && self.is_acknowledged() {
+                if self.plan.scenario.is_away() && self.woken.is_none() && self.is_acknowledged() {
                     self.wake(now)?;
                 }
                 if self.is_complete() || (last_progress.0 == progress && now - last_progress.1 > PATIENCE) {
@@ -431,7 +431,7 @@ impl<'a> Engine<'a> {
         self.check.note(subscriber, publisher, u32::from_le_bytes([s0, s1, s2, s3]));
         self.delivered += 1;
         let measured = self.plan.warm_up..self.plan.warm_up + self.plan.duration;
-        if measured.contains(&due) && !self.plan.scenario.is_away {
+        if measured.contains(&due) && !self.plan.scenario.is_away() {
             self.latencies.saturating_record(now.saturating_sub(due).as_nanos() as u64);
         }
         if let Some(state) = self.publishers.get_mut(publisher) {
@@ -491,6 +491,9 @@ impl<'a> Engine<'a> {
 
     fn outcome(mut self) -> Result<Outcome> {
         leave(&mut self.pipes)?;
+        if self.plan.scenario.sessions != Sessions::Clean {
+            forget(self.plan)?;
+        }
         let [from, to] = self.marks[..] else { bail!("the run ended before it was measured") };
         let sent: Vec<u32> = self.publishers.iter().map(|publisher| publisher.sent).collect();
         let broker_cpu = from.broker_cpu_seconds.zip(to.broker_cpu_seconds);
@@ -530,7 +533,7 @@ impl Publisher {
         let acknowledged = u64::from(self.acknowledged);
         let done = match plan.qos {
             0 => received,
-            _ if plan.scenario.is_away => acknowledged,
+            _ if plan.scenario.is_away() => acknowledged,
             _ => received.min(acknowledged),
         };
         let under_way = u64::from(self.sent).saturating_sub(done);
@@ -562,13 +565,28 @@ fn connect(plan: &Plan) -> Connect<'static> {
     Connect { version: plan.version, keep_alive_seconds: KEEP_ALIVE_SECONDS, ..Connect::default() }
 }
 
+fn subscriber_name(index: usize) -> String {
+    format!("subscriber-{}-{index}", std::process::id())
+}
+
+/// Ends the sessions that last, so that the next run does not send to them, too.
+fn forget(plan: &Plan) -> Result<()> {
+    for index in 0..plan.scenario.subscribers {
+        let name = subscriber_name(index);
+        let (pipe, _) = Pipe::open(&plan.target, &Connect { client_id: &name, ..connect(plan) }, None)?;
+        leave(&mut vec![pipe])?;
+    }
+    Ok(())
+}
+
 /// A subscriber's connection; `is_first` where it has no session yet.
 fn open_subscriber(plan: &Plan, index: usize, is_first: bool) -> Result<Pipe> {
     let scenario = &plan.scenario;
-    let name = format!("subscriber-{}-{index}", std::process::id());
+    let name = subscriber_name(index);
     let filter = scenario.filter(index);
-    let session_expiry_seconds = if scenario.is_away { SESSION_SECONDS } else { 0 };
-    let connect = Connect { client_id: &name, is_clean: !scenario.is_away, session_expiry_seconds, ..connect(plan) };
+    let is_clean = scenario.sessions == Sessions::Clean;
+    let session_expiry_seconds = if is_clean { 0 } else { SESSION_SECONDS };
+    let connect = Connect { client_id: &name, is_clean, session_expiry_seconds, ..connect(plan) };
     let subscription = is_first.then_some((filter.as_str(), plan.qos));
     let (pipe, connack) = Pipe::open(&plan.target, &connect, subscription).with_context(|| name.clone())?;
     ensure!(is_first || connack.is_session_present, "the broker has forgotten {name}");

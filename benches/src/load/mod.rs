@@ -228,7 +228,7 @@ impl Shape {
 fn figures(plan: &Plan, outcome: &Outcome) -> Figures {
     let delivered = outcome.delivered as f64;
     // Nothing is delivered to those who are away: there, what is acknowledged is counted.
-    let done = if plan.scenario.is_away { outcome.acknowledged as f64 } else { delivered };
+    let done = if plan.scenario.is_away() { outcome.acknowledged as f64 } else { delivered };
     let drain_cpu = outcome.drain.and_then(|drain| Some(drain.broker_cpu_seconds? * 1e6 / drain.delivered as f64));
     let quantile = |quantile| outcome.latencies.value_at_quantile(quantile) as f64 / 1e3;
     Figures {

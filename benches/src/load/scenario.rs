@@ -19,6 +19,17 @@ pub(crate) enum Pattern {
     Regions,
 }
 
+/// What becomes of the subscribers' sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sessions {
+    /// They end with their connections: nothing has to outlive the broker's process.
+    Clean,
+    /// They last, so that what is acknowledged must be kept. The subscribers are there all the time.
+    Kept,
+    /// They last, and the subscribers are away while the publishers send; they come back afterwards.
+    Away,
+}
+
 /// A scenario.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
@@ -33,8 +44,7 @@ pub(crate) struct Scenario {
     pub(crate) windows: [u32; 3],
     /// Messages a second of all publishers together; without it as many as the windows let through.
     pub(crate) rate: Option<u64>,
-    /// Whether the subscribers are away while the publishers send, with sessions that last, and come back afterwards.
-    pub(crate) is_away: bool,
+    pub(crate) sessions: Sessions,
 }
 
 /// All of them.
@@ -47,7 +57,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Pairs,
         windows: [50, 20, 20],
         rate: None,
-        is_away: false,
+        sessions: Sessions::Clean,
     },
     Scenario {
         name: "fan-in",
@@ -57,7 +67,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Everything,
         windows: [50, 20, 20],
         rate: None,
-        is_away: false,
+        sessions: Sessions::Clean,
     },
     Scenario {
         name: "fan-out",
@@ -67,7 +77,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::FanOut,
         windows: [50, 20, 20],
         rate: None,
-        is_away: false,
+        sessions: Sessions::Clean,
     },
     Scenario {
         name: "fan-out-1000",
@@ -77,7 +87,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::FanOut,
         windows: [50, 20, 20],
         rate: None,
-        is_away: false,
+        sessions: Sessions::Clean,
     },
     Scenario {
         name: "shared",
@@ -87,7 +97,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Shared,
         windows: [50, 20, 20],
         rate: None,
-        is_away: false,
+        sessions: Sessions::Clean,
     },
     Scenario {
         name: "one-in-flight",
@@ -97,7 +107,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Pairs,
         windows: [1, 1, 1],
         rate: None,
-        is_away: false,
+        sessions: Sessions::Clean,
     },
     Scenario {
         name: "fleet",
@@ -107,7 +117,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Regions,
         windows: [u32::MAX; 3],
         rate: Some(5_000),
-        is_away: false,
+        sessions: Sessions::Clean,
+    },
+    Scenario {
+        name: "kept",
+        about: "100 publishers, each with a subscriber that is there and has a session that lasts",
+        publishers: 100,
+        subscribers: 100,
+        pattern: Pattern::Pairs,
+        windows: [0, 20, 20],
+        rate: None,
+        sessions: Sessions::Kept,
     },
     Scenario {
         name: "away",
@@ -117,7 +137,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         pattern: Pattern::Pairs,
         windows: [0, 20, 20],
         rate: None,
-        is_away: true,
+        sessions: Sessions::Away,
     },
 ];
 
@@ -133,6 +153,11 @@ impl Scenario {
         let names = || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
         let found = SCENARIOS.iter().find(|scenario| scenario.name == name).copied();
         found.with_context(|| format!("no scenario is called {name}; there are {}", names()))
+    }
+
+    /// Whether the subscribers are not there while the publishers send.
+    pub(crate) fn is_away(&self) -> bool {
+        self.sessions == Sessions::Away
     }
 
     /// Where a publisher publishes.
