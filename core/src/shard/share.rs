@@ -2,8 +2,9 @@
 //!
 //! A message waits in the group until a member can be sent it at once, so order holds and nothing is stranded.
 
-use causeway_protocol::{PacketId, QoS};
+use std::sync::Arc;
 
+use causeway_protocol::{PacketId, QoS};
 use slab::Slab;
 
 use super::deliver::{Forms, Origin};
@@ -52,6 +53,17 @@ impl Shard {
             self.deliver_now(now, publication, member, (retain, &identifiers), &mut Forms::default());
             return;
         }
+        let is_expired = publication.expires_at.is_some_and(|at| at <= now);
+        if durable_at == Lsn(0) && group.queue.is_empty() && !was_handed_over && !is_expired {
+            // Without a record, and with nothing before it, it waits for nothing but a member.
+            let message = publication.keep();
+            if let Some((member, subscription)) = self.next_member(now, key, &message, false) {
+                let delivery = Delivery::of(publication, durable_at, publication.qos, publication.retain);
+                self.give(now, key, (member, subscription), delivery, message);
+                return;
+            }
+        }
+        let Some(group) = self.groups.get_mut(key) else { return };
         let mut delivery = Delivery::of(publication, durable_at, publication.qos, publication.retain);
         if was_handed_over {
             delivery.identifiers.push(HANDED_OVER);
@@ -87,22 +99,14 @@ impl Shard {
                 }
                 return;
             };
-            //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
-            let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
-            let ready = |member| ready(sessions, connections, limits, member);
             // What another shard handed over is for this one's clients, for as long as any of them is here.
+            let sessions = &self.sessions;
             let stays = !self.queues.pool.identifiers(&front).is_empty()
                 && group.members().any(|(member, _)| is_here(sessions, member));
-            // Whoever can't take so large a packet leaves it to others.
-            let next = group.next(|member, subscription| {
-                if subscription.away || (stays && is_peer_session(sessions, member)) {
-                    return false;
-                }
-                let delivery = sample(&message, subscription);
-                let packet_id = (delivery.qos > QoS::AtMostOnce).then_some(PacketId::MIN);
-                ready(member).is_some_and(|open| open.accepts(now, &outgoing(&message, &delivery, false, packet_id)))
-            });
+            let next = self.next_member(now, key, &message, stays);
             let Some((member, subscription)) = next else {
+                let (sessions, connections) = (&self.sessions, &self.connections);
+                let Some(group) = self.groups.get(key) else { return };
                 let fits = |(member, subscription): (SessionKey, Subscription)| {
                     let delivery = sample(&message, subscription);
                     let id = sessions.get(member as usize).and_then(|session| session.connection);
@@ -123,23 +127,71 @@ impl Shard {
             let qos = message.qos.min(subscription.qos);
             let hands = qos == QoS::ExactlyOnce && front.lsn > Lsn(0) && self.is_recorded(member);
             let Some(group) = self.groups.get_mut(key) else { return };
-            let carried = is_peer_session(&self.sessions, member).then(|| carried_group(group.number()));
             let Some(delivery) = group.dequeue(&mut self.queues, qos > QoS::AtMostOnce && !hands) else {
                 return;
             };
             self.note_group_progress(now, key);
-            let mut delivery = with_terms(delivery, &message, subscription);
-            delivery.identifiers = carried.unwrap_or(delivery.identifiers);
             if hands {
                 //= [MQTT-4.8.2-5] a QoS 2 message is finished with its member, also after a crash
-                let delivery = Delivery { group: None, ..delivery };
+                let delivery = self.as_given(key, (member, subscription), delivery, &message);
                 let lane = self.lane_of_topic(&message.topic);
                 self.hand_over(now, key, (member, lane), delivery);
                 continue;
             }
-            let delivery = Delivery { group: Some(key), ..delivery };
-            self.send(now, member, message, delivery, None);
+            self.give(now, key, (member, subscription), delivery, message);
         }
+    }
+
+    /// The member whose turn it is among those who can be sent the message at once. `stays`: no other shard.
+    fn next_member(
+        &mut self,
+        now: Millis,
+        key: GroupKey,
+        message: &Message,
+        stays: bool,
+    ) -> Option<(SessionKey, Subscription)> {
+        let Shard { groups, sessions, connections, limits, .. } = self;
+        //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
+        groups.get_mut(key)?.next(|member, subscription| {
+            if subscription.away || (stays && is_peer_session(sessions, member)) {
+                return false;
+            }
+            // Whoever can't take so large a packet leaves it to others.
+            let delivery = sample(message, subscription);
+            let packet_id = (delivery.qos > QoS::AtMostOnce).then_some(PacketId::MIN);
+            let open = ready(sessions, connections, limits, member);
+            open.is_some_and(|open| open.accepts(now, &outgoing(message, &delivery, false, packet_id)))
+        })
+    }
+
+    /// A message of the group as this member is sent it.
+    fn as_given(
+        &self,
+        key: GroupKey,
+        (member, subscription): (SessionKey, Subscription),
+        delivery: Delivery,
+        message: &Message,
+    ) -> Delivery {
+        let delivery = with_terms(delivery, message, subscription);
+        if is_peer_session(&self.sessions, member)
+            && let Some(group) = self.groups.get(key)
+        {
+            return Delivery { identifiers: carried_group(group.number()), ..delivery };
+        }
+        delivery
+    }
+
+    /// Sends a member a message of the group, which gets it back if the member can't finish it.
+    fn give(
+        &mut self,
+        now: Millis,
+        key: GroupKey,
+        member: (SessionKey, Subscription),
+        delivery: Delivery,
+        message: Arc<Message>,
+    ) {
+        let delivery = Delivery { group: Some(key), ..self.as_given(key, member, delivery, &message) };
+        self.send(now, member.0, message, delivery, None);
     }
 
     /// Gives a message a place in a member's own queue: from here on it is the member's.
