@@ -31,6 +31,9 @@ const IDLE_MEMORY_MAX: [(&str, f64); 2] = [("idle", 1.7), ("idle:tls", 15.0)];
 /// So much worse a quick run may be.
 const QUICK_TOLERANCE: f64 = 1.25;
 
+/// And the p99 of a single round.
+const QUICK_LATENCY_TOLERANCE: f64 = 3.0;
+
 const SPEED_SCENARIOS: [&str; 13] = [
     "one-to-one:0",
     "one-to-one:1",
@@ -50,8 +53,10 @@ const SPEED_SCENARIOS: [&str; 13] = [
 const QUICK: Lengths = Lengths { rounds: 1, seconds: 0.8, warm_up_seconds: 0.3, clients: 2_000 };
 /// Two thousand connects take a tenth of a second: one such round says little.
 const QUICK_IDLE: Lengths = Lengths { rounds: 3, ..QUICK };
-const QUICK_LATENCY: Lengths = Lengths { rounds: 3, seconds: 2.0, ..QUICK };
+const QUICK_LATENCY: Lengths = Lengths { seconds: 1.2, ..QUICK };
 const FULL: Lengths = Lengths { rounds: 3, seconds: 4.0, warm_up_seconds: 1.0, clients: 10_000 };
+/// One wake-up of something else decides about the p99 of a short round, so there are many: half of them are of no account.
+const FULL_LATENCY: Lengths = Lengths { rounds: 11, seconds: 2.0, warm_up_seconds: 0.5, ..FULL };
 
 /// Shows what a message costs.
 ///
@@ -83,16 +88,18 @@ pub(super) fn prove_speed(beside: &SideBySide<'_>, full: bool) -> Result<()> {
 /// # Errors
 /// When something cannot be run, or a scenario falls short.
 pub(super) fn prove_latency(beside: &SideBySide<'_>, full: bool) -> Result<()> {
-    let lengths = if full { &FULL } else { &QUICK_LATENCY };
+    let (lengths, tolerance) = if full { (&FULL_LATENCY, 1.0) } else { (&QUICK_LATENCY, QUICK_LATENCY_TOLERANCE) };
     let scenarios = ["one-to-one:0", "one-to-one:1", "fan-in:0", "fan-in:1"];
     let rows = beside.run(&scenarios, lengths, &["--rate", LATENCY_RATE])?;
     let mut shortfalls = Shortfalls::of(&rows);
     for row in rows.own() {
         if let Some(ratio) = row.p99_to_best_peer {
-            shortfalls.above(row, "of the best peer's p99", ratio, P99_TO_BEST_PEER_MAX);
+            shortfalls.above(row, "of the best peer's p99", ratio, tolerance * P99_TO_BEST_PEER_MAX);
         }
     }
-    shortfalls.judge(&format!("p99 at or below the best peer's at {LATENCY_RATE} messages a second"))
+    let most =
+        if full { "at or below".to_owned() } else { format!("at most {tolerance} times (one round says no more)") };
+    shortfalls.judge(&format!("p99 {most} the best peer's, at {LATENCY_RATE} messages a second"))
 }
 
 /// Shows what a connection costs that does nothing, and one that is made.
