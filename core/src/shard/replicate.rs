@@ -79,7 +79,8 @@ impl Shard {
 
     /// Gives a retained message of this shard its stamp: newer than what it replaces, and than all that was published before.
     pub(super) fn stamp(&self, now: Millis, publication: &mut Publication<'_>, origin: Origin) {
-        if !publication.retain || self.peers.is_empty() || origin == Origin::Broker || publication.stamp != 0 {
+        // Wills of before a crash are published before there are links: sessions of other shards are there already.
+        if !publication.retain || self.peer_sessions.is_empty() || origin == Origin::Broker || publication.stamp != 0 {
             return;
         }
         let known = self.retained.stamp(publication.topic) >> SHARD_BITS;

@@ -596,6 +596,18 @@ fn a_retained_qos_0_message_reaches_those_who_share_on_another_shard() {
 }
 
 #[test]
+fn a_retained_will_of_before_a_crash_is_found_on_every_shard() {
+    let mut broker = Broker::new(2);
+    let mut connect = with_will(persistent("c"), "t", 0);
+    connect.will.iter_mut().for_each(|will| will.retain = true);
+    broker.join(1, connect);
+    broker.carry();
+    // It is published while the shard starts, and has no links yet.
+    broker.restart();
+    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=gone".to_owned()]; 2]);
+}
+
+#[test]
 fn a_link_carries_what_no_client_is_offered() {
     let mut broker = Broker::with(2, |limits| limits.maximum_qos = QoS::AtMostOnce);
     let publisher = broker.join(0, connect("p"));
