@@ -107,6 +107,8 @@ pub enum Keeping {
 /// What a broker is made of.
 #[derive(Debug, Clone)]
 pub struct Setup {
+    /// Which of the broker's shards it is.
+    pub number: u16,
     /// Its bounds.
     pub limits: Arc<Limits>,
     /// Its log.
@@ -226,6 +228,7 @@ impl Broker for DurableBroker {
         self.positions.clear();
         let (log, folding) = self.open(disk)?;
         let mut shard = Shard::new(now, Arc::clone(&self.setup.limits), "sim", HASH_SEED);
+        shard.become_shard(self.setup.number);
         let last = log.next().map_or(0, |next| next - 1);
         let mut from = log.first().unwrap_or(1);
         if let Some((folding, mark)) = &folding {

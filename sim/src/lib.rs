@@ -1,8 +1,11 @@
 //! Seeded deterministic simulation of a durable broker: core and log, with clients over lossy links and torn disks.
 //!
-//! Owns one world per seed, in which a shard of `causeway-core` writes to a log of `causeway-storage` on a disk that tears,
+//! Owns one world per seed, in which each shard of `causeway-core` writes to a log of `causeway-storage` on a disk that tears,
 //! and an oracle that knows what must come of it. The same seed is the same run, byte for byte. It never reads a clock, opens a
 //! socket or a file, and nothing of it is part of a broker.
+//!
+//! Of four seeds, three have one shard. The fourth has two or three with links between them, and is judged by what can be seen from
+//! outside.
 //!
 //! Of four seeds, two fold their state into a map whose commits are whole by nature, one into redb on the same torn disk as the
 //! log (which takes several times as long), and one folds nothing and keeps all bodies in memory.
@@ -40,6 +43,8 @@ pub struct Options {
     pub steps: u32,
     /// Whether bits flip in what is durable, some time.
     pub damage: bool,
+    /// How many shards the broker has; none: as the seed says.
+    pub shards: Option<usize>,
     /// Promises that are counted where they are broken, and fail nothing.
     pub tolerated: &'static [Rule],
 }
@@ -59,7 +64,7 @@ pub struct Report {
 }
 
 /// How many of the last events a failure shows.
-const EVENTS_SHOWN: usize = 150;
+const EVENTS_SHOWN: usize = 1500;
 
 /// A run in which a promise was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,8 +88,13 @@ impl fmt::Display for Failure {
         for violation in self.violations.iter().take(5) {
             writeln!(f, "  {violation}")?;
         }
+        let shards = shards(&self.options);
         let damage = if self.options.damage { " --damage" } else { "" };
-        write!(f, "cargo xtask sim --seed {} --steps {}{damage}", self.options.seed, self.options.steps)?;
+        write!(
+            f,
+            "cargo xtask sim --seed {} --steps {} --shards {shards}{damage}",
+            self.options.seed, self.options.steps
+        )?;
         if self.options.tolerated.is_empty() {
             return write!(f, " --strict");
         }
@@ -135,6 +145,19 @@ pub fn keeping(options: &Options) -> Keeping {
     }
 }
 
+/// How many shards the broker has: mostly one, which is judged more closely. Damage is about the log of a shard alone.
+pub fn shards(options: &Options) -> usize {
+    if options.damage {
+        return 1;
+    }
+    let by_chance = || match Random::new(options.seed ^ 0x33).below(8) {
+        0 => 2,
+        1 => 3,
+        _ => 1,
+    };
+    options.shards.unwrap_or_else(by_chance)
+}
+
 /// Plays a run with the real broker.
 ///
 /// # Errors
@@ -147,22 +170,26 @@ pub fn run(options: Options) -> Result<Report, Box<Failure>> {
 ///
 /// # Errors
 /// The first promise that was broken.
-pub fn run_with<B: Broker>(options: Options, broker: impl FnOnce(Setup) -> B) -> Result<Report, Box<Failure>> {
+pub fn run_with<B: Broker>(options: Options, broker: impl Fn(Setup) -> B) -> Result<Report, Box<Failure>> {
     let limits = Arc::new(limits(options.seed));
     let keeping = keeping(&options);
-    let broker = broker(Setup { limits: Arc::clone(&limits), log: log_options(options.seed), keeping });
-    let mut world = World::new(&options, limits, broker);
+    let setup = |number| Setup { number, limits: Arc::clone(&limits), log: log_options(options.seed), keeping };
+    let brokers = (0..shards(&options)).map(|number| broker(setup(number as u16))).collect();
+    let mut world = World::new(&options, Arc::clone(&limits), brokers);
     // A run that ends early without a violation met a damaged disk, and the broker refused it.
     let _ = world.run(options.steps);
-    if world.oracle.violations.is_empty() {
-        world.broker.stop();
-        world.oracle.tally.folded(world.broker.folded());
-        return Ok(Report { digest: world.digest(), tally: world.oracle.tally });
+    if world.oracle.violations().is_empty() {
+        let mut tally = *world.oracle.tally();
+        for core in &mut world.cores {
+            core.broker.stop();
+            tally.folded(core.broker.folded());
+        }
+        return Ok(Report { digest: world.digest(), tally });
     }
     Err(Box::new(Failure {
         options,
         step: world.step,
-        violations: std::mem::take(&mut world.oracle.violations),
+        violations: world.oracle.violations().to_vec(),
         events: world.trace.lines(),
     }))
 }

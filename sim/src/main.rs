@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Ok(arguments) => play(&arguments),
         Err(error) => {
             eprintln!(
-                "{error}\nusage: causeway-sim [--seed N] [--steps M] [--seeds COUNT] [--damage] [--judge RULE] [--strict]"
+                "{error}\nusage: causeway-sim [--seed N] [--steps M] [--seeds COUNT] [--shards 1..3] [--damage] [--judge RULE] [--strict]"
             );
             ExitCode::FAILURE
         }
@@ -31,8 +31,10 @@ fn main() -> ExitCode {
 }
 
 fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, String> {
-    let mut arguments =
-        Arguments { options: Options { seed: 1, steps: 2000, damage: false, tolerated: KNOWN }, seeds: 1 };
+    let mut arguments = Arguments {
+        options: Options { seed: 1, steps: 2000, damage: false, shards: None, tolerated: KNOWN },
+        seeds: 1,
+    };
     while let Some(word) = words.next() {
         if word == "--judge" {
             let name = words.next().ok_or("--judge needs the name of a rule")?;
@@ -46,6 +48,10 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
         match word.as_str() {
             "--seed" => arguments.options.seed = number()?,
             "--seeds" => arguments.seeds = number()?,
+            "--shards" => match number()? {
+                shards @ 1..=3 => arguments.options.shards = Some(shards as usize),
+                other => return Err(format!("{other} shards are not played, only 1 to 3")),
+            },
             "--steps" => arguments.options.steps = number()?.try_into().map_err(|_| "too many steps".to_owned())?,
             "--strict" => arguments.options.tolerated = &[],
             "--damage" => arguments.options.damage = true,

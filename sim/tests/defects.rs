@@ -17,12 +17,12 @@ const SEEDS_MAX: u64 = 40;
 /// The first failure, and that it breaks one of the promises.
 fn find<B: Broker>(rules: &[Rule], broker: impl Fn(Setup) -> B) -> Box<Failure> {
     for seed in 1..=SEEDS_MAX {
-        let options = Options { seed, steps: 2000, damage: false, tolerated: KNOWN };
+        let options = Options { seed, steps: 2000, damage: false, shards: None, tolerated: KNOWN };
         if let Err(failure) = run_with(options, &broker) {
             let found = failure.violations.first().map(|violation| violation.rule);
             assert!(found.is_some_and(|rule| rules.contains(&rule)), "{failure}");
             let text = failure.to_string();
-            assert!(text.contains(&format!("cargo xtask sim --seed {seed} --steps 2000")), "{text}");
+            assert!(text.contains(&format!("cargo xtask sim --seed {seed} --steps 2000 --shards ")), "{text}");
             return failure;
         }
     }

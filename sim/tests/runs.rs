@@ -6,7 +6,7 @@
 use causeway_sim::{KNOWN, Options, Tally, run};
 
 fn options(seed: u64) -> Options {
-    Options { seed, steps: 2000, damage: false, tolerated: KNOWN }
+    Options { seed, steps: 2000, damage: false, shards: None, tolerated: KNOWN }
 }
 
 fn play(options: impl Iterator<Item = Options>) -> Tally {

@@ -20,6 +20,9 @@ pub(crate) struct Options {
     /// How many seeds to play, one after the other
     #[arg(long, default_value_t = 1)]
     seeds: u64,
+    /// How many shards the broker has; as the seed says where this is not given
+    #[arg(long)]
+    shards: Option<u8>,
     /// Flip bits of what is durable: the start must refuse, or serve intact data
     #[arg(long)]
     damage: bool,
@@ -42,6 +45,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     {
         command.arg(name).arg(number.to_string());
     }
+    command.args(options.shards.iter().flat_map(|shards| ["--shards".to_owned(), shards.to_string()]));
     command.args(options.damage.then_some("--damage"));
     command.args(options.strict.then_some("--strict"));
     command.args(options.judge.iter().flat_map(|rule| ["--judge", rule]));

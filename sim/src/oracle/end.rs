@@ -131,6 +131,18 @@ impl Oracle {
         }
     }
 
+    /// What a client found that asked for everything retained, and what it had to when it asked.
+    pub(crate) fn judge_found(&mut self, now: u64, mut expected: Vec<(u32, QoS)>, mut seen: Vec<(u32, QoS)>) {
+        let later = self.retained(now);
+        // It may have expired while it was on its way.
+        expected.retain(|one| later.contains(one) || seen.contains(one));
+        seen.sort_unstable();
+        expected.sort_unstable();
+        if seen != expected {
+            self.breach(Rule::Retained, format!("a new subscriber got {seen:?}, not {expected:?}"));
+        }
+    }
+
     /// What a client that asks for everything retained must get.
     pub(crate) fn retained(&self, now: u64) -> Vec<(u32, QoS)> {
         let kept = self.live.retained.values().filter(|kept| !is_expired(kept.expires_at, now));

@@ -6,9 +6,11 @@
 
 mod end;
 pub(crate) mod input;
+mod judge;
 mod output;
 mod place;
 mod route;
+mod several;
 pub(crate) mod state;
 mod time;
 
@@ -20,6 +22,8 @@ use causeway_protocol::{ProtocolVersion, ReasonCode};
 
 use crate::folding::Folded;
 use crate::message::Registry;
+pub(crate) use judge::Judge;
+pub(crate) use several::Several;
 use state::{ClientIndex, Identifiers, LinkId, Op, State, WillModel};
 
 /// A promise of the broker, or of a client of the simulation.
@@ -327,10 +331,6 @@ impl Oracle {
             }
             !gone
         });
-    }
-
-    pub(crate) fn durable(&self) -> u64 {
-        self.durable
     }
 
     /// Whether messages of the topic go before others.

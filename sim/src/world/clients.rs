@@ -60,7 +60,7 @@ impl<B: Broker> World<B> {
             let delay = (is_v5 && self.random.chance(60)).then(|| index as u32 + 1 + 20 * self.random.below(4) as u32);
             (message, delay)
         });
-        let payload = will.map(|(message, _)| self.oracle.registry.payload(message)).unwrap_or_default();
+        let payload = will.map(|(message, _)| self.oracle.registry().payload(message)).unwrap_or_default();
         let client = &mut self.clients[index];
         client.cut_off(Some(id));
         client.expiry_at_connect = expiry;
@@ -72,7 +72,7 @@ impl<B: Broker> World<B> {
             ..ConnectProperties::default()
         };
         let keep_alive_seconds = if plain { 0 } else { client.keep_alive_seconds };
-        let registry = &self.oracle.registry;
+        let registry = self.oracle.registry();
         let will = will.map(|(message, delay_interval_seconds)| {
             let message = registry.get(message);
             Will {
@@ -127,7 +127,7 @@ impl<B: Broker> World<B> {
             accepted_from,
             copies: 0,
         };
-        self.oracle.registry.add(message)
+        self.oracle.registry_mut().add(message)
     }
 
     /// A client does something of its own accord.
@@ -187,7 +187,7 @@ impl<B: Broker> World<B> {
 
     fn publish_something(&mut self, index: usize, id: LinkId) {
         let message = self.new_message(index, false);
-        let qos = self.oracle.registry.get(message).qos;
+        let qos = self.oracle.registry().get(message).qos;
         if qos == QoS::AtMostOnce {
             self.send_publish(id, message, 0, false);
             return;
@@ -201,8 +201,8 @@ impl<B: Broker> World<B> {
     }
 
     fn send_publish(&mut self, id: LinkId, message: MessageId, packet_id: u16, dup: bool) {
-        let payload = self.oracle.registry.payload(message);
-        let one = self.oracle.registry.get(message);
+        let payload = self.oracle.registry().payload(message);
+        let one = self.oracle.registry().get(message);
         let message_expiry_interval_seconds = one.expiry_seconds;
         let publish = Publish {
             dup,
@@ -219,8 +219,7 @@ impl<B: Broker> World<B> {
     pub(super) fn subscribe_something(&mut self, index: usize, id: LinkId) {
         let filter = self.random.below(FILTERS.len() as u64) as usize;
         // One group at a time, so that it is clear through which a message came.
-        let in_group =
-            self.oracle.live.sessions[index].as_ref().is_some_and(|one| one.subs.keys().any(|f| is_shared(*f)));
+        let in_group = self.oracle.filters_of(index).into_iter().any(is_shared);
         if is_shared(filter) && (in_group || self.links[&id].up.len() > 2) {
             return;
         }
@@ -252,8 +251,7 @@ impl<B: Broker> World<B> {
     }
 
     fn unsubscribe_something(&mut self, index: usize, id: LinkId) {
-        let subs =
-            self.oracle.live.sessions[index].as_ref().map_or(Vec::new(), |one| one.subs.keys().copied().collect());
+        let subs = self.oracle.filters_of(index);
         let filter = if subs.is_empty() || self.random.chance(10) {
             self.random.below(FILTERS.len() as u64) as usize
         } else {
@@ -326,13 +324,20 @@ impl<B: Broker> World<B> {
             let bytes = std::mem::replace(&mut link.received, rest);
             let Ok(packet) = decode(&head, &bytes[head.header_bytes..], link.version) else { return Ok(()) };
             let topic = resolve(&mut link.aliases[1], &packet);
+            let link_epoch = link.epoch;
             if matches!(packet, Packet::ConnAck(_)) {
                 self.clients[index].given(link.epoch);
             }
-            match self.clients[index].receive(&packet, &topic, &self.oracle.registry) {
+            let taken = self.clients[index].taken;
+            let reaction = self.clients[index].receive(&packet, &topic, self.oracle.registry());
+            if let Packet::Publish(publish) = &packet {
+                let is_new = self.clients[index].taken > taken;
+                self.oracle.taken((index, link_epoch), publish, &topic, is_new);
+            }
+            match reaction {
                 // What was released too early may come again.
-                Err(violation) if violation.rule == Rule::Twice && self.oracle.is_tainted => {
-                    self.oracle.tally.tolerated += 1;
+                Err(violation) if violation.rule == Rule::Twice && self.oracle.is_tainted() => {
+                    self.oracle.tally().tolerated += 1;
                 }
                 Err(violation) => self.oracle.breach(violation.rule, violation.detail),
                 Ok(Reaction::Nothing) => {}

@@ -2,7 +2,8 @@
 //!
 //! Owns that part of the schedule, and the last look at what is retained.
 
-use causeway_protocol::{ProtocolVersion, QoS, RetainHandling};
+use causeway_core::Gauges;
+use causeway_protocol::{ProtocolVersion, RetainHandling};
 
 use super::faults::Death;
 use super::{BROKER_SLOT, Over, World};
@@ -19,9 +20,9 @@ impl<B: Broker> World<B> {
     pub(super) fn finish(&mut self) -> Result<(), Over> {
         self.is_healed = true;
         self.note("heals", [0, 0, 0]);
-        self.disk.faulty.plan_nothing();
-        let probe = self.clients.len() - 1;
-        for index in 0..probe {
+        self.cores.iter().for_each(|core| core.disk.faulty.plan_nothing());
+        let probes = self.clients.len() - self.cores.len();
+        for index in 0..probes {
             if let Some(id) = self.clients[index].link {
                 self.leave_link(index, id, usize::MAX);
             }
@@ -30,14 +31,14 @@ impl<B: Broker> World<B> {
                 self.clients[index].outgoing.retain(|one| one.released);
             }
         }
-        self.settle(probe)?;
+        self.settle(probes)?;
         // What was acknowledged is recorded within a second.
         self.advance(self.now + 2000)?;
-        self.settle(probe)?;
-        let gauges = self.broker.shard().gauges();
-        self.oracle.settled(self.now, gauges);
+        self.settle(probes)?;
+        let gauges = self.gauges();
+        self.oracle.settled(self.now, &gauges);
         self.check()?;
-        self.look_at_retained(probe)?;
+        self.look_at_retained(probes)?;
         self.restart_with_nothing_left()
     }
 
@@ -48,7 +49,7 @@ impl<B: Broker> World<B> {
                 return Ok(());
             }
         }
-        self.oracle.breach(Rule::Lost, "it never settles");
+        self.oracle.breach(Rule::Lost, "it never settles".to_owned());
         Err(Over)
     }
 
@@ -79,38 +80,42 @@ impl<B: Broker> World<B> {
         }
         self.at(BROKER_SLOT)?;
         self.observe()?;
-        for _ in 0..FETCHES_MAX {
-            if !self.fetch()? {
-                break;
+        quiet &= !self.carry_wires()?;
+        for core in 0..self.cores.len() {
+            for _ in 0..FETCHES_MAX {
+                if !self.fetch(core)? {
+                    break;
+                }
+                quiet = false;
             }
-            quiet = false;
+            self.fold(core)?;
+            let before = self.cores[core].durable;
+            self.append(core)?;
+            self.sync(core)?;
+            self.tell(core)?;
+            quiet &= before == self.cores[core].durable;
         }
-        self.fold()?;
-        let before = self.oracle.durable();
-        self.append()?;
-        self.sync()?;
-        self.tell()?;
-        Ok(quiet && before == self.oracle.durable())
+        Ok(quiet && self.is_listening)
     }
 
-    fn look_at_retained(&mut self, probe: usize) -> Result<(), Over> {
-        self.settle(probe + 1)?;
-        let Some(id) = self.clients[probe].link else { return Ok(()) };
+    fn gauges(&mut self) -> Vec<Gauges> {
+        self.cores.iter_mut().map(|core| core.broker.shard().gauges()).collect()
+    }
+
+    /// A new subscriber on each shard finds what is retained.
+    fn look_at_retained(&mut self, probes: usize) -> Result<(), Over> {
+        self.settle(self.clients.len())?;
         let all = FILTERS.iter().position(|filter| *filter == "#").unwrap_or(0);
-        self.clients[probe].retained.clear();
-        self.subscribe_to(probe, id, all, RetainHandling::Always);
-        let expected = self.oracle.retained(self.now);
-        self.settle(probe + 1)?;
-        let mut seen: Vec<(u32, QoS)> = self.clients[probe].retained.clone();
-        let mut expected: Vec<(u32, QoS)> = expected;
-        let later = self.oracle.retained(self.now);
-        // It may have expired while it was on its way.
-        expected.retain(|one| later.contains(one) || seen.contains(one));
-        seen.sort_unstable();
-        expected.sort_unstable();
-        if seen != expected {
-            self.oracle.breach(Rule::Retained, format!("a new subscriber got {seen:?}, not {expected:?}"));
+        for probe in probes..self.clients.len() {
+            let Some(id) = self.clients[probe].link else { return Ok(()) };
+            self.clients[probe].retained.clear();
+            self.subscribe_to(probe, id, all, RetainHandling::Always);
         }
+        let asked_at = self.now;
+        let expected = self.oracle.retained(asked_at);
+        self.settle(self.clients.len())?;
+        let seen: Vec<_> = self.clients[probes..].iter().map(|probe| probe.retained.clone()).collect();
+        self.oracle.judge_found((asked_at, self.now), expected, seen);
         self.check()
     }
 
@@ -118,10 +123,13 @@ impl<B: Broker> World<B> {
     fn restart_with_nothing_left(&mut self) -> Result<(), Over> {
         self.advance(self.now + 2000)?;
         self.settle(self.clients.len())?;
-        let may_be_kept = self.oracle.live.lost_with_member > 0;
+        let may_be_kept = self.oracle.may_keep_shared();
         self.crash(Death::Killed)?;
-        let gauges = self.broker.shard().gauges();
-        if gauges.queued_messages > 0 || gauges.inflight_messages > 0 {
+        while !self.is_listening {
+            self.round(0)?;
+        }
+        let gauges = self.gauges();
+        if gauges.iter().any(|one| one.queued_messages > 0 || one.inflight_messages > 0) {
             let detail = format!("after the last restart {gauges:?}");
             let rule = if may_be_kept { Rule::SharedAgain } else { Rule::Twice };
             self.oracle.breach(rule, detail);

@@ -1,14 +1,16 @@
-//! The world of one run: a broker, its disk, its clients, the links between them, and one clock.
+//! The world of one run: a broker of one or several shards, their disks, its clients, the links between them, and one clock.
 //!
 //! Owns how they meet. What happens next is decided in `schedule`, what clients want in `clients`, what goes wrong with the
 //! disk in `faults`.
 
 mod clients;
+mod core;
 mod faults;
 mod finale;
 mod schedule;
+mod wires;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -18,13 +20,15 @@ use causeway_storage::fault::Random;
 
 use crate::broker::Broker;
 use crate::client::Client;
-use crate::disk::{WatchedDisk, Written};
 use crate::link::{Link, first_packet, resolve};
 use crate::message::{FILTERS, Registry, TOPICS};
 use crate::oracle::input::{Asked, Wanted};
-use crate::oracle::state::{LinkId, Sub, WillModel};
-use crate::oracle::{Oracle, Rule};
+use crate::oracle::state::{ClientIndex, LinkId, Sub, WillModel};
+use crate::oracle::{Judge, Rule};
 use crate::trace::{Event, Trace};
+use core::Core;
+pub(crate) use wires::UNDER_WAY_MAX;
+use wires::Wire;
 
 /// The run is over before its time: a promise was broken, which the oracle has, or a damaged disk was refused.
 pub(crate) struct Over;
@@ -37,28 +41,22 @@ const START_SLOT: u64 = 19;
 
 /// See the module.
 pub(crate) struct World<B> {
-    pub(crate) broker: B,
-    pub(crate) oracle: Oracle,
+    pub(crate) cores: Vec<Core<B>>,
+    pub(crate) oracle: Box<dyn Judge>,
     pub(crate) trace: Trace,
     pub(crate) step: u32,
     random: Random,
     limits: Arc<Limits>,
-    disk: WatchedDisk,
     now: u64,
     clients: Vec<Client>,
     links: BTreeMap<LinkId, Link>,
-    by_connection: BTreeMap<ConnectionId, LinkId>,
+    /// By the number of the shard, and what that calls it.
+    by_connection: BTreeMap<(usize, ConnectionId), LinkId>,
+    /// One for each direction between two shards.
+    wires: Vec<Wire>,
+    /// All shards know what the others' clients want: clients may come.
+    is_listening: bool,
     next_link: LinkId,
-    /// Records the running broker found when it started.
-    found: u64,
-    /// Groups in the log, by their last record: with the write that wrote them.
-    appended: VecDeque<(u64, Written)>,
-    /// Where the log may end after a crash.
-    ends: Vec<u64>,
-    /// Of each group: its last record, and what was durable before it was written.
-    proofs: VecDeque<(u64, u64)>,
-    /// A group that is durable proves that these records had been.
-    proven: u64,
     slow: u64,
     /// An outbox was over its bound.
     was_full: bool,
@@ -74,60 +72,76 @@ impl<B: Broker> World<B> {
 
     /// Whether the run goes on.
     fn check(&self) -> Result<(), Over> {
-        if self.oracle.violations.is_empty() { Ok(()) } else { Err(Over) }
+        if self.oracle.violations().is_empty() { Ok(()) } else { Err(Over) }
     }
 
     fn millis(&self) -> Millis {
         Millis(self.now)
     }
 
-    fn last_record(&mut self) -> u64 {
-        self.found + self.broker.shard().counters().records_appended
+    /// The shard on which a client's session lives. Consecutive clients are on different ones.
+    fn home(&self, client: ClientIndex) -> usize {
+        client % self.cores.len()
     }
 
-    /// Lets the shard take an input, and the oracle know where the log stands after it.
-    fn input<R>(&mut self, take: impl FnOnce(&mut Shard, Millis) -> R) -> R {
+    fn shard(&mut self, core: usize) -> &mut Shard {
+        self.cores[core].broker.shard()
+    }
+
+    /// The shard of a link that is there, and what it calls the link.
+    fn connection(&self, id: LinkId) -> Option<(usize, ConnectionId)> {
+        let link = self.links.get(&id)?;
+        Some((self.home(link.client), link.connection?))
+    }
+
+    /// Lets a shard take an input, and the oracle know where the log stands after it.
+    fn input<R>(&mut self, core: usize, take: impl FnOnce(&mut Shard, Millis) -> R) -> R {
         let now = self.millis();
-        let taken = take(self.broker.shard(), now);
-        let last = self.last_record();
-        let dropped = self.broker.shard().counters().dropped_oldest;
+        let taken = take(self.shard(core), now);
+        let last = self.cores[core].last_record();
+        let dropped = self.shard(core).counters().dropped_oldest;
         self.oracle.begin(last, dropped);
         taken
     }
 
-    /// Looks at all that the shard put out, and carries it out.
+    /// Looks at all that the shards put out, and carries it out.
     fn observe(&mut self) -> Result<(), Over> {
         let dropped_before = self.slow;
         // As it was when the input came: quick links are emptied below.
         self.was_full |= self.links.values().any(|link| link.observed > self.limits.outbox_bytes_max);
         loop {
-            while let Some(connection) = self.broker.shard().poll_dirty() {
-                let Some(&id) = self.by_connection.get(&connection) else { continue };
-                self.look_at(id);
+            // Links between shards are written before those to clients.
+            self.load_wires();
+            for core in 0..self.cores.len() {
+                while let Some(connection) = self.shard(core).poll_dirty() {
+                    let Some(&id) = self.by_connection.get(&(core, connection)) else { continue };
+                    self.look_at(id);
+                }
             }
             self.look_behind_corks();
             if !self.drain_quick() {
                 break;
             }
         }
-        while let Some(effect) = self.broker.shard().poll_effect() {
-            if let Effect::Close { connection } = effect
-                && let Some(id) = self.by_connection.get(&connection)
-                && let Some(link) = self.links.get_mut(id)
-            {
-                link.is_closing = true;
+        for core in 0..self.cores.len() {
+            while let Some(effect) = self.shard(core).poll_effect() {
+                let Effect::Close { connection } = effect else { continue };
+                match self.by_connection.get(&(core, connection)) {
+                    Some(id) => self.links.get_mut(id).into_iter().for_each(|link| link.is_closing = true),
+                    None => self.judge_closed_wire(core, connection),
+                }
             }
         }
-        let counters = *self.broker.shard().counters();
-        self.slow = counters.dropped_slow_consumer;
-        let gauges = self.step.is_multiple_of(8).then(|| self.broker.shard().gauges());
+        let counters = *self.shard(0).counters();
+        self.slow = self.cores.iter_mut().map(|core| core.broker.shard().counters().dropped_slow_consumer).sum();
+        let gauges = self.step.is_multiple_of(8).then(|| self.shard(0).gauges());
         let dropped = self.slow != dropped_before || std::mem::take(&mut self.was_full);
         self.oracle.end_input(dropped, &counters, gauges);
-        for (id, link) in &self.links {
-            if let Some(connection) = link.connection
-                && self.broker.shard().is_open(connection) != self.oracle.is_open(*id)
-            {
-                let detail = format!("whether link {id} is open: the oracle says {}", self.oracle.is_open(*id));
+        let known: Vec<(LinkId, usize, ConnectionId)> =
+            self.links.keys().filter_map(|id| self.connection(*id).map(|(core, one)| (*id, core, one))).collect();
+        for (id, core, connection) in known {
+            if self.shard(core).is_open(connection) != self.oracle.is_open(id) {
+                let detail = format!("whether link {id} is open: the oracle says {}", self.oracle.is_open(id));
                 self.oracle.breach(Rule::Connection, detail);
                 break;
             }
@@ -137,10 +151,10 @@ impl<B: Broker> World<B> {
 
     /// Looks at what waits behind a CONNACK that waits itself.
     fn look_behind_corks(&mut self) {
-        let connections = self.by_connection.iter().map(|(connection, id)| (*connection, *id));
+        let (cores, connections) = (&mut self.cores, self.by_connection.iter());
         let corked: smallvec::SmallVec<[LinkId; 4]> = connections
-            .filter(|(connection, _)| self.broker.shard().is_corked(*connection))
-            .map(|(_, id)| id)
+            .filter(|((core, connection), _)| cores[*core].broker.shard().is_corked(*connection))
+            .map(|(_, id)| *id)
             .collect();
         corked.into_iter().for_each(|id| self.look_at(id));
     }
@@ -158,9 +172,9 @@ impl<B: Broker> World<B> {
 
     /// Moves bytes from the outbox onto the link, as a socket would take them.
     fn drain(&mut self, id: LinkId, bytes_max: usize) -> bool {
+        let Some((core, connection)) = self.connection(id) else { return false };
         let Some(link) = self.links.get_mut(&id) else { return false };
-        let Some(connection) = link.connection else { return false };
-        let Some(mut outbox) = self.broker.shard().outbox(connection) else { return false };
+        let Some(mut outbox) = self.cores[core].broker.shard().outbox(connection) else { return false };
         let mut bytes = gather(outbox.as_ref());
         // What the oracle has not seen yet stays for the next time.
         bytes.truncate(bytes_max.min(link.observed));
@@ -174,16 +188,16 @@ impl<B: Broker> World<B> {
             self.oracle.left(id);
         }
         if low {
-            self.input(|shard, now| shard.flushed(now, connection));
+            self.input(core, |shard, now| shard.flushed(now, connection));
         }
         true
     }
 
     /// Shows the oracle what is new in an outbox.
     fn look_at(&mut self, id: LinkId) {
+        let Some((core, connection)) = self.connection(id) else { return };
         let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(connection) = link.connection else { return };
-        let Some(outbox) = self.broker.shard().waiting(connection) else { return };
+        let Some(outbox) = self.cores[core].broker.shard().waiting(connection) else { return };
         let all = gather(outbox);
         let mut rest = all.get(link.observed..).unwrap_or_default();
         link.observed = all.len();
@@ -196,7 +210,7 @@ impl<B: Broker> World<B> {
             match decode(&head, &packet[head.header_bytes..], link.version) {
                 Ok(packet) => {
                     let topic = resolve(&mut link.aliases[0], &packet);
-                    let numbers = numbers(id, &packet, &self.oracle.registry, &topic);
+                    let numbers = numbers(id, &packet, self.oracle.registry(), &topic);
                     self.note(name(&packet, false), numbers);
                     self.oracle.emitted(self.now, id, &packet, &topic);
                 }
@@ -215,19 +229,26 @@ impl<B: Broker> World<B> {
     }
 
     fn advance(&mut self, until: u64) -> Result<(), Over> {
-        while let Some(due) = self.broker.shard().next_deadline().filter(|due| due.0 <= until) {
-            self.now = self.now.max(due.0);
-            self.tick()?;
+        while let Some((due, core)) = self.first_deadline().filter(|(due, _)| *due <= until) {
+            self.now = self.now.max(due);
+            self.tick(core)?;
         }
         self.now = until;
         Ok(())
     }
 
-    fn tick(&mut self) -> Result<(), Over> {
-        let before: Vec<(LinkId, ConnectionId)> = self.by_connection.iter().map(|(one, id)| (*id, *one)).collect();
-        let before: Vec<_> = before.into_iter().filter(|(_, one)| self.broker.shard().is_open(*one)).collect();
-        self.input(|shard, now| shard.tick(now));
-        let silent = before.into_iter().filter(|(_, one)| !self.broker.shard().is_open(*one));
+    /// The next time that a shard waits for, and which.
+    fn first_deadline(&mut self) -> Option<(u64, usize)> {
+        let cores = self.cores.iter_mut().enumerate();
+        cores.filter_map(|(at, core)| Some((core.broker.shard().next_deadline()?.0, at))).min()
+    }
+
+    fn tick(&mut self, core: usize) -> Result<(), Over> {
+        let before = self.by_connection.iter().filter(|((at, _), _)| *at == core).map(|((_, one), id)| (*id, *one));
+        let before: Vec<(LinkId, ConnectionId)> = before.collect();
+        let before: Vec<_> = before.into_iter().filter(|(_, one)| self.shard(core).is_open(*one)).collect();
+        self.input(core, |shard, now| shard.tick(now));
+        let silent = before.into_iter().filter(|(_, one)| !self.shard(core).is_open(*one));
         let silent: Vec<LinkId> = silent.map(|(id, _)| id).collect();
         self.note("tick", [silent.len() as u64, 0, 0]);
         self.oracle.tick(self.now, &silent);
@@ -236,22 +257,27 @@ impl<B: Broker> World<B> {
 
     /// Hands the broker what arrived on a link, as far as it wants it.
     fn read(&mut self, id: LinkId) -> Result<(), Over> {
-        let Some(slot) = self.links.get(&id).map(|link| link.client as u64) else { return Ok(()) };
-        self.at(slot)?;
+        let Some(client) = self.links.get(&id).map(|link| link.client) else { return Ok(()) };
+        self.at(client as u64)?;
+        let core = self.home(client);
+        if !self.is_listening {
+            return Ok(());
+        }
         loop {
             let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
             if let Some(connection) = link.connection {
-                if !self.broker.shard().is_open(connection) {
+                let shard = self.cores[core].broker.shard();
+                if !shard.is_open(connection) {
                     link.arrived.clear();
                     return Ok(());
                 }
-                if !self.broker.shard().wants_input(connection) {
+                if !shard.wants_input(connection) {
                     return Ok(());
                 }
             }
             let Ok(Some(head)) = first_packet(&link.arrived) else {
                 if let Some(connection) = link.connection.filter(|_| !link.arrived.is_empty()) {
-                    self.input(|shard, now| shard.heard(now, connection));
+                    self.input(core, |shard, now| shard.heard(now, connection));
                     self.oracle.heard(self.now, id);
                 }
                 return Ok(());
@@ -261,7 +287,7 @@ impl<B: Broker> World<B> {
             let version = link.version;
             let connection = link.connection;
             match (decode(&head, &bytes[head.header_bytes..], version), connection) {
-                (Ok(packet), Some(connection)) => self.handle(id, connection, &packet)?,
+                (Ok(packet), Some(connection)) => self.handle(id, (core, connection), &packet)?,
                 (Ok(packet), None) => self.connect(id, &packet)?,
                 (Err(error), _) => {
                     self.oracle.breach(Rule::Data, format!("the simulation sent no packet: {error}"));
@@ -272,7 +298,7 @@ impl<B: Broker> World<B> {
     }
 
     fn connect(&mut self, id: LinkId, packet: &Packet<'_>) -> Result<(), Over> {
-        let drops = self.links.get(&id).is_some_and(|link| self.oracle.drops_oldest[link.client]);
+        let drops = self.links.get(&id).is_some_and(|link| self.oracle.drops_oldest(link.client));
         let overflow = if drops { Overflow::DropOldest } else { Overflow::RefuseNew };
         let policy = HandshakePolicy { anonymous_allowed: true, overflow, ..HandshakePolicy::default() };
         let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned());
@@ -280,13 +306,13 @@ impl<B: Broker> World<B> {
             self.oracle.breach(Rule::Connection, format!("not accepted: {packet:?}"));
             return Err(Over);
         };
-        let connection = self.input(|shard, now| shard.open(now, *request));
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        link.connection = Some(connection);
-        let client = link.client;
-        self.by_connection.insert(connection, id);
+        let Some(client) = self.links.get(&id).map(|link| link.client) else { return Ok(()) };
+        let core = self.home(client);
+        let connection = self.input(core, |shard, now| shard.open(now, *request));
+        self.links.get_mut(&id).into_iter().for_each(|link| link.connection = Some(connection));
+        self.by_connection.insert((core, connection), id);
         let will = connect.will.as_ref().and_then(|will| {
-            let message = self.oracle.registry.recognise(will.topic, will.payload).ok().flatten()?;
+            let message = self.oracle.registry().recognise(will.topic, will.payload).ok().flatten()?;
             Some(WillModel { message, delay_seconds: will.delay_interval_seconds.unwrap_or(0) })
         });
         let expiry_seconds = match (connect.version, connect.clean_start) {
@@ -304,21 +330,28 @@ impl<B: Broker> World<B> {
         };
         self.note("-> CONNECT link client expiry", [u64::from(id), client as u64, u64::from(expiry_seconds)]);
         self.oracle.open(self.now, id, asked);
-        let epoch = self.oracle.live.sessions[client].as_ref().map_or(0, |session| session.epoch);
+        // Which session it is, CONNACK says.
+        let observed = self.observe();
+        let epoch = self.oracle.epoch_of(client);
         self.links.get_mut(&id).into_iter().for_each(|link| link.epoch = epoch);
-        self.observe()
+        observed
     }
 
-    fn handle(&mut self, id: LinkId, connection: ConnectionId, packet: &Packet<'_>) -> Result<(), Over> {
+    fn handle(
+        &mut self,
+        id: LinkId,
+        (core, connection): (usize, ConnectionId),
+        packet: &Packet<'_>,
+    ) -> Result<(), Over> {
         let refusals = |shard: &Shard| {
             let counters = shard.counters();
             counters.publish_refused_queue_full + counters.publish_refused_retained_full
         };
-        let before = refusals(self.broker.shard());
-        self.input(|shard, now| shard.handle(now, connection, packet));
-        let refused = refusals(self.broker.shard()) != before;
+        let before = refusals(self.shard(core));
+        self.input(core, |shard, now| shard.handle(now, connection, packet));
+        let refused = refusals(self.shard(core)) != before;
         let topic = if let Packet::Publish(publish) = packet { publish.topic } else { "" };
-        let numbers = numbers(id, packet, &self.oracle.registry, topic);
+        let numbers = numbers(id, packet, self.oracle.registry(), topic);
         self.note(name(packet, true), numbers);
         let now = self.now;
         if self.oracle.heard(now, id).is_none() {
@@ -327,7 +360,7 @@ impl<B: Broker> World<B> {
         match packet {
             Packet::Publish(publish) => {
                 let topic = TOPICS.iter().position(|topic| *topic == publish.topic).unwrap_or(0);
-                let message = match self.oracle.registry.recognise(publish.topic, publish.payload) {
+                let message = match self.oracle.registry().recognise(publish.topic, publish.payload) {
                     Ok(Some(message)) => message,
                     Ok(None) | Err(_) => Registry::clearing(topic),
                 };
@@ -369,6 +402,7 @@ impl<B: Broker> World<B> {
     fn close(&mut self, id: LinkId) -> Result<(), Over> {
         let Some(slot) = self.links.get(&id).map(|link| link.client as u64) else { return Ok(()) };
         self.at(slot)?;
+        let core = self.home(slot as usize);
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.broker_left = true;
         link.is_cut = true;
@@ -376,8 +410,8 @@ impl<B: Broker> World<B> {
         link.up.clear();
         if let Some(connection) = link.connection.take() {
             self.note("broker closes link", [u64::from(id), 0, 0]);
-            self.input(|shard, now| shard.closed(now, connection, "gone"));
-            self.by_connection.remove(&connection);
+            self.input(core, |shard, now| shard.closed(now, connection, "gone"));
+            self.by_connection.remove(&(core, connection));
             self.oracle.closed(self.now, id);
             self.observe()?;
         }

@@ -8,22 +8,23 @@ use causeway_core::Limits;
 use causeway_protocol::ProtocolVersion;
 use causeway_storage::fault::{Failure, Random};
 
+use super::core::Core;
 use super::faults::Death;
 use super::{BROKER_SLOT, Over, World};
 use crate::Options;
 use crate::broker::{Broker, Keeping};
 use crate::client::Client;
-use crate::disk::WatchedDisk;
 use crate::oracle::state::LinkId;
-use crate::oracle::{Oracle, Rule};
+use crate::oracle::{Judge, Oracle, Rule, Several};
 use crate::trace::Trace;
 
 impl<B: Broker> World<B> {
-    pub(crate) fn new(options: &Options, limits: Arc<Limits>, broker: B) -> World<B> {
+    pub(crate) fn new(options: &Options, limits: Arc<Limits>, brokers: Vec<B>) -> World<B> {
         let mut random = Random::new(options.seed.wrapping_mul(2).wrapping_add(1));
         let count = 3 + random.below(6) as usize;
         let mut clients: Vec<Client> = Vec::new();
-        for index in 0..=count {
+        let shards = brokers.len();
+        for index in 0..count + shards {
             let version = if random.chance(65) { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
             let mut client = Client::new(index, version);
             client.is_persistent = random.chance(75);
@@ -33,38 +34,42 @@ impl<B: Broker> World<B> {
             client.receive_maximum = if is_v5 { asked.min(limits.inflight_max) } else { limits.inflight_max };
             client.alias_maximum = random.below(4) as u16;
             client.keep_alive_seconds = if random.chance(25) { 60 } else { 0 };
-            if index == count {
-                // It looks at what is retained when all is over, and does nothing before.
+            if index >= count {
+                // One on each shard looks at what is retained when all is over, and does nothing before.
                 client.is_persistent = false;
                 client.is_careful = true;
                 client.version = ProtocolVersion::V5;
             }
             clients.push(client);
         }
-        let disk = WatchedDisk::new(random.next());
+        let cores: Vec<Core<B>> = brokers.into_iter().map(|broker| Core::new(broker, random.next())).collect();
         let is_folding = crate::keeping(options) != Keeping::Memory;
-        let mut oracle = Oracle::new(Limits::clone(&limits), is_folding, clients.len(), options.tolerated);
+        let mut drops_oldest = vec![false; clients.len()];
         if random.chance(35) {
-            oracle.drops_oldest.iter_mut().for_each(|drops| *drops = random.chance(60));
+            drops_oldest.iter_mut().for_each(|drops| *drops = random.chance(60));
         }
+        let oracle: Box<dyn Judge> = if shards == 1 {
+            let mut oracle = Oracle::new(Limits::clone(&limits), is_folding, clients.len(), options.tolerated);
+            oracle.drops_oldest = drops_oldest;
+            Box::new(oracle)
+        } else {
+            let careful = clients.iter().map(|client| client.is_careful).collect();
+            Box::new(Several::new(shards, careful, drops_oldest, options.tolerated))
+        };
         World {
-            broker,
+            cores,
             oracle,
             trace: Trace::default(),
             step: 0,
             random,
             limits,
-            disk,
             now: 1_000_000_000,
             clients,
             links: Default::default(),
             by_connection: Default::default(),
+            wires: Vec::new(),
+            is_listening: false,
             next_link: 0,
-            found: 0,
-            appended: Default::default(),
-            ends: vec![0],
-            proofs: Default::default(),
-            proven: 0,
             slow: 0,
             was_full: false,
             is_damaging: options.damage,
@@ -92,7 +97,7 @@ impl<B: Broker> World<B> {
     }
 
     fn any_client(&mut self) -> usize {
-        self.random.below(self.clients.len() as u64 - 1) as usize
+        self.random.below((self.clients.len() - self.cores.len()) as u64) as usize
     }
 
     fn any_link(&mut self) -> Option<LinkId> {
@@ -103,7 +108,24 @@ impl<B: Broker> World<B> {
         self.links.keys().nth(at).copied()
     }
 
+    /// One shard is always the first, and takes no choice.
+    pub(super) fn any_core(&mut self) -> usize {
+        let count = self.cores.len() as u64;
+        if count == 1 { 0 } else { self.random.below(count) as usize }
+    }
+
     fn do_something(&mut self) -> Result<(), Over> {
+        if self.cores.len() > 1 {
+            self.carry_overdue(0)?;
+            // Until clients may come there is little else to do, and each shard has its disk to write.
+            let (wires, disks) = if self.is_listening { (40, 20) } else { (60, 80) };
+            if self.random.chance(wires) {
+                self.play_wire()?;
+            }
+            if self.random.chance(disks) {
+                self.play_disk()?;
+            }
+        }
         match self.random.below(1000) {
             0..300 => {
                 let index = self.any_client();
@@ -118,11 +140,11 @@ impl<B: Broker> World<B> {
                 let bytes = world.how_many();
                 world.carry_down(id, bytes)
             }),
-            780..835 => self.append(),
-            835..880 => self.sync(),
-            880..915 => self.tell(),
-            915..940 => self.fold(),
-            940..960 => self.fetch().map(drop),
+            780..835 => self.on_any_core(Self::append),
+            835..880 => self.on_any_core(Self::sync),
+            880..915 => self.on_any_core(Self::tell),
+            915..940 => self.on_any_core(Self::fold),
+            940..960 => self.on_any_core(|world, core| world.fetch(core).map(drop)),
             960..975 => self.pass_time(),
             975..982 => self.with_link(|world, id| {
                 let (up, down) = world.links.get(&id).map_or((0, 0), |link| (link.up.len(), link.down.len()));
@@ -149,6 +171,19 @@ impl<B: Broker> World<B> {
         }
     }
 
+    fn play_disk(&mut self) -> Result<(), Over> {
+        match self.random.below(4) {
+            0 | 1 => self.on_any_core(Self::append),
+            2 => self.on_any_core(Self::sync),
+            _ => self.on_any_core(Self::tell),
+        }
+    }
+
+    fn on_any_core(&mut self, act: impl FnOnce(&mut Self, usize) -> Result<(), Over>) -> Result<(), Over> {
+        let core = self.any_core();
+        act(self, core)
+    }
+
     fn with_link(&mut self, act: impl FnOnce(&mut Self, LinkId) -> Result<(), Over>) -> Result<(), Over> {
         match self.any_link() {
             Some(id) => act(self, id),
@@ -157,7 +192,7 @@ impl<B: Broker> World<B> {
     }
 
     /// Mostly all that is there, sometimes a few bytes.
-    fn how_many(&mut self) -> usize {
+    pub(super) fn how_many(&mut self) -> usize {
         if self.random.chance(75) { usize::MAX } else { self.random.below(60) as usize }
     }
 
@@ -211,6 +246,10 @@ impl<B: Broker> World<B> {
             4..8 => self.random.below(15_000),
             _ => self.random.below(150_000),
         };
+        // What is carried may bring more with it.
+        for _ in 0..3 {
+            self.carry_overdue(milliseconds)?;
+        }
         self.note("time passes", [milliseconds, 0, 0]);
         self.advance(self.now + milliseconds)
     }
@@ -223,99 +262,101 @@ impl<B: Broker> World<B> {
         };
         let after = self.random.below(12);
         self.note("a failure is planned", [after, failure as u64, 0]);
-        self.disk.faulty.fail_after(after, failure);
+        let core = self.any_core();
+        self.cores[core].disk.faulty.fail_after(after, failure);
     }
 
-    pub(super) fn append(&mut self) -> Result<(), Over> {
-        let newest = self.last_record();
+    pub(super) fn append(&mut self, at: usize) -> Result<(), Over> {
+        let core = &mut self.cores[at];
+        let newest = core.last_record();
         // A group that found no room is offered again as it was.
-        let outcome = self.broker.append();
+        let outcome = core.broker.append();
         match outcome {
             Ok(Some(last)) => {
-                self.note("append", [last, 0, 0]);
-                self.appended.push_back((last, self.disk.newest()));
-                self.ends.push(last);
-                self.proofs.push_back((last, self.oracle.durable()));
+                core.appended.push_back((last, core.disk.newest()));
+                core.ends.push(last);
+                core.proofs.push_back((last, core.durable));
+                self.note("append", [last, at as u64, 0]);
                 Ok(())
             }
             Ok(None) => Ok(()),
             Err(causeway_storage::LogError::Full { .. }) => {
-                self.note("disk full", [newest, 0, 0]);
-                self.ends.push(newest);
+                core.ends.push(newest);
+                self.note("disk full", [newest, at as u64, 0]);
                 Ok(())
             }
             Err(error) => {
-                self.ends.push(newest);
-                self.failed(&error)
+                core.ends.push(newest);
+                self.failed(at, &error)
             }
         }
     }
 
-    pub(super) fn sync(&mut self) -> Result<(), Over> {
-        match self.broker.sync() {
+    pub(super) fn sync(&mut self, at: usize) -> Result<(), Over> {
+        match self.cores[at].broker.sync() {
             Ok(through) => {
-                self.note("sync", [through, 0, 0]);
-                let disk = &self.disk;
-                while let Some((last, _)) = self.appended.pop_front_if(|(_, written)| disk.has(written)) {
+                self.note("sync", [through, at as u64, 0]);
+                for last in self.cores[at].synced() {
                     self.oracle.set_durable(last);
-                }
-                let durable = self.oracle.durable();
-                while let Some((_, before)) = self.proofs.pop_front_if(|(last, _)| *last <= durable) {
-                    self.proven = self.proven.max(before);
                 }
                 Ok(())
             }
-            Err(error) => self.failed(&error),
+            Err(error) => self.failed(at, &error),
         }
     }
 
-    pub(super) fn tell(&mut self) -> Result<(), Over> {
+    pub(super) fn tell(&mut self, at: usize) -> Result<(), Over> {
         self.at(BROKER_SLOT)?;
         let now = self.millis();
-        self.broker.tell(now);
-        self.input(|_, _| ());
-        self.note("tell", [self.oracle.durable(), 0, 0]);
+        self.cores[at].broker.tell(now);
+        self.input(at, |_, _| ());
+        self.note("tell", [self.cores[at].durable, at as u64, 0]);
         self.observe()
     }
 
     /// One body that the shard asked for comes from the disk. Whether there was any.
-    pub(super) fn fetch(&mut self) -> Result<bool, Over> {
+    pub(super) fn fetch(&mut self, at: usize) -> Result<bool, Over> {
         self.at(BROKER_SLOT)?;
         let (now, choice) = (self.millis(), self.random.next());
-        let any = self.broker.fetch(now, choice);
-        self.input(|_, _| ());
-        self.note("fetch", [u64::from(any), 0, 0]);
+        let any = self.cores[at].broker.fetch(now, choice);
+        self.input(at, |_, _| ());
+        self.note("fetch", [u64::from(any), at as u64, 0]);
         self.observe()?;
         self.lose_power()?;
         Ok(any)
     }
 
     /// The state is folded a bit further.
-    pub(super) fn fold(&mut self) -> Result<(), Over> {
+    pub(super) fn fold(&mut self, at: usize) -> Result<(), Over> {
         for _ in 0..1 + self.random.below(5) {
             let choice = self.random.next();
-            if let Err(error) = self.broker.fold(choice) {
-                return self.failed(&error);
+            if let Err(error) = self.cores[at].broker.fold(choice) {
+                return self.failed(at, &error);
             }
-            self.note("fold", [choice % 1000, 0, 0]);
+            self.note("fold", [choice % 1000, at as u64, 0]);
         }
         self.lose_power()
     }
 
-    /// The power failed in the midst of something that takes failures.
-    fn lose_power(&mut self) -> Result<(), Over> {
-        if self.disk.faulty.is_powered() { Ok(()) } else { self.crash(Death::PowerCut) }
+    /// All disks are in one machine.
+    pub(super) fn has_power(&self) -> bool {
+        self.cores.iter().all(|core| core.disk.faulty.is_powered())
     }
 
-    /// The log takes nothing more: the broker stops, and is started again.
-    fn failed(&mut self, error: &causeway_storage::LogError) -> Result<(), Over> {
+    /// The power failed in the midst of something that takes failures.
+    fn lose_power(&mut self) -> Result<(), Over> {
+        if self.has_power() { Ok(()) } else { self.crash(Death::PowerCut) }
+    }
+
+    /// A log takes nothing more: the broker stops, and is started again.
+    fn failed(&mut self, at: usize, error: &causeway_storage::LogError) -> Result<(), Over> {
         let is_expected =
             matches!(error, causeway_storage::LogError::Io(_) | causeway_storage::LogError::Poisoned { .. });
         if !is_expected {
-            self.oracle.breach(Rule::Recovery, format!("the log refused a group: {error}"));
+            self.oracle.breach(Rule::Recovery, format!("the log of shard {at} refused a group: {error}"));
             return Err(Over);
         }
-        let death = if self.disk.faulty.is_powered() { Death::Killed } else { Death::PowerCut };
+        let death = if self.has_power() { Death::Killed } else { Death::PowerCut };
         self.crash(death)
     }
 }
