@@ -111,7 +111,13 @@ impl Lane {
         if self.recorded.1 <= durable {
             self.known = self.known.max(self.recorded.0);
         }
-        sequence.saturating_sub(self.known) < name.identifiers()
+        self.would_be_safe(name, sequence, durable)
+    }
+
+    /// Likewise, without noting what is known by now.
+    pub(crate) fn would_be_safe(&self, name: LaneName, sequence: u64, durable: Lsn) -> bool {
+        let recorded = if self.recorded.1 <= durable { self.recorded.0 } else { 0 };
+        sequence.saturating_sub(self.known.max(recorded)) < name.identifiers()
     }
 
     /// What is queued from `sequence` on waits for the record at `at`, too.

@@ -230,7 +230,7 @@ impl Session {
     }
 
     /// Whether nothing waits that a message of this lane, which needs no record, would overtake.
-    pub(crate) fn is_clear(&mut self, name: LaneName, durable: Lsn) -> bool {
+    pub(crate) fn is_clear(&self, name: LaneName, durable: Lsn) -> bool {
         let next = self.lane(name).next_sequence;
         self.queued() == 0
             && self.unsent == 0
@@ -238,7 +238,7 @@ impl Session {
             && self.attached_at <= durable
             && !self.lane(name).is_gated(next, durable)
             && self.can_launch(Number::Own(name, next))
-            && self.is_safe(name, next, durable)
+            && (!self.recorded || self.lane(name).would_be_safe(name, next, durable))
     }
 
     /// The message whose turn is next, of those that are durable.

@@ -139,7 +139,7 @@ impl Shard {
         };
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
         let lane = self.lane_of(publication);
-        let recorded = origin != Origin::Broker && self.is_owed(publication);
+        let recorded = origin != Origin::Broker && self.is_owed(now, publication);
         self.direct_overtaken(now, publication);
         let durable_at = if recorded { self.record_publish(now, publication, lane, origin, skipped) } else { Lsn(0) };
         self.owe_to_all(publication, durable_at);
@@ -170,7 +170,7 @@ impl Shard {
     }
 
     /// Whether the message goes before others.
-    fn lane_of(&self, publication: &Publication<'_>) -> LaneName {
+    pub(super) fn lane_of(&self, publication: &Publication<'_>) -> LaneName {
         if publication.qos == QoS::AtMostOnce { LaneName::Bulk } else { self.lane_of_topic(publication.topic) }
     }
 
@@ -272,7 +272,7 @@ impl Shard {
     fn find_no_room(&mut self, now: Millis, publication: &Publication<'_>) -> Result<(), (Bound, String)> {
         let bytes = publication.bytes();
         self.make_room(now, bytes);
-        if self.storage_low && self.is_owed(publication) {
+        if self.storage_low && self.is_owed(now, publication) {
             self.counters.publish_refused_disk_full += 1;
             return Err((Bound::FreeSpace, "the disk is nearly full".to_owned()));
         }
@@ -398,23 +398,18 @@ impl Shard {
         if self.sessions.get(matched.session as usize).is_some_and(|session| session.overflow == Overflow::DropOldest) {
             self.drop_oldest(now, matched.session, publication.bytes());
         }
-        let Some(session) = self.sessions.get_mut(matched.session as usize) else {
-            return;
-        };
         let delivery = Delivery::of(publication, durable_at, qos, retain);
         // Without a record it waits for nothing but its client.
-        if durable_at == Lsn(0)
-            && publication.expires_at.is_none_or(|at| at > now)
-            && let Some(connection) = session.connection.and_then(|id| self.connections.get(id.index()))
-            && connection.has_window()
-            && session.is_clear(lane, self.durable)
-        {
-            let sequence = session.pass_through(lane);
+        if durable_at == Lsn(0) && self.can_pass(now, publication, matched.session, lane) {
+            let Some(session) = self.sessions.get_mut(matched.session as usize) else { return };
+            // Where a crash brings the places in the queue back, what it does not bring back takes none of them.
+            let place = (!session.recorded).then(|| (lane, session.pass_through(lane)));
             self.changed.session(matched.session);
             let delivery = Delivery { identifiers: matched.identifiers, ..delivery };
-            self.send(now, matched.session, publication.keep(), delivery, Some((lane, sequence)));
+            self.send(now, matched.session, publication.keep(), delivery, place);
             return;
         }
+        let Some(session) = self.sessions.get_mut(matched.session as usize) else { return };
         session.enqueue(&mut self.queues, lane, Delivery { identifiers: matched.identifiers, ..delivery });
         self.changed.session(matched.session);
         let (epoch, is_away) = (session.epoch, session.connection.is_none());
@@ -428,6 +423,15 @@ impl Shard {
         } else {
             self.pump(now, matched.session);
         }
+    }
+
+    /// Whether a message could go to a session at once, past its empty queue.
+    pub(super) fn can_pass(&self, now: Millis, publication: &Publication<'_>, key: SessionKey, lane: LaneName) -> bool {
+        let session = self.sessions.get(key as usize);
+        let connection = session.and_then(|session| self.connections.get(session.connection?.index()));
+        let has_window = connection.is_some_and(Connection::has_window);
+        let is_alive = publication.expires_at.is_none_or(|at| at > now);
+        is_alive && has_window && session.is_some_and(|session| session.is_clear(lane, self.durable))
     }
 
     /// Makes room in a queue that gives up its oldest messages for newer ones, and tells.

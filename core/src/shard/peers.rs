@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::handshake::ConnectRequest;
 use crate::index::Subscription;
 use crate::interest::{Interest, Wish};
+use crate::lane::ring_of;
 use crate::session::{Session, SessionKey};
 use crate::{ConnectionId, Lsn, Millis, Overflow};
 
@@ -128,7 +129,11 @@ impl Shard {
         let after = self.recorder.last();
         self.connections[id.index()].corked = after > before;
         self.when_durable(now, after, Release::Uncork(id));
-        let epoch = self.sessions[key as usize].epoch;
+        let session = &mut self.sessions[key as usize];
+        // What had no place in the other's queue is gone with it, and its identifiers come again.
+        session.received.retain(|packet_id| ring_of(*packet_id).is_some());
+        let epoch = session.epoch;
+        self.changed.session(key);
         self.when_durable(now, after, Release::Session { session: key, epoch });
         self.peers.peers.push(Peer { connection: id, told: 0, answered: 0, wanted: Some(HashSet::new()) });
         let all: Vec<(Box<str>, Wish)> =

@@ -8,7 +8,7 @@ use std::ops::Range;
 use causeway_protocol::{PacketId, QoS};
 
 use super::Shard;
-use super::deliver::{Origin, Skipped};
+use super::deliver::{Match, Origin, Skipped};
 use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::index::Subscription;
@@ -281,17 +281,20 @@ impl Shard {
         self.sessions.get(key as usize).filter(|session| session.recorded).map(|session| session.epoch)
     }
 
-    /// Whether anybody is owed the message beyond the life of the process.
-    pub(super) fn is_owed(&self, publication: &Publication<'_>) -> bool {
+    /// Whether the message needs a record: somebody is owed it beyond the life of the process, or it has to take a place in a queue
+    /// whose places a crash must bring back as they were.
+    pub(super) fn is_owed(&self, now: Millis, publication: &Publication<'_>) -> bool {
         if publication.retain && publication.copy != CopyFor::Present {
             return true;
         }
         let persistent = |key: SessionKey| self.sessions.get(key as usize).is_some_and(|s| s.is_persistent());
+        let needs_record = |matched: &Match| {
+            let is_lasting = matched.qos > QoS::AtMostOnce && persistent(matched.session);
+            is_lasting
+                && !(matched.fleeting && self.can_pass(now, publication, matched.session, self.lane_of(publication)))
+        };
         publication.qos > QoS::AtMostOnce
-            && (self
-                .matches
-                .iter()
-                .any(|matched| matched.qos > QoS::AtMostOnce && !matched.fleeting && persistent(matched.session))
+            && (self.matches.iter().any(needs_record)
                 || self.matched_groups.iter().any(|&group| {
                     let group = self.groups.get(group);
                     group.is_some_and(|group| {

@@ -596,6 +596,33 @@ fn a_retained_qos_0_message_reaches_those_who_share_on_another_shard() {
 }
 
 #[test]
+fn what_needs_no_disk_takes_no_identifier_of_what_does() {
+    for qos in 1..3u8 {
+        let mut broker = Broker::new(2);
+        let fleeting = broker.join(0, connect("f"));
+        broker.subscribe(0, fleeting, "f", qos);
+        let lasting = broker.join(0, persistent("l"));
+        broker.subscribe(0, lasting, "t", qos);
+        broker.shards[0].disconnect(lasting);
+        let publisher = broker.join(1, persistent("p"));
+        // Somebody on the other shard wants it for longer, which this one does not know yet: it is recorded only there.
+        broker.cut = true;
+        let newcomer = broker.join(0, persistent("n"));
+        broker.subscribe(0, newcomer, "f", qos);
+        let (there, back) = (broker.links[1][0].unwrap(), broker.links[0][1].unwrap());
+        broker.publish(1, publisher, qos, "f", "x");
+        let bytes = broker.shards[1].taken(there);
+        broker.shards[0].fed(back, &bytes);
+        broker.shards[1].publish(publisher, publish(qos, 2, "t", "y"));
+        assert_eq!(broker.shards[1].heard(publisher).len(), 2);
+        broker.cut = false;
+        broker.restart();
+        let (_, heard) = broker.shards[0].dial(persistent("l"));
+        assert_eq!(heard, ["connack 0x00 present".to_owned(), format!("pub q{qos} p1 t=y")]);
+    }
+}
+
+#[test]
 fn a_retained_will_of_before_a_crash_is_found_on_every_shard() {
     let mut broker = Broker::new(2);
     let mut connect = with_will(persistent("c"), "t", 0);
