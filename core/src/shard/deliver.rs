@@ -126,6 +126,9 @@ impl Shard {
         origin: Origin,
     ) -> Result<Routed, (ReasonCode, String)> {
         self.collect_matches_of(publication, origin);
+        if matches!(origin, Origin::Will { .. } | Origin::Broker) {
+            self.keep_if_there_is_room(publication);
+        }
         self.stamp(now, publication, origin);
         self.match_all_peers(publication, origin);
         let skipped = match origin {
@@ -312,9 +315,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Takes those out of the matches who have no room; for messages whose publisher can't be refused.
-    fn skip_without_room(&mut self, now: Millis, publication: &mut Publication<'_>) -> Skipped {
-        let mut skipped = Skipped::default();
+    /// A message whose publisher can't be refused is not retained where there is no room for that, here nor elsewhere.
+    fn keep_if_there_is_room(&mut self, publication: &mut Publication<'_>) {
         if publication.retain
             && !publication.payload.is_empty()
             && let Err(bound) = self.retained.room(&self.limits, publication.topic, publication.bytes())
@@ -323,6 +325,11 @@ impl Shard {
             self.counters.dropped_queue_full += 1;
             publication.retain = false;
         }
+    }
+
+    /// Takes those out of the matches who have no room; for messages whose publisher can't be refused.
+    fn skip_without_room(&mut self, now: Millis, publication: &Publication<'_>) -> Skipped {
+        let mut skipped = Skipped::default();
         if publication.qos == QoS::AtMostOnce {
             return skipped;
         }
@@ -335,7 +342,9 @@ impl Shard {
         };
         matches.retain(|matched| {
             let Some(session) = sessions.get(matched.session as usize) else { return false };
-            let room = if matched.full { Err(Bound::SessionQueueMessages) } else { session.room(limits, bytes) };
+            // What is retained stands on every shard, whoever there has no room.
+            let is_full = matched.full && !matched.replicates;
+            let room = if is_full { Err(Bound::SessionQueueMessages) } else { session.room(limits, bytes) };
             match room {
                 Err(bound) if matched.qos > QoS::AtMostOnce && !gives_way(session, limits, bytes) => {
                     drop_one(bound);
@@ -392,7 +401,10 @@ impl Shard {
         //= [MQTT-3.3.1-12] [MQTT-3.3.1-13] the retain flag only where the subscription asked for it as published
         let retain = publication.retain && matched.retain_as_published;
         if qos == QoS::AtMostOnce {
-            self.deliver_now(now, publication, matched.session, (retain, &matched.identifiers), forms);
+            // A retained message that expired on its way from another shard only takes the place of an older one.
+            if publication.stamp == 0 || publication.expires_at.is_none_or(|at| at > now) {
+                self.deliver_now(now, publication, matched.session, (retain, &matched.identifiers), forms);
+            }
             return;
         }
         if self.sessions.get(matched.session as usize).is_some_and(|session| session.overflow == Overflow::DropOldest) {

@@ -148,6 +148,8 @@ impl Shard {
             };
             let body = self.queues.body(&next).cloned();
             let is_expired = next.is_expired(now) || body.as_ref().is_some_and(|message| message.is_expired(now));
+            // What it replaced must not outlive it on another shard.
+            let is_expired = is_expired && !(session.is_peer() && next.retain);
             let is_lost = body.is_none() && self.fetches.is_lost(next.lsn);
             if is_expired || is_lost {
                 //= [MQTT-3.3.2-5] an expired message is not delivered

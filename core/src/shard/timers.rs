@@ -153,7 +153,10 @@ impl Shard {
     }
 
     fn on_retained_expiry(&mut self, now: Millis, topic: &str) {
-        if self.retained.get(topic).is_some_and(|message| message.is_expired(now)) {
+        if let Some(message) = self.retained.get(topic).filter(|message| message.is_expired(now)) {
+            // What it replaced may come from another shard only now.
+            let stamp = message.stamp;
+            self.retained.note_removal(topic, stamp);
             self.changed.retained(topic);
             self.retained.remove(topic);
         }

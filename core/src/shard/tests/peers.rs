@@ -635,6 +635,61 @@ fn a_retained_will_of_before_a_crash_is_found_on_every_shard() {
 }
 
 #[test]
+fn a_retained_will_is_found_on_a_shard_where_somebody_has_no_room_for_it() {
+    let mut broker = Broker::with(2, |limits| limits.session_queue_messages_max = 1);
+    let lasting = broker.join(0, persistent("l"));
+    broker.subscribe(0, lasting, "t", 1);
+    broker.shards[0].disconnect(lasting);
+    let publisher = broker.join(1, connect("p"));
+    broker.publish(1, publisher, 1, "t", "x");
+    let mut connect = with_will(connect("c"), "t", 0);
+    connect.will.iter_mut().for_each(|will| will.retain = true);
+    let client = broker.join(1, connect);
+    broker.shards[1].hang_up(client);
+    broker.carry();
+    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=gone".to_owned()]; 2]);
+}
+
+#[test]
+fn a_will_that_finds_no_room_to_be_retained_crosses_once() {
+    let mut broker = Broker::with(2, |limits| limits.retained_messages_max = 1);
+    let publisher = broker.join(1, connect("p"));
+    broker.shards[1].publish(publisher, retained(1, "other", "x"));
+    let listener = broker.join(0, connect("l"));
+    broker.subscribe(0, listener, "t", 1);
+    broker.shards[0].heard(listener);
+    let mut connect = with_will(connect("c"), "t", 0);
+    connect.will.iter_mut().for_each(|will| (will.retain, will.qos) = (true, QoS::AtMostOnce));
+    let client = broker.join(1, connect);
+    broker.shards[1].hang_up(client);
+    broker.carry();
+    assert_eq!(broker.shards[0].heard(listener), ["pub q0 t=gone"]);
+}
+
+#[test]
+fn a_retained_message_that_expires_on_its_way_takes_the_place_of_an_older_one() {
+    let mut broker = Broker::new(2);
+    let publisher = broker.join(1, connect("p"));
+    broker.shards[1].publish(publisher, retained(1, "t", "x"));
+    broker.carry();
+    let listener = broker.join(0, connect("l"));
+    broker.subscribe(0, listener, "t", 0);
+    broker.shards[0].heard(listener);
+    broker.shards.iter_mut().for_each(|world| world.durable_at_once = false);
+    let mut newer = retained(1, "t", "y");
+    newer.properties.message_expiry_interval_seconds = Some(5);
+    broker.shards[1].publish(publisher, newer);
+    // The disk is slow.
+    broker.shards.iter_mut().for_each(|world| world.now = Millis(world.now.0 + 10_000));
+    broker.shards.iter_mut().for_each(World::sync);
+    broker.shards.iter_mut().for_each(|world| world.durable_at_once = true);
+    broker.carry();
+    broker.shards.iter_mut().for_each(|world| world.wait(1));
+    assert_eq!(broker.shards[0].heard(listener), [] as [&str; 0]);
+    assert_eq!(broker.found("t"), vec![Vec::<String>::new(); 2]);
+}
+
+#[test]
 fn a_link_carries_what_no_client_is_offered() {
     let mut broker = Broker::with(2, |limits| limits.maximum_qos = QoS::AtMostOnce);
     let publisher = broker.join(0, connect("p"));
