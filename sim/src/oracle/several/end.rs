@@ -23,12 +23,12 @@ impl Several {
         {
             let is_reliable = self.careful[owed.client] && !self.drops_oldest[owed.client];
             if is_reliable && self.is_current(owed.client, owed.epoch) {
-                lost.push(format!("client {} is still owed {owed:?}", owed.client));
+                lost.push(format!("client {} is still owed {}: {owed:?}", owed.client, self.describe(owed.message)));
             }
         }
         let groups = self.owed_to_groups.iter().filter(|owed| !owed.came && !owed.is_optional);
         for owed in groups.filter(|owed| !is_expired(owed.expires_at, now) && self.has_member_from_then(owed)) {
-            lost.push(format!("{} is still owed {owed:?}", FILTERS[owed.filter]));
+            lost.push(format!("{} is still owed {}: {owed:?}", FILTERS[owed.filter], self.describe(owed.message)));
         }
         for (shard, gauges) in gauges.iter().enumerate() {
             let held = (gauges.queued_messages, gauges.inflight_messages);
@@ -58,7 +58,7 @@ impl Several {
             let (first, rest) = found.split_first().map_or((None, &[][..]), |(first, rest)| (first.get(&topic), rest));
             let kept: Vec<&Kept> =
                 self.kept.iter().filter(|kept| self.registry.get(kept.message).topic == topic).collect();
-            let may_expire = kept.iter().any(|kept| kept.expires_at.is_some());
+            let may_expire = kept.iter().any(|kept| self.registry.get(kept.message).expiry_seconds.is_some());
             let mut wrong = Vec::new();
             if rest.iter().any(|other| other.get(&topic) != first) && !may_expire {
                 wrong.push("shards differ".to_owned());
@@ -86,7 +86,8 @@ impl Several {
                 }
             }
             if !wrong.is_empty() {
-                let all: Vec<_> = found.iter().map(|found| found.get(&topic)).collect();
+                let describe = |message: &MessageId| self.describe(*message);
+                let all: Vec<_> = found.iter().map(|found| found.get(&topic).map(describe)).collect();
                 let detail = format!("retained at {}: {all:?}; {}", TOPICS[topic], wrong.join(", "));
                 self.breach(Rule::Retained, detail);
             }

@@ -16,7 +16,7 @@ use causeway_protocol::{ProtocolVersion, QoS};
 
 use super::state::{ClientIndex, Identifiers, LinkId, Sub, WillModel};
 use super::{AckKind, Rule, Tally, Violation};
-use crate::message::{MessageId, Registry};
+use crate::message::{MessageId, Registry, TOPICS};
 
 /// When something happened: inputs are counted.
 type Turn = u64;
@@ -37,15 +37,6 @@ struct Stay {
     is_unsure: bool,
 }
 
-/// A QoS 2 message that was taken and not released.
-#[derive(Debug, Clone, Copy, Default)]
-struct Received {
-    /// PUBREC was sent.
-    is_acked: bool,
-    /// A crash came before that.
-    is_unsure: bool,
-}
-
 #[derive(Debug, Clone)]
 struct Session {
     epoch: u64,
@@ -57,11 +48,20 @@ struct Session {
     /// CONNACK was sent: it outlives a crash, if it is to.
     is_sure: bool,
     stays: Vec<Stay>,
-    /// Identifiers of QoS 2 that were not released.
-    received: BTreeMap<u16, Received>,
-    /// Messages it was sent, and of each publisher, topic, and whether at QoS 0, the one accepted last.
+    /// Identifiers of QoS 2 that were not released; and whether a crash came since: what nobody was owed has no record.
+    received: BTreeMap<u16, bool>,
+    /// Messages it was sent, and of each publisher, topic, and whether at QoS 0, the newest of them.
     sent: BTreeSet<MessageId>,
     newest: BTreeMap<(ClientIndex, usize, bool), (Turn, MessageId)>,
+}
+
+impl Session {
+    /// Whether it cannot have expired, and no crash can have taken it.
+    fn is_surely_there(&self, now: u64) -> bool {
+        let lasts_until = |at| at + u64::from(self.expiry_least) * 1000;
+        let lasts = self.link.is_some() || self.expiry_least == u32::MAX;
+        self.is_sure && (lasts || self.left_at.is_some_and(|at| now < lasts_until(at)))
+    }
 }
 
 /// An acknowledgement the broker owes, and the publish it is for.
@@ -169,8 +169,8 @@ pub(crate) struct Several {
     accepted: Vec<Accepted>,
     /// Wills that were withdrawn since the last start. A crash may undo that.
     withdrawn: Vec<(ClientIndex, MessageId)>,
-    /// Of each message, who published it, and when it was accepted first.
-    published: BTreeMap<MessageId, (ClientIndex, Turn)>,
+    /// Of each message, who published it, and when it was accepted first, and last.
+    published: BTreeMap<MessageId, (ClientIndex, Turn, Turn)>,
     owed: Vec<Owed>,
     owed_to_groups: Vec<OwedToGroup>,
     kept: Vec<Kept>,
@@ -220,6 +220,13 @@ impl Several {
     fn session_of(&mut self, link: LinkId) -> Option<(ClientIndex, &mut Session)> {
         let client = self.conns.get(&link).filter(|conn| conn.is_open)?.client;
         self.sessions[client].as_mut().map(|session| (client, session))
+    }
+
+    fn describe(&self, message: MessageId) -> String {
+        let one = self.registry.get(message);
+        let what = if one.is_will { "will" } else { "message" };
+        let (topic, qos, expiry) = (TOPICS[one.topic], one.qos as u8, one.expiry_seconds);
+        format!("{what} {message} on {topic} at QoS {qos}, retain {}, expiry {expiry:?}", one.retain)
     }
 
     fn is_current(&self, client: ClientIndex, epoch: u64) -> bool {

@@ -4,7 +4,7 @@
 
 use causeway_protocol::{Ack, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
-use super::{Accepted, AckDue, Kept, Owed, OwedToGroup, Received, Several, Stay};
+use super::{Accepted, AckDue, Kept, Owed, OwedToGroup, Several, Stay};
 use crate::message::{FILTERS, MessageId, Registry, TOPICS, is_shared};
 use crate::oracle::state::{ClientIndex, LinkId};
 use crate::oracle::{AckKind, Rule};
@@ -23,7 +23,7 @@ impl Several {
         let epoch = session.epoch;
         let kind = if published.qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
         let known = session.received.get(&packet_id).copied().filter(|_| published.qos == QoS::ExactlyOnce);
-        if known.is_some_and(|known| !known.is_unsure) {
+        if known == Some(false) {
             let publish = self.accepted.iter().rposition(|one| one.message == message);
             return self.owe_ack(link, AckDue { kind, packet_id, publish });
         }
@@ -38,7 +38,7 @@ impl Several {
             return;
         }
         self.registry.accepted(message, epoch);
-        self.published.entry(message).or_insert((client, turn));
+        self.published.entry(message).or_insert((client, turn, turn)).2 = turn;
         let publish = self.accepted.len();
         let expires_at = published.expiry_seconds.map(|seconds| now + u64::from(seconds) * 1000);
         self.accepted.push(Accepted { message, turn, expires_at, is_acked: false });
@@ -52,7 +52,7 @@ impl Several {
         if let Some((_, session)) = self.session_of(link)
             && published.qos == QoS::ExactlyOnce
         {
-            session.received.insert(packet_id, Received::default());
+            session.received.insert(packet_id, false);
         }
         if published.qos > QoS::AtMostOnce {
             self.owe_ack(link, AckDue { kind, packet_id, publish: Some(publish) });
@@ -73,7 +73,7 @@ impl Several {
     /// Its publisher lost the connection, so it may be published some time.
     pub(super) fn may_publish_will(&mut self, client: ClientIndex, message: MessageId) {
         self.registry.accepted(message, 0);
-        self.published.entry(message).or_insert((client, 0));
+        self.published.entry(message).or_insert((client, 0, 0));
         self.accepted.push(Accepted { message, turn: 0, expires_at: None, is_acked: false });
         if self.registry.get(message).retain {
             let (publish, at, expires_at) = (None, u64::MAX, None);
@@ -96,7 +96,7 @@ impl Several {
         let published = self.registry.get(message);
         let mut owed = Vec::new();
         for (client, session) in self.sessions.iter().enumerate() {
-            let Some(session) = session else { continue };
+            let Some(session) = session.as_ref().filter(|session| session.is_surely_there(now)) else { continue };
             let matching = session.stays.iter().filter(|stay| {
                 !is_shared(stay.filter)
                     && !stay.is_gone
@@ -146,6 +146,7 @@ impl Several {
             let is_reliable = all.iter().all(|(client, _, stay)| self.is_reliable(*client, stay.sub.qos));
             let sure = all
                 .iter()
+                .filter(|(client, _, _)| self.sessions[*client].as_ref().is_some_and(|one| one.is_surely_there(now)))
                 .filter(|(_, _, stay)| stay.acked.is_some() && stay.ended.is_none() && !stay.is_unsure)
                 .map(|(client, epoch, stay)| (*client, *epoch, stay.asked));
             let members: Vec<(ClientIndex, u64, u64)> = sure.collect();
@@ -221,21 +222,21 @@ impl Several {
             }
             return;
         };
-        let is_owed = self.owed.iter().any(|owed| owed.publish == publish && !owed.is_optional && !owed.is_loose);
+        let is_certain = |owed: &&Owed| {
+            let is_there = self.is_current(owed.client, owed.epoch);
+            owed.publish == publish && !owed.is_optional && !owed.is_loose && is_there
+        };
+        let owed = self.owed.iter().find(is_certain);
         let fits = match ack.reason {
             ReasonCode::Success => true,
-            ReasonCode::NoMatchingSubscribers => !is_owed,
+            ReasonCode::NoMatchingSubscribers => owed.is_none(),
             _ => false,
         };
         if is_v5 && !fits {
-            self.breach(Rule::WrongAcknowledgement, what);
+            let owed = format!("{what}; the message is owed as {owed:?}");
+            self.breach(Rule::WrongAcknowledgement, owed);
         }
         self.accepted[publish].is_acked = true;
-        if let Some((_, session)) = self.session_of(link)
-            && let Some(received) = session.received.get_mut(&packet_id)
-        {
-            received.is_acked = true;
-        }
     }
 
     fn emitted_publish(&mut self, now: u64, link: LinkId, publish: &Publish<'_>, topic: &str) {
@@ -248,19 +249,24 @@ impl Several {
         self.tally.deliveries += 1;
         self.tally.redeliveries += u64::from(publish.dup);
         self.tally.retained_sent += u64::from(publish.retain);
-        let what = format!("client {client} was sent message {message} on {topic}, {:?}", publish.qos);
+        let what = format!("client {client} was sent {}, {:?}", self.describe(message), publish.qos);
         if self.registry.get(message).copies == 0 {
             return self.breach(Rule::WrongDelivery, format!("{what}: nobody published it, or it was refused"));
         }
         if publish.retain && !self.registry.get(message).retain {
             return self.breach(Rule::WrongDelivery, format!("{what}: it was not retained"));
         }
-        self.judge_terms(now, client, message, publish, &what);
-        self.judge_order(client, message, publish, &what);
+        self.judge_terms(client, message, publish, &what);
+        let is_first = self.sessions[client].as_mut().is_some_and(|session| session.sent.insert(message));
+        if is_first {
+            // What was in flight once is finished, whenever that is.
+            self.judge_expiry(now, message, &what);
+            self.judge_order(client, message, publish, &what);
+        }
     }
 
     /// Whether the client may have the message, and as it comes.
-    fn judge_terms(&mut self, now: u64, client: ClientIndex, message: MessageId, publish: &Publish<'_>, what: &str) {
+    fn judge_terms(&mut self, client: ClientIndex, message: MessageId, publish: &Publish<'_>, what: &str) {
         let Some(session) = &self.sessions[client] else { return };
         let published = self.registry.get(message);
         let matching: Vec<&Stay> =
@@ -271,7 +277,7 @@ impl Several {
         let allowed = matching.iter().filter(may_have).map(|stay| stay.sub.qos.min(published.qos)).max();
         let is_in_group = matching.iter().any(|stay| is_shared(stay.filter));
         let epoch = session.epoch;
-        let mut wrong = allowed.is_none_or(|allowed| allowed < publish.qos).then(|| format!("allowed {allowed:?}"));
+        let mut wrong = allowed.is_none_or(|allowed| allowed < publish.qos).then(|| format!("allowed by {matching:?}"));
         let mut identifiers = publish.properties.subscription_identifiers.clone();
         identifiers.sort_unstable();
         let mut owed: Vec<&mut Owed> = self
@@ -283,17 +289,23 @@ impl Several {
             one.is_loose || (one.qos == publish.qos && one.retain == publish.retain && *one.identifiers == *identifiers)
         };
         let is_kept_copy = publish.retain && owed.iter().all(|one| !one.retain);
-        let is_clear = owed.iter().any(|one| !one.is_optional) && !is_in_group && !is_kept_copy;
+        // Each time it was published, another subscription may have been there.
+        let copies = self.accepted.iter().filter(|one| one.message == message).count();
+        let is_clear =
+            owed.len() == copies && owed.iter().any(|one| !one.is_optional) && !is_in_group && !is_kept_copy;
         if is_clear && !owed.iter().any(|one| as_owed(one)) {
             wrong = Some(format!("{publish:?}, owed as {owed:?}"));
         }
         for one in owed.iter_mut().filter(|one| publish.qos == QoS::AtMostOnce && as_owed(one)) {
             one.came = true;
         }
-        let lasts_until = self.expires_at(message).map(|at| at + EXPIRY_MAY_BE_LATE);
         if let Some(wrong) = wrong {
             self.breach(Rule::WrongDelivery, format!("{what}: {wrong}"));
         }
+    }
+
+    fn judge_expiry(&mut self, now: u64, message: MessageId, what: &str) {
+        let lasts_until = self.expires_at(message).map(|at| at + EXPIRY_MAY_BE_LATE);
         if lasts_until.is_some_and(|at| at <= now) {
             self.breach(Rule::Expired, format!("{what}: expired at {lasts_until:?}, now it is {now}"));
         }
@@ -309,21 +321,22 @@ impl Several {
     /// Of one publisher and topic, messages come in the order in which they were accepted: those of QoS 0 among themselves, and the
     /// others. What is retained may come out of turn, and so may what a group handed from one member to another.
     fn judge_order(&mut self, client: ClientIndex, message: MessageId, publish: &Publish<'_>, what: &str) {
-        let Some(&(from, turn)) = self.published.get(&message) else { return };
+        let Some(&(from, first, last)) = self.published.get(&message) else { return };
         let published = self.registry.get(message);
         let (topic, is_careful) = (published.topic, published.is_careful);
         let class = (from, topic, published.qos == QoS::AtMostOnce);
         let Some(session) = &mut self.sessions[client] else { return };
         let in_group =
             session.stays.iter().any(|stay| is_shared(stay.filter) && self.registry.matches(stay.filter, topic));
-        if in_group || published.retain || publish.retain || !is_careful || !session.sent.insert(message) {
+        if in_group || published.retain || publish.retain || !is_careful {
             return;
         }
         let before = session.newest.get(&class).copied().unwrap_or_default();
-        if before.0 > turn {
+        // Published twice, it may be either that comes.
+        if before.0 > last {
             return self.breach(Rule::Order, format!("{what}, after message {} of the same publisher", before.1));
         }
-        session.newest.insert(class, (turn, message));
+        session.newest.insert(class, before.max((first, message)));
     }
 
     /// A client got a message, in the session of this epoch.

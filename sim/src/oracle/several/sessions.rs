@@ -28,10 +28,7 @@ impl Several {
         let session_present = match &self.sessions[client] {
             _ if asked.clean => Some(false),
             None => Some(false),
-            Some(session) => {
-                let ends_at = session.left_at.map_or(0, |at| at + u64::from(session.expiry_least) * 1000);
-                (session.is_sure && (now < ends_at || session.expiry_least == u32::MAX)).then_some(true)
-            }
+            Some(session) => session.is_surely_there(now).then_some(true),
         };
         if asked.clean {
             self.end_session(client);
@@ -94,7 +91,7 @@ impl Several {
 
     /// Bytes of the connection are on their way: CONNACK among them, or before. The disk knows of the session.
     pub(super) fn left(&mut self, link: LinkId) {
-        let Some(conn) = self.conns.get_mut(&link).filter(|conn| !conn.has_left) else { return };
+        let Some(conn) = self.conns.get_mut(&link).filter(|conn| conn.is_open && !conn.has_left) else { return };
         conn.has_left = true;
         let client = conn.client;
         self.ended[client] = None;
@@ -142,7 +139,7 @@ impl Several {
         conn.is_open = false;
         conn.acks.clear();
         conn.answers.clear();
-        let (client, will) = (conn.client, conn.will.take());
+        let (client, has_left, will) = (conn.client, conn.has_left, conn.will.take());
         match will {
             Some(will) if with_will => self.may_publish_will(client, will.message),
             Some(will) => self.withdrawn.push((client, will.message)),
@@ -151,7 +148,8 @@ impl Several {
         self.forgive_qos_0(|owed| owed.client == client);
         let Some(session) = &mut self.sessions[client] else { return };
         session.link = None;
-        session.left_at = Some(now);
+        // The disk may know of the connection before at most.
+        session.left_at = session.left_at.filter(|_| !has_left).or(Some(now));
         // Answers that were not sent never come: nobody can tell what others know.
         for stay in session.stays.iter_mut().filter(|stay| !stay.is_gone) {
             stay.is_unsure |= stay.acked.is_none();
@@ -290,8 +288,10 @@ impl Several {
                 self.ended[client] = None;
             }
             if let Some(before) = ended.filter(|_| self.sessions[client].as_ref().is_none_or(|one| !one.is_sure)) {
-                // Its end may not have reached the disk.
-                self.sessions[client] = Some(Session { is_sure: false, ..before });
+                // Its end may not have reached the disk. But if it did, a new one may be there that has none of its subscriptions.
+                let mut before = Session { is_sure: false, ..before };
+                before.stays.iter_mut().for_each(|stay| stay.is_unsure = true);
+                self.sessions[client] = Some(before);
             }
             let Some(session) = &mut self.sessions[client] else { continue };
             // Where the disk does not know of the last connection, it knows when the one before ended.
@@ -302,7 +302,7 @@ impl Several {
                 stay.is_unsure |= stay.acked.is_none() || stay.ended.is_some();
                 stay.ended = None;
             }
-            session.received.values_mut().for_each(|one| one.is_unsure |= !one.is_acked);
+            session.received.values_mut().for_each(|is_unsure| *is_unsure = true);
         }
         self.lose_unacknowledged();
     }
