@@ -61,6 +61,10 @@ pub enum Rule {
     ReleasedAgain,
     /// A shared message that was lost with its member is not kept for ever.
     SharedAgain,
+    /// On several shards, what waits for a shared subscription is not left out.
+    SharedLost,
+    /// On several shards, all of them have the same retained messages in the end, and the newest ones.
+    RetainedElsewhere,
     /// Retained messages are the newest of their topics.
     Retained,
     /// A will is published when it is due, and only then.

@@ -18,7 +18,7 @@ const CLEARLY_NEWER: u64 = 40;
 impl Several {
     /// Everybody is connected, nothing is on its way, and nothing was left to do: nobody is owed anything any more.
     pub(super) fn settled(&mut self, now: u64, gauges: &[Gauges]) {
-        let mut lost = Vec::new();
+        let (mut lost, mut shared) = (Vec::new(), Vec::new());
         for owed in self.owed.iter().filter(|owed| !owed.came && !owed.is_optional && !is_expired(owed.expires_at, now))
         {
             let is_reliable = self.careful[owed.client] && !self.drops_oldest[owed.client];
@@ -28,7 +28,7 @@ impl Several {
         }
         let groups = self.owed_to_groups.iter().filter(|owed| !owed.came && !owed.is_optional);
         for owed in groups.filter(|owed| !is_expired(owed.expires_at, now) && self.has_member_from_then(owed)) {
-            lost.push(format!("{} is still owed {}: {owed:?}", FILTERS[owed.filter], self.describe(owed.message)));
+            shared.push(format!("{} is still owed {}: {owed:?}", FILTERS[owed.filter], self.describe(owed.message)));
         }
         for (shard, gauges) in gauges.iter().enumerate() {
             let held = (gauges.queued_messages, gauges.inflight_messages);
@@ -37,6 +37,7 @@ impl Several {
             }
         }
         lost.into_iter().for_each(|detail| self.breach(Rule::Lost, detail));
+        shared.into_iter().for_each(|detail| self.breach(Rule::SharedLost, detail));
     }
 
     /// Whether somebody was a member of the group all the while.
@@ -89,7 +90,7 @@ impl Several {
                 let describe = |message: &MessageId| self.describe(*message);
                 let all: Vec<_> = found.iter().map(|found| found.get(&topic).map(describe)).collect();
                 let detail = format!("retained at {}: {all:?}; {}", TOPICS[topic], wrong.join(", "));
-                self.breach(Rule::Retained, detail);
+                self.breach(Rule::RetainedElsewhere, detail);
             }
         }
     }

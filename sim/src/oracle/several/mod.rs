@@ -167,6 +167,8 @@ pub(crate) struct Several {
     ended: Vec<Option<Session>>,
     conns: BTreeMap<LinkId, Conn>,
     accepted: Vec<Accepted>,
+    /// A crash may have brought sessions back whose end it lost.
+    has_crashed: bool,
     /// Wills that were withdrawn since the last start. A crash may undo that.
     withdrawn: Vec<(ClientIndex, MessageId)>,
     /// Of each message, who published it, and when it was accepted first, and last.
@@ -200,6 +202,7 @@ impl Several {
             ended: vec![None; clients],
             conns: BTreeMap::new(),
             accepted: Vec::new(),
+            has_crashed: false,
             withdrawn: Vec::new(),
             published: BTreeMap::new(),
             owed: Vec::new(),

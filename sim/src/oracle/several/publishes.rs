@@ -291,8 +291,7 @@ impl Several {
         let is_kept_copy = publish.retain && owed.iter().all(|one| !one.retain);
         // Each time it was published, another subscription may have been there.
         let copies = self.accepted.iter().filter(|one| one.message == message).count();
-        let is_clear =
-            owed.len() == copies && owed.iter().any(|one| !one.is_optional) && !is_in_group && !is_kept_copy;
+        let is_clear = owed.len() == copies && owed.iter().any(|one| !one.is_optional) && !is_in_group && !is_kept_copy;
         if is_clear && !owed.iter().any(|one| as_owed(one)) {
             wrong = Some(format!("{publish:?}, owed as {owed:?}"));
         }
@@ -328,7 +327,9 @@ impl Several {
         let Some(session) = &mut self.sessions[client] else { return };
         let in_group =
             session.stays.iter().any(|stay| is_shared(stay.filter) && self.registry.matches(stay.filter, topic));
-        if in_group || published.retain || publish.retain || !is_careful {
+        // A link carries what the highest wish there asks for: once that changes, what needs no acknowledgement goes past what does.
+        let is_lowered = publish.qos == QoS::AtMostOnce && published.qos > QoS::AtMostOnce;
+        if in_group || is_lowered || published.retain || publish.retain || !is_careful {
             return;
         }
         let before = session.newest.get(&class).copied().unwrap_or_default();

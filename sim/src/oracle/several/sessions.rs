@@ -27,7 +27,7 @@ impl Several {
         }
         let session_present = match &self.sessions[client] {
             _ if asked.clean => Some(false),
-            None => Some(false),
+            None => (!self.has_crashed).then_some(false),
             Some(session) => session.is_surely_there(now).then_some(true),
         };
         if asked.clean {
@@ -276,6 +276,7 @@ impl Several {
         let wills = wills.into_iter().map(|(client, will)| (client, will.message));
         let wills: Vec<_> = wills.chain(std::mem::take(&mut self.withdrawn)).collect();
         wills.into_iter().for_each(|(client, will)| self.may_publish_will(client, will));
+        self.has_crashed = !self.conns.is_empty() || self.has_crashed;
         let conns = std::mem::take(&mut self.conns);
         for client in 0..self.sessions.len() {
             let ended = self.ended[client].take();
