@@ -48,6 +48,8 @@ struct Session {
     /// CONNACK was sent: it outlives a crash, if it is to.
     is_sure: bool,
     stays: Vec<Stay>,
+    /// It is one of before a crash, of which nothing is known.
+    is_unknown: bool,
     /// Identifiers of QoS 2 that were not released; and whether a crash came since: what nobody was owed has no record.
     received: BTreeMap<u16, bool>,
     /// Messages it was sent, and of each publisher, topic, and whether at QoS 0, the newest of them.

@@ -267,7 +267,7 @@ impl Several {
 
     /// Whether the client may have the message, and as it comes.
     fn judge_terms(&mut self, client: ClientIndex, message: MessageId, publish: &Publish<'_>, what: &str) {
-        let Some(session) = &self.sessions[client] else { return };
+        let Some(session) = self.sessions[client].as_ref().filter(|session| !session.is_unknown) else { return };
         let published = self.registry.get(message);
         let matching: Vec<&Stay> =
             session.stays.iter().filter(|stay| self.registry.matches(stay.filter, published.topic)).collect();

@@ -66,6 +66,7 @@ impl Several {
             left_at: None,
             is_sure: false,
             stays: Vec::new(),
+            is_unknown: false,
             received: BTreeMap::new(),
             sent: BTreeSet::new(),
             newest: BTreeMap::new(),
@@ -79,6 +80,9 @@ impl Several {
         if expected.is_none_or(|expected| expected.is_some_and(|expected| expected != session_present)) {
             let detail = format!("session present {session_present} on link {link}, {expected:?} expected");
             self.breach(Rule::Connection, detail);
+        }
+        if let Some(session) = &mut self.sessions[client] {
+            session.is_unknown |= session_present && !session.is_sure && session.stays.is_empty();
         }
         if !session_present && expected == Some(None) {
             // The one that may have been there is not.
