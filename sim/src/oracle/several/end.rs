@@ -55,7 +55,7 @@ impl Several {
             .iter()
             .map(|seen| seen.iter().map(|(message, _)| (self.registry.get(*message).topic, *message)).collect())
             .collect();
-        for topic in 0..TOPICS.len() {
+        for (topic, name) in TOPICS.iter().enumerate() {
             let (first, rest) = found.split_first().map_or((None, &[][..]), |(first, rest)| (first.get(&topic), rest));
             let kept: Vec<&Kept> =
                 self.kept.iter().filter(|kept| self.registry.get(kept.message).topic == topic).collect();
@@ -89,7 +89,7 @@ impl Several {
             if !wrong.is_empty() {
                 let describe = |message: &MessageId| self.describe(*message);
                 let all: Vec<_> = found.iter().map(|found| found.get(&topic).map(describe)).collect();
-                let detail = format!("retained at {}: {all:?}; {}", TOPICS[topic], wrong.join(", "));
+                let detail = format!("retained at {name}: {all:?}; {}", wrong.join(", "));
                 self.breach(Rule::RetainedElsewhere, detail);
             }
         }

@@ -101,7 +101,7 @@ impl Several {
                 !is_shared(stay.filter)
                     && !stay.is_gone
                     && self.registry.matches(stay.filter, published.topic)
-                    && !(stay.sub.no_local && client == from)
+                    && (!stay.sub.no_local || client != from)
             });
             let (sure, unsure): (Vec<&Stay>, Vec<&Stay>) =
                 matching.partition(|stay| stay.acked.is_some() && stay.ended.is_none() && !stay.is_unsure);
