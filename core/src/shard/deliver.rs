@@ -414,8 +414,8 @@ impl Shard {
         // Without a record it waits for nothing but its client.
         if durable_at == Lsn(0) && self.can_pass(now, publication, matched.session, lane) {
             let Some(session) = self.sessions.get_mut(matched.session as usize) else { return };
-            // Where a crash brings the places in the queue back, what it does not bring back takes none of them.
-            let place = (!session.recorded).then(|| (lane, session.pass_through(lane)));
+            // A crash brings the places in the queue for another shard back: what it does not bring back takes none of them.
+            let place = (!session.is_peer()).then(|| (lane, session.pass_through(lane)));
             self.changed.session(matched.session);
             let delivery = Delivery { identifiers: matched.identifiers, ..delivery };
             self.send(now, matched.session, publication.keep(), delivery, place);
