@@ -68,7 +68,7 @@ pub struct Report {
 }
 
 /// How many of the last events a failure shows.
-const EVENTS_SHOWN: usize = 150;
+const EVENTS_SHOWN: usize = 1500;
 
 /// A run in which a promise was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]

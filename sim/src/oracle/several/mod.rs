@@ -47,6 +47,8 @@ struct Session {
     left_at: Option<u64>,
     /// CONNACK was sent: it outlives a crash, if it is to.
     is_sure: bool,
+    /// A crash left open whether it is still the one that it was, or one without any of that.
+    may_be_new: bool,
     stays: Vec<Stay>,
     /// It is one of before a crash, of which nothing is known.
     is_unknown: bool,

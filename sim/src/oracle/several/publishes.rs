@@ -20,7 +20,7 @@ impl Several {
         let turn = self.turn;
         let published = self.registry.get(message).clone();
         let Some((client, session)) = self.session_of(link) else { return };
-        let epoch = session.epoch;
+        let (epoch, may_be_new) = (session.epoch, session.may_be_new);
         let kind = if published.qos == QoS::ExactlyOnce { AckKind::PubRec } else { AckKind::PubAck };
         let known = session.received.get(&packet_id).copied().filter(|_| published.qos == QoS::ExactlyOnce);
         if known == Some(false) {
@@ -37,7 +37,9 @@ impl Several {
             }
             return;
         }
-        self.registry.accepted(message, epoch);
+        // A new session does not know what the one before took, and who lost the word that it is new publishes again.
+        let is_again = may_be_new && known.is_some();
+        self.registry.accepted(message, if is_again { u64::MAX - turn } else { epoch });
         self.published.entry(message).or_insert((client, turn, turn)).2 = turn;
         let publish = self.accepted.len();
         let expires_at = published.expiry_seconds.map(|seconds| now + u64::from(seconds) * 1000);
@@ -181,6 +183,8 @@ impl Several {
         for kept in &mut self.kept {
             kept.is_sure &= kept.publish.is_some_and(|publish| accepted[publish].is_acked);
         }
+        // What a link sends again after a start says how long it lasts from then on, and is on its way for as long as the disk takes.
+        self.accepted.iter_mut().for_each(|accepted| accepted.expires_at = None);
     }
 
     /// A packet entered the outbox of a connection; `topic` is that of a PUBLISH with its alias resolved.
@@ -288,7 +292,10 @@ impl Several {
         let as_owed = |one: &Owed| {
             one.is_loose || (one.qos == publish.qos && one.retain == publish.retain && *one.identifiers == *identifiers)
         };
-        let is_kept_copy = publish.retain && owed.iter().all(|one| !one.retain);
+        // The live copy may be sent as retained, too, and the kept one comes for another subscription, made later.
+        let brings_kept = |stay: &&Stay| owed.iter().all(|one| self.accepted[one.publish].turn < stay.asked);
+        let is_kept_copy =
+            publish.retain && (owed.iter().all(|one| !one.retain || one.came) || matching.iter().any(brings_kept));
         // Each time it was published, another subscription may have been there.
         let copies = self.accepted.iter().filter(|one| one.message == message).count();
         let is_clear = owed.len() == copies && owed.iter().any(|one| !one.is_optional) && !is_in_group && !is_kept_copy;

@@ -65,6 +65,7 @@ impl Several {
             expiry_least: u32::MAX,
             left_at: None,
             is_sure: false,
+            may_be_new: false,
             stays: Vec::new(),
             is_unknown: false,
             received: BTreeMap::new(),
@@ -294,7 +295,7 @@ impl Several {
             }
             if let Some(before) = ended.filter(|_| self.sessions[client].as_ref().is_none_or(|one| !one.is_sure)) {
                 // Its end may not have reached the disk. But if it did, a new one may be there that has none of its subscriptions.
-                let mut before = Session { is_sure: false, ..before };
+                let mut before = Session { is_sure: false, may_be_new: true, ..before };
                 before.stays.iter_mut().for_each(|stay| stay.is_unsure = true);
                 self.sessions[client] = Some(before);
             }
