@@ -142,6 +142,12 @@ pub(crate) fn put_retained(message: &Message, lsn: Lsn) -> Change {
     put(key(RETAINED, &[message.topic.as_bytes()]), value)
 }
 
+/// A retained message was removed, which other shards' messages of before are not to undo. Of a message without a payload there is
+/// nothing but that to keep.
+pub(crate) fn put_removal(topic: &str, stamp: u64) -> Change {
+    put_retained(&Message::removal(topic, stamp), Lsn(0))
+}
+
 pub(crate) fn remove_group(share_name: &str, filter: &str) -> Change {
     Change::Remove { key: group_key(share_name, filter) }
 }

@@ -27,6 +27,13 @@ pub(crate) struct Message {
 }
 
 impl Message {
+    /// What stands for a retained message that was removed.
+    pub(crate) fn removal(topic: &str, stamp: u64) -> Message {
+        let (forwarded, payload) = (Box::default(), Bytes::new());
+        let (qos, retain, expires_at) = (QoS::AtMostOnce, true, None);
+        Message { topic: topic.into(), forwarded, payload, qos, retain, expires_at, stamp }
+    }
+
     /// What travels on with the message. The bytes were checked when they came in.
     pub(crate) fn forwarded(&self) -> ForwardedProperties<'_> {
         ForwardedProperties::from_forwarded_bytes(&self.forwarded).unwrap_or_default()

@@ -117,10 +117,10 @@ impl Retained {
         self.ahead.remove(topic).filter(|ahead| ahead.stamp == stamp)
     }
 
-    /// Remembers a removal for some time.
-    pub(crate) fn note_removal(&mut self, topic: &str, stamp: u64) {
+    /// Remembers a removal for some time. The topic whose removal is not remembered any more for it, if there is one.
+    pub(crate) fn note_removal(&mut self, topic: &str, stamp: u64) -> Option<Box<str>> {
         if stamp == 0 {
-            return;
+            return None;
         }
         let Removals { by_topic, in_order } = &mut self.removals;
         by_topic.insert(topic.into(), stamp);
@@ -130,7 +130,14 @@ impl Retained {
             && by_topic.get(&topic) == Some(&stamp)
         {
             by_topic.remove(&topic);
+            return Some(topic);
         }
+        None
+    }
+
+    /// The stamp of a removal that is remembered.
+    pub(crate) fn removal(&self, topic: &str) -> Option<u64> {
+        self.removals.by_topic.get(topic).copied()
     }
 
     /// Whether a message of so many bytes may stand at the topic, or which bound forbids it.
@@ -182,13 +189,15 @@ impl Retained {
         !self.ahead.is_empty() && self.ahead.contains_key(topic)
     }
 
-    /// The topics of all recorded messages.
+    /// The topics of all recorded messages, and of the removals that are remembered.
     pub(crate) fn topics(&self) -> Vec<Box<str>> {
-        let mut topics = Vec::new();
+        let mut topics: Vec<Box<str>> = self.removals.by_topic.keys().cloned().collect();
         self.tree.all(&mut |slot: &Slot| {
             let recorded = slot.0.iter().filter(|(_, lsn)| *lsn > Lsn(0));
             topics.extend(recorded.map(|(message, _)| message.topic.clone()));
         });
+        topics.sort_unstable();
+        topics.dedup();
         topics
     }
 

@@ -89,7 +89,7 @@ impl Shard {
         }
         checkpoint.groups = self.groups.iter().map(|(key, _)| key).collect();
         checkpoint.topics = self.retained.topics();
-        checkpoint.topics.sort_unstable_by(|one, other| other.cmp(one));
+        checkpoint.topics.reverse();
     }
 
     /// The next changes of the fold, about `work` steps of them. The end comes once, with the last changes.
@@ -107,9 +107,10 @@ impl Shard {
                 done += 1 + self.fold_group(key, changes);
             } else if let Some(topic) = checkpoint.topics.pop() {
                 done += 1;
-                changes.push(match self.retained.get_recorded(&topic) {
-                    Some((message, lsn)) => folded::put_retained(message, *lsn),
-                    None => folded::remove_retained(&topic),
+                changes.push(match (self.retained.get_recorded(&topic), self.retained.removal(&topic)) {
+                    (Some((message, lsn)), _) => folded::put_retained(message, *lsn),
+                    (None, Some(stamp)) => folded::put_removal(&topic, stamp),
+                    (None, None) => folded::remove_retained(&topic),
                 });
             } else {
                 self.fold_moved(changes);

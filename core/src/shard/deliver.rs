@@ -380,7 +380,7 @@ impl Shard {
         }
         //= [MQTT-3.3.1-6] [MQTT-3.3.1-7] an empty retained message removes what is there and is not kept
         if publication.payload.is_empty() {
-            self.retained.note_removal(publication.topic, publication.stamp);
+            self.note_removal(publication.topic, publication.stamp);
             self.set_retained(publication.topic, None);
             return;
         }

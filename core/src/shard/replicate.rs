@@ -87,6 +87,13 @@ impl Shard {
         publication.stamp = (now.0.max(known + 1) << SHARD_BITS) | u64::from(self.number);
     }
 
+    /// Remembers that a retained message was removed, after a restart, too.
+    pub(super) fn note_removal(&mut self, topic: &str, stamp: u64) {
+        if let Some(forgotten) = self.retained.note_removal(topic, stamp) {
+            self.changed.retained(&forgotten);
+        }
+    }
+
     /// Has every other shard get a retained message that was published here. One of QoS 0 goes to them twice: at once, in its order and
     /// perhaps lost, and by way of the log, to be kept there.
     pub(super) fn match_all_peers(&mut self, publication: &Publication<'_>, origin: Origin) {

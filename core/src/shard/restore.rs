@@ -71,6 +71,10 @@ impl Shard {
             Folded::Retained { lsn, message } => {
                 let message = Message::of_record(&message);
                 let topic = message.topic.clone();
+                if message.payload.is_empty() {
+                    self.note_removal(&topic, message.stamp);
+                    return Ok(());
+                }
                 self.set_retained(&topic, Some((Arc::new(message), lsn)));
             }
         }

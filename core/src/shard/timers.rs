@@ -156,7 +156,7 @@ impl Shard {
         if let Some(message) = self.retained.get(topic).filter(|message| message.is_expired(now)) {
             // What it replaced may come from another shard only now.
             let stamp = message.stamp;
-            self.retained.note_removal(topic, stamp);
+            self.note_removal(topic, stamp);
             self.changed.retained(topic);
             self.retained.remove(topic);
         }

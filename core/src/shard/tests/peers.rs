@@ -690,6 +690,22 @@ fn a_retained_message_that_expires_on_its_way_takes_the_place_of_an_older_one() 
 }
 
 #[test]
+fn a_removal_stands_against_older_messages_of_other_shards_after_a_crash() {
+    let mut broker = Broker::new(2);
+    broker.shards = std::mem::take(&mut broker.shards).into_iter().map(World::on_disk).collect();
+    let (older, newer) = (broker.join(1, connect("older")), broker.join(0, connect("newer")));
+    broker.cut = true;
+    broker.shards[1].publish(older, retained(1, "t", "x"));
+    broker.shards[0].now = Millis(broker.shards[1].now.0 + 1000);
+    broker.shards[0].publish(newer, retained(1, "t", ""));
+    // What is not in the log any more is in the folded state.
+    broker.shards[0].fold(usize::MAX, true);
+    broker.cut = false;
+    broker.restart();
+    assert_eq!(broker.found("t"), vec![Vec::<String>::new(); 2]);
+}
+
+#[test]
 fn a_link_carries_what_no_client_is_offered() {
     let mut broker = Broker::with(2, |limits| limits.maximum_qos = QoS::AtMostOnce);
     let publisher = broker.join(0, connect("p"));

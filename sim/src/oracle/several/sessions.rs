@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use causeway_protocol::{QoS, ReasonCode};
 
-use super::{AnswerDue, Conn, Session, Several, Stay};
+use super::{AnswerDue, Conn, OwedToGroup, Session, Several, Stay};
 use crate::message::is_shared;
 use crate::oracle::Rule;
 use crate::oracle::input::{Asked, Wanted};
@@ -308,6 +308,10 @@ impl Several {
                 stay.is_unsure |= stay.acked.is_none() || stay.ended.is_some();
                 stay.ended = None;
             }
+            // With its last member a group ends, and with the group what waits for it.
+            let may_have_ended =
+                |owed: &&mut OwedToGroup| session.stays.iter().any(|stay| stay.is_unsure && stay.filter == owed.filter);
+            self.owed_to_groups.iter_mut().filter(may_have_ended).for_each(|owed| owed.is_optional = true);
             session.received.values_mut().for_each(|is_unsure| *is_unsure = true);
         }
         self.lose_unacknowledged();
