@@ -66,6 +66,14 @@ impl Row {
 pub(super) struct Rows(Vec<Row>);
 
 impl Rows {
+    /// What `causeway-bench compare --json-to` wrote.
+    ///
+    /// # Errors
+    /// When a line is no row.
+    pub(super) fn read(text: &str) -> Result<Self> {
+        Ok(Self(text.lines().map(serde_json::from_str::<Row>).collect::<Result<Vec<_>, _>>()?))
+    }
+
     /// Those of Causeway.
     pub(super) fn own(&self) -> impl Iterator<Item = &Row> {
         self.0.iter().filter(|row| row.is_causeway)
@@ -75,6 +83,20 @@ impl Rows {
     pub(super) fn most_connects_of_peers(&self, label: &str) -> Option<f64> {
         let others = self.0.iter().filter(|row| !row.is_causeway && row.is_sound() && row.label() == label);
         others.map(|row| row.connects_per_second.median).reduce(f64::max)
+    }
+
+    /// The names of the others, each once.
+    pub(super) fn peers(&self) -> Vec<&str> {
+        let mut names: Vec<&str> =
+            self.0.iter().filter(|row| !row.is_causeway).map(|row| row.broker.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// What another broker did in all scenarios.
+    pub(super) fn of_peer(&self, name: &str) -> impl Iterator<Item = &Row> {
+        self.0.iter().filter(move |row| !row.is_causeway && row.broker == name)
     }
 }
 
@@ -118,17 +140,13 @@ impl SideBySide<'_> {
         let status = command.stdin(Stdio::null()).status().context("cannot run causeway-bench")?;
         ensure!(status.success(), "causeway-bench failed: {status}");
         let text = std::fs::read_to_string(&json)?;
-        let rows = text.lines().map(serde_json::from_str::<Row>).collect::<Result<Vec<_>, _>>()?;
+        let rows = Rows::read(&text)?;
         if peers.is_empty() {
             println!("beside Mosquitto only, as it is installed; name others by --peer NAME=PATH");
         } else {
-            let mut names: Vec<&str> =
-                rows.iter().filter(|row| !row.is_causeway).map(|row| row.broker.as_str()).collect();
-            names.sort_unstable();
-            names.dedup();
-            println!("beside {}", names.join(", "));
+            println!("beside {}", rows.peers().join(", "));
         }
-        Ok(Rows(rows))
+        Ok(rows)
     }
 }
 

@@ -63,14 +63,16 @@ const FULL_LATENCY: Lengths = Lengths { rounds: 11, seconds: 2.0, warm_up_second
 /// # Errors
 /// When something cannot be run, or a scenario falls short.
 pub(super) fn prove_speed(beside: &SideBySide<'_>, full: bool) -> Result<()> {
-    let rows = beside.run(&SPEED_SCENARIOS, if full { &FULL } else { &QUICK }, &[])?;
+    judge_speed(&beside.run(&SPEED_SCENARIOS, if full { &FULL } else { &QUICK }, &[])?, full)
+}
+
+fn judge_speed(rows: &Rows, full: bool) -> Result<()> {
     let ratios: Vec<f64> = rows.own().filter_map(|row| row.cpu_to_best_peer).collect();
     let good = ratios.iter().filter(|ratio| **ratio < CPU_TO_BEST_PEER_HALF).count();
-    let mut shortfalls = Shortfalls::of(&rows);
+    let mut shortfalls = Shortfalls::beside_peers(rows);
     for row in rows.own() {
-        if let Some(ratio) = row.cpu_to_best_peer {
-            shortfalls.above(row, "of the best peer's processor time for each message", ratio, CPU_TO_BEST_PEER_MAX);
-        }
+        let what = "of the best peer's processor time for each message";
+        shortfalls.above_peers(row, what, row.cpu_to_best_peer, CPU_TO_BEST_PEER_MAX);
         // So short a time says little about a disk.
         if full && row.thousand_drained_per_second.median > 0.0 {
             shortfalls.below(row, "thousand/s acknowledged", row.thousand_per_second.median, ACKNOWLEDGED_MIN);
@@ -91,11 +93,10 @@ pub(super) fn prove_latency(beside: &SideBySide<'_>, full: bool) -> Result<()> {
     let (lengths, tolerance) = if full { (&FULL_LATENCY, 1.0) } else { (&QUICK_LATENCY, QUICK_LATENCY_TOLERANCE) };
     let scenarios = ["one-to-one:0", "one-to-one:1", "fan-in:0", "fan-in:1"];
     let rows = beside.run(&scenarios, lengths, &["--rate", LATENCY_RATE])?;
-    let mut shortfalls = Shortfalls::of(&rows);
+    let mut shortfalls = Shortfalls::beside_peers(&rows);
     for row in rows.own() {
-        if let Some(ratio) = row.p99_to_best_peer {
-            shortfalls.above(row, "of the best peer's p99", ratio, tolerance * P99_TO_BEST_PEER_MAX);
-        }
+        let most = tolerance * P99_TO_BEST_PEER_MAX;
+        shortfalls.above_peers(row, "of the best peer's p99", row.p99_to_best_peer, most);
     }
     let most =
         if full { "at or below".to_owned() } else { format!("at most {tolerance} times (one round says no more)") };
@@ -111,7 +112,7 @@ pub(super) fn prove_idle(beside: &SideBySide<'_>, full: bool) -> Result<()> {
     let rows = beside.run(&scenarios, if full { &FULL } else { &QUICK_IDLE }, &[])?;
     // What is set up once weighs more on few clients, and in a short time noise does.
     let tolerance = if full { 1.0 } else { QUICK_TOLERANCE };
-    let mut shortfalls = Shortfalls::of(&rows);
+    let mut shortfalls = Shortfalls::beside_peers(&rows);
     for row in rows.own() {
         let label = row.label();
         if let Some((_, most)) = IDLE_MEMORY_MAX.iter().find(|(of, _)| *of == label) {
@@ -119,14 +120,8 @@ pub(super) fn prove_idle(beside: &SideBySide<'_>, full: bool) -> Result<()> {
             shortfalls.above(row, "KiB for each connection", row.kibibytes_per_client.median, most);
         }
         if label.starts_with("connect") {
-            if let Some(ratio) = row.cpu_to_best_peer {
-                shortfalls.above(
-                    row,
-                    "of the best peer's processor time for each",
-                    ratio,
-                    tolerance * CPU_TO_BEST_PEER_MAX,
-                );
-            }
+            let (what, most) = ("of the best peer's processor time for each", tolerance * CPU_TO_BEST_PEER_MAX);
+            shortfalls.above_peers(row, what, row.cpu_to_best_peer, most);
             if let Some(most) = rows.most_connects_of_peers(&label) {
                 shortfalls.below(row, "connects/s", row.connects_per_second.median, most / tolerance);
             }
@@ -160,6 +155,29 @@ impl Shortfalls {
         Self(unsound.map(shown).collect())
     }
 
+    /// Likewise, and peers that say nothing because they did nothing right. Where one is said to be the best, all had to be there.
+    fn beside_peers(rows: &Rows) -> Self {
+        let mut shortfalls = Self::of(rows);
+        for name in rows.peers() {
+            for row in rows.of_peer(name).filter(|row| !row.is_sound()) {
+                let failure = row.failure.as_deref().unwrap_or("messages or clients were lost");
+                println!("{name} in {}: {} faults, {failure}", row.label(), row.faults);
+            }
+            if !rows.of_peer(name).any(Row::is_sound) {
+                shortfalls.0.push(format!("{name} did nothing right, so nothing is shown beside it"));
+            }
+        }
+        shortfalls
+    }
+
+    /// A figure as a multiple of the best peer's. Where no peer has one, nothing is shown.
+    fn above_peers(&mut self, row: &Row, what: &str, ratio: Option<f64>, most: f64) {
+        match ratio {
+            Some(ratio) => self.above(row, what, ratio, most),
+            None => self.0.push(format!("{}: no peer has a figure to stand beside", row.label())),
+        }
+    }
+
     fn above(&mut self, row: &Row, what: &str, figure: f64, most: f64) {
         if figure > most {
             self.0.push(format!("{}: {figure:.2} {what}, at most {most:.2} wanted", row.label()));
@@ -178,5 +196,35 @@ impl Shortfalls {
         }
         println!("holds: {holds}");
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(own: &str, peer: &str) -> Rows {
+        let row = |broker: &str, is_causeway: bool, more: &str| {
+            format!(
+                r#"{{"scenario":"fan-in","qos":1,"transport":"tcp","broker":"{broker}","is_causeway":{is_causeway},{more}}}"#
+            )
+        };
+        Rows::read(&format!("{}\n{}", row("causeway", true, own), row("flashmq", false, peer))).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_shown_beside_a_peer_that_did_not_run() {
+        let sound = r#""faults":0,"failure":null"#;
+        let good = format!(r#""cpu_to_best_peer":0.5,{sound}"#);
+        assert!(judge_speed(&rows(&good, sound), true).is_ok());
+        let slow = format!(r#""cpu_to_best_peer":1.01,{sound}"#);
+        assert!(judge_speed(&rows(&slow, sound), true).is_err());
+        // It could not be started, or lost messages: then there is no ratio.
+        for peer in [r#""faults":0,"failure":"cannot run flashmq""#, r#""faults":3,"failure":null"#] {
+            let error = judge_speed(&rows(sound, peer), true).unwrap_err().to_string();
+            assert!(error.contains("no peer") && error.contains("flashmq"), "{error}");
+            // Another peer may have given one: it was not said which.
+            assert!(judge_speed(&rows(&good, peer), true).is_err());
+        }
     }
 }
