@@ -107,6 +107,10 @@ impl Shard {
             let Some((member, subscription)) = next else {
                 let (sessions, connections) = (&self.sessions, &self.connections);
                 let Some(group) = self.groups.get(key) else { return };
+                // Another shard takes a message of any size, but this one is not its: nobody is there, or somebody is here.
+                let is_asked = |(member, subscription): &(SessionKey, Subscription)| {
+                    !(subscription.away || (stays && is_peer_session(sessions, *member)))
+                };
                 let fits = |(member, subscription): (SessionKey, Subscription)| {
                     let delivery = sample(&message, subscription);
                     let id = sessions.get(member as usize).and_then(|session| session.connection);
@@ -114,7 +118,7 @@ impl Shard {
                     open.map(|open| open.accepts(now, &outgoing(&message, &delivery, false, Some(PacketId::MIN))))
                 };
                 // It waits for whoever is only busy, and with everybody away.
-                let mut here = group.members().filter_map(fits).peekable();
+                let mut here = group.members().filter(is_asked).filter_map(fits).peekable();
                 if here.peek().is_none() || here.any(|accepts| accepts) {
                     return;
                 }
@@ -291,8 +295,9 @@ impl Shard {
             let Some(group) = self.groups.get(group_key) else {
                 continue;
             };
-            let someone_else = group.members().any(|(member, _)| {
-                member != key && self.sessions.get(member as usize).is_some_and(|other| other.connection.is_some())
+            let someone_else = group.members().any(|(member, subscription)| {
+                let other = self.sessions.get(member as usize);
+                member != key && !subscription.away && other.is_some_and(|other| other.connection.is_some())
             });
             // Alone, it keeps them and gets them again with DUP when it is back.
             if someone_else {

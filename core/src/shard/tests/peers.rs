@@ -725,3 +725,43 @@ fn a_full_disk_keeps_no_wish_from_other_shards() {
     broker.publish(1, publisher, 1, "t", "x");
     assert_eq!(broker.shards[0].heard(listener), ["pub q1 p1 t=x"]);
 }
+
+#[test]
+fn what_is_too_large_for_all_who_are_there_keeps_nothing_behind_it() {
+    for from in [0, 1] {
+        let mut broker = Broker::new(2);
+        let away = broker.join(0, persistent("away"));
+        broker.subscribe(0, away, "$share/g/t", 1);
+        broker.shards[0].disconnect(away);
+        broker.carry();
+        let mut narrow = connect("narrow");
+        narrow.properties.maximum_packet_size_bytes = Some(64);
+        let narrow = broker.join(1, narrow);
+        broker.subscribe(1, narrow, "$share/g/t", 1);
+        broker.shards[1].heard(narrow);
+        // From the other shard it is handed over.
+        let publisher = broker.join(from, connect("p"));
+        broker.publish(from, publisher, 1, "t", &"x".repeat(100));
+        broker.shards[from].publish(publisher, publish(1, 2, "t", "small"));
+        broker.carry();
+        assert_eq!(broker.take_all(&[(1, narrow)]), [["t=small"]], "from shard {from}");
+    }
+}
+
+#[test]
+fn whoever_shares_alone_gets_it_again_though_others_are_away_elsewhere() {
+    let mut broker = Broker::new(2);
+    let away = broker.join(1, persistent("away"));
+    broker.subscribe(1, away, "$share/g/t", 1);
+    broker.shards[1].disconnect(away);
+    broker.carry();
+    let member = broker.join(0, persistent("m"));
+    broker.subscribe(0, member, "$share/g/t", 1);
+    let publisher = broker.join(0, connect("p"));
+    broker.publish(0, publisher, 1, "t", "x");
+    assert_eq!(broker.shards[0].heard(member)[1..], ["pub q1 l1 t=x"]);
+    broker.shards[0].hang_up(member);
+    broker.carry();
+    let (_, heard) = broker.shards[0].dial(persistent("m"));
+    assert_eq!(heard, ["connack 0x00 present", "pub q1 l1 dup t=x"]);
+}
