@@ -70,7 +70,8 @@ impl Shard {
             return;
         }
         //= [MQTT-4.3.3-10] a QoS 2 PUBLISH with an identifier not yet released is the same message again
-        if kind == AckKind::PubRec && session.received.contains(&packet_id) {
+        // Of another shard, identifiers of QoS 1 are remembered, too: there it is the same only if it says that it was sent before.
+        if kind == AckKind::PubRec && session.received.contains(&packet_id) && (publish.dup || !is_peer) {
             let last = self.recorder.last();
             self.acknowledge(id, packet_id, kind, ReasonCode::Success, last);
             return;
@@ -91,6 +92,9 @@ impl Shard {
                 }
                 //= [MQTT-4.3.3-9] a QoS 2 identifier is remembered until PUBREL
                 if let (AckKind::PubRec, Some((_, session))) = (kind, self.session_of(id)) {
+                    if is_peer {
+                        crossing::remember(&mut session.received, packet_id);
+                    }
                     session.received.insert(packet_id);
                     let key = self.connection(id).and_then(|connection| connection.session);
                     key.into_iter().for_each(|key| self.changed.session(key));

@@ -765,3 +765,22 @@ fn whoever_shares_alone_gets_it_again_though_others_are_away_elsewhere() {
     let (_, heard) = broker.shards[0].dial(persistent("m"));
     assert_eq!(heard, ["connack 0x00 present", "pub q1 l1 dup t=x"]);
 }
+
+#[test]
+fn an_identifier_that_qos_1_had_a_round_ago_is_no_reason_to_lose_a_qos_2_message() {
+    let mut broker = Broker::new(2);
+    let listener = broker.join(0, persistent("l"));
+    broker.subscribe(0, listener, "t", 2);
+    let publisher = broker.join(1, connect("p"));
+    broker.publish(1, publisher, 1, "t", "first");
+    let (mut got, all) = (0, crate::lane::BULK_IDS + 10);
+    for number in 0..all {
+        broker.publish(1, publisher, 2, "t", "x");
+        broker.shards[1].send(publisher, Packet::PubRel(Ack::new(packet_id(1), ReasonCode::Success)));
+        if number % 500 == 0 || number + 1 == all {
+            got += broker.take_all(&[(0, listener)])[0].len() as u64;
+            broker.shards[1].heard(publisher);
+        }
+    }
+    assert_eq!(got, 1 + all);
+}
