@@ -218,6 +218,9 @@ impl Shard {
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(now, connection, unsubscribe),
             //= [MQTT-3.12.4-1] a PINGREQ is answered
             Packet::PingReq => self.write(connection, Packet::PingResp),
+            // Another shard that goes away closes the link, which is as good. Told of it first, this one would take it for the
+            // end of a link that broke the rules.
+            Packet::Disconnect(_) if self.is_peer(connection) => {}
             Packet::Disconnect(disconnect) => self.on_disconnect(now, connection, disconnect),
             Packet::Auth(auth) => self.on_auth(now, connection, auth),
             //= [MQTT-3.1.0-2] a second CONNECT is a protocol error

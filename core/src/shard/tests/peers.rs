@@ -784,3 +784,14 @@ fn an_identifier_that_qos_1_had_a_round_ago_is_no_reason_to_lose_a_qos_2_message
     }
     assert_eq!(got, 1 + all);
 }
+
+#[test]
+fn a_shard_that_stops_first_does_not_make_others_fail() {
+    let mut broker = Broker::new(2);
+    let now = broker.shards[0].now;
+    broker.shards[0].shard.shutdown(now);
+    broker.shards[0].closes();
+    // Here, the link is not closed as one that broke the rules.
+    broker.carry();
+    assert!(broker.shards[1].shard.is_open(broker.links[1][0].unwrap()));
+}
