@@ -14,12 +14,12 @@ use causeway_protocol::{
 };
 use foldhash::fast::FixedState;
 
-use crate::Millis;
 use crate::commons::{Commons, Span};
 use crate::message::Message;
-use crate::outbox::{HIGH_BYTES, LINK_HIGH_BYTES, Outbox, SHARE_BYTES_MIN};
+use crate::outbox::{HIGH_BYTES, LINK_BYTES_MAX, LINK_HIGH_BYTES, Outbox, SHARE_BYTES_MIN};
 use crate::record::WillRecord;
 use crate::session::SessionKey;
+use crate::{Limits, Millis};
 
 /// Names a connection for as long as it lives; never reused, though its index is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -213,6 +213,11 @@ impl Connection {
     pub(crate) fn has_window(&self) -> bool {
         let bytes = self.outbox.bytes();
         self.unacknowledged < self.window && (bytes < HIGH_BYTES || bytes < self.high_bytes())
+    }
+
+    /// Whether one more message of QoS 0 may be written: beyond the bound, those are dropped.
+    pub(crate) fn takes_more(&self, limits: &Limits) -> bool {
+        self.outbox.bytes() <= if self.is_link() { LINK_BYTES_MAX } else { limits.outbox_bytes_max }
     }
 
     /// Whether it leads to another shard.

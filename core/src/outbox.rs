@@ -16,8 +16,10 @@ pub const OUTBOX_LOW_BYTES: usize = 16 * 1024;
 
 /// Up to this many bytes are taken from a session's queue ahead of the socket.
 pub(crate) const HIGH_BYTES: usize = 64 * 1024;
-/// Likewise to another shard.
-pub(crate) const LINK_HIGH_BYTES: usize = 16 * HIGH_BYTES;
+/// What waits for another shard, for all its clients together: above it, messages of QoS 0 are dropped.
+pub(crate) const LINK_BYTES_MAX: usize = 64 << 20;
+/// Likewise to another shard. More than QoS 0 may take there: a flood of it must not keep back what is acknowledged.
+pub(crate) const LINK_HIGH_BYTES: usize = LINK_BYTES_MAX + 16 * HIGH_BYTES;
 
 /// Payloads from this size on are shared instead of copied: a reference costs less than the copy.
 pub(crate) const SHARE_BYTES_MIN: usize = 2048;

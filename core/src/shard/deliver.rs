@@ -79,9 +79,6 @@ pub(super) struct Routed {
     pub(super) matched: bool,
 }
 
-/// What waits for another shard, for all its clients together.
-const PEER_OUTBOX_BYTES_MAX: usize = 64 << 20;
-
 /// A payload of more bytes is shared by itself: in the commons, few of them would leave no room for others.
 const COMMON_BYTES_MAX: usize = 16 * 1024;
 
@@ -484,8 +481,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.index()) else {
             return;
         };
-        let outbox_bytes_max = if connection.is_link() { PEER_OUTBOX_BYTES_MAX } else { self.limits.outbox_bytes_max };
-        if connection.outbox.bytes() > outbox_bytes_max {
+        if !connection.takes_more(&self.limits) {
             self.counters.reached(Bound::OutboxBytes);
             self.counters.dropped_slow_consumer += 1;
             return;

@@ -34,13 +34,12 @@ impl Shard {
         };
         let was_handed_over = publication.stamp != 0 && !publication.retain;
         if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
-            let (sessions, connections) = (&self.sessions, &self.connections);
-            let outbox_bytes_max = self.limits.outbox_bytes_max;
+            let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
             let next = group.next(|member, subscription| {
                 let id = sessions.get(member as usize).and_then(|session| session.connection);
                 let connection = id.and_then(|id| connections.get(id.index()));
                 let is_left_out = subscription.away || (was_handed_over && is_peer_session(sessions, member));
-                !is_left_out && connection.is_some_and(|connection| connection.outbox.bytes() <= outbox_bytes_max)
+                !is_left_out && connection.is_some_and(|connection| connection.takes_more(limits))
             });
             let Some((member, subscription)) = next else {
                 return;

@@ -795,3 +795,22 @@ fn a_shard_that_stops_first_does_not_make_others_fail() {
     broker.carry();
     assert!(broker.shards[1].shard.is_open(broker.links[1][0].unwrap()));
 }
+
+#[test]
+fn a_flood_of_qos_0_does_not_keep_others_from_crossing() {
+    let mut broker = Broker::new(2);
+    let (listener, member) = (broker.join(0, connect("l")), broker.join(0, connect("m")));
+    broker.subscribe(0, listener, "#", 1);
+    broker.subscribe(0, member, "$share/g/s", 1);
+    let publisher = broker.join(1, connect("p"));
+    broker.cut = true;
+    let flood = "x".repeat(1 << 20);
+    for _ in 0..100 {
+        broker.publish(1, publisher, 0, "flood", &flood);
+    }
+    let link = broker.links[1][0].unwrap();
+    let waiting = broker.shards[1].shard.outbox(link).unwrap().bytes();
+    broker.publish(1, publisher, 1, "s", "urgent");
+    let now_waiting = broker.shards[1].shard.outbox(link).unwrap().bytes();
+    assert!(waiting > 60 << 20 && now_waiting > waiting + 20, "{waiting}, then {now_waiting}");
+}
