@@ -107,7 +107,7 @@ pub(super) fn is_peer_session(sessions: &Slab<Session>, key: SessionKey) -> bool
 }
 
 /// Whether more waits for a shard than this part of what may.
-fn is_behind(session: &Session, part: usize) -> bool {
+pub(super) fn is_behind(session: &Session, part: usize) -> bool {
     session.is_peer() && (session.queued() > BEHIND_MESSAGES / part || session.held_bytes > BEHIND_BYTES / part)
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode};
 
+use super::peers::is_peer_session;
 use super::{Release, Shard, mark_dirty};
 use crate::connection::{Connection, Outgoing, Payload, TooLarge};
 use crate::lane::{LaneName, Number};
@@ -31,6 +32,12 @@ impl Shard {
             return;
         }
         self.pump_retained(now, key);
+        if is_peer_session(&self.sessions, key) {
+            // Its queue may take the whole window all the time. Those who share fill it only as fast as they acknowledge.
+            self.pump_groups_of(now, key);
+            self.pump_queue(now, key);
+            return;
+        }
         self.pump_queue(now, key);
         self.pump_groups_of(now, key);
     }

@@ -8,7 +8,7 @@ use causeway_protocol::{PacketId, QoS};
 use slab::Slab;
 
 use super::deliver::{Forms, Origin};
-use super::peers::is_peer_session;
+use super::peers::{is_behind, is_peer_session};
 use super::pump::outgoing;
 use super::replicate::carried_group;
 use super::{Release, Shard};
@@ -219,7 +219,7 @@ impl Shard {
         let Some(session) = self.sessions.get(key as usize) else {
             return;
         };
-        if session.groups.is_empty() || session.queued() > 0 {
+        if session.groups.is_empty() || !is_free(session, &self.limits) {
             return;
         }
         for at in 0..session.groups.len() {
@@ -346,8 +346,16 @@ fn ready<'a>(
 ) -> Option<&'a Connection> {
     let session = sessions.get(member as usize)?;
     let connection = session.connection.and_then(|id| connections.get(id.index()))?;
-    let is_ready = session.queued() == 0 && connection.has_window() && session.may_launch_loose(limits);
-    is_ready.then_some(connection)
+    (is_free(session, limits) && connection.has_window()).then_some(connection)
+}
+
+/// Whether nothing of its own keeps it from being sent a message that it shares.
+fn is_free(session: &Session, limits: &Limits) -> bool {
+    match session.is_peer() {
+        // What waits for another shard is of all its clients, and under load always something: who shares there is none of them.
+        true => !is_behind(session, 2),
+        false => session.queued() == 0 && session.may_launch_loose(limits),
+    }
 }
 
 /// The message as the member gets it.

@@ -814,3 +814,32 @@ fn a_flood_of_qos_0_does_not_keep_others_from_crossing() {
     let now_waiting = broker.shards[1].shard.outbox(link).unwrap().bytes();
     assert!(waiting > 60 << 20 && now_waiting > waiting + 20, "{waiting}, then {now_waiting}");
 }
+
+#[test]
+fn who_shares_on_another_shard_does_not_wait_for_what_others_there_are_owed() {
+    for qos in 0..3u8 {
+        for lasts in [false, true] {
+            let mut broker = Broker::with(2, |limits| limits.outbox_bytes_max = 1);
+            let lasting = broker.join(0, persistent("l"));
+            broker.subscribe(0, lasting, "t", 1);
+            let member = broker.join(0, if lasts { persistent("m") } else { connect("m") });
+            broker.subscribe(0, member, "$share/g/s", qos);
+            broker.shards[0].heard(member);
+            let publisher = broker.join(1, connect("p"));
+            broker.shards[1].durable_at_once = false;
+            let mut got = Vec::new();
+            for round in 1..=10 {
+                // While some is written to the disk, more comes: there is always something that waits for it, and for the link.
+                broker.shards[1].publish(publisher, publish(1, 100 + round, "t", "x"));
+                let group = broker.shards[1].shard.take_group().unwrap();
+                broker.shards[1].publish(publisher, publish(1, 200 + round, "t", "x"));
+                let now = broker.shards[1].now;
+                broker.shards[1].shard.persisted(now, group.last());
+                broker.shards[1].publish(publisher, publish(qos, u16::from(qos > 0) * round, "s", "x"));
+                broker.carry();
+                got.extend(broker.take_all(&[(0, member)]).concat());
+            }
+            assert!(got.len() >= 8, "QoS {qos}, lasts {lasts}: {got:?}");
+        }
+    }
+}
