@@ -6,7 +6,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use causeway_protocol::{Packet, PacketId, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
+use causeway_protocol::{Packet, PacketId, QoS, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
 use slab::Slab;
 use smallvec::SmallVec;
 
@@ -74,7 +74,8 @@ const THAT_IS_ALL: &str = "$shard/wishes";
 /// What a subscription of a session is to others.
 fn wish(filter: &str, subscription: Subscription, session: &Session) -> Wish {
     let away = is_shared(filter) && session.connection.is_none();
-    let full = session.full_told && !is_shared(filter);
+    // What is sent with QoS 0 needs no room.
+    let full = session.full_told && !is_shared(filter) && subscription.qos > QoS::AtMostOnce;
     Wish { qos: subscription.qos, fleeting: !session.recorded, away, full }
 }
 
@@ -238,7 +239,8 @@ impl Shard {
             counters.dropped_expired += session.drop_expired(queues, now);
             if session.has_drained(limits) {
                 session.full_told = false;
-                self.change_wishes(key, |filter| !is_shared(filter), |wish| Wish { full: true, ..wish });
+                let before = |wish: Wish| Wish { full: wish.qos > QoS::AtMostOnce, ..wish };
+                self.change_wishes(key, |filter| !is_shared(filter), before);
             } else {
                 self.peers.full.push((key, epoch));
             }

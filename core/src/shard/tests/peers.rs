@@ -843,3 +843,27 @@ fn who_shares_on_another_shard_does_not_wait_for_what_others_there_are_owed() {
         }
     }
 }
+
+#[test]
+fn a_full_queue_refuses_nothing_that_needs_no_room_in_it() {
+    let mut broker = Broker::with(2, |limits| limits.session_queue_messages_max = 8);
+    let full = broker.join(0, persistent("full"));
+    broker.subscribe(0, full, "t", 1);
+    broker.subscribe(0, full, "u", 0);
+    broker.shards[0].disconnect(full);
+    let other = broker.join(0, persistent("other"));
+    broker.subscribe(0, other, "u", 1);
+    let publisher = broker.join(1, connect("p"));
+    broker.publish_numbered(1, publisher, 1, 0..8);
+    broker.publish_numbered(1, publisher, 1, 8..9);
+    assert_eq!(broker.shards[1].heard(publisher).last().unwrap(), "puback p9 0x97");
+    broker.publish(1, publisher, 1, "u", "x");
+    assert_eq!(broker.shards[1].heard(publisher), ["puback p1"]);
+    // Once it has room again, all is as before.
+    let (full, _) = broker.shards[0].dial(persistent("full"));
+    (1..=8).for_each(|id| broker.shards[0].puback(full, id));
+    broker.shards[0].wait(2000);
+    broker.carry();
+    broker.publish_numbered(1, publisher, 1, 9..10);
+    assert_eq!(broker.shards[1].heard(publisher), ["puback p10"]);
+}
