@@ -15,7 +15,7 @@ pub(crate) struct Wish {
     pub(crate) qos: QoS,
     /// Nobody who wants it outlives their connection.
     pub(crate) fleeting: bool,
-    /// Nobody who wants it has a connection; only of shared subscriptions.
+    /// Nobody who wants it has a connection, or more waits for them than may; only of shared subscriptions.
     pub(crate) away: bool,
     /// The queue of somebody who wants it is full.
     pub(crate) full: bool,
@@ -27,6 +27,8 @@ struct Counts {
     by_qos: [[u32; 2]; 3],
     here: u32,
     full: u32,
+    /// Of a shared subscription, whether its own queue is full.
+    is_stuffed: bool,
 }
 
 impl Counts {
@@ -48,7 +50,7 @@ impl Counts {
         let qos = all.into_iter().find(|qos| self.by_qos[*qos as usize] != [0, 0])?;
         // What is sent with QoS 0 lasts for nobody.
         let lasts = [QoS::AtLeastOnce, QoS::ExactlyOnce].into_iter().any(|qos| self.by_qos[qos as usize][0] > 0);
-        Some(Wish { qos, fleeting: !lasts, away: self.here == 0, full: self.full > 0 })
+        Some(Wish { qos, fleeting: !lasts, away: self.here == 0 || self.is_stuffed, full: self.full > 0 })
     }
 }
 
@@ -85,6 +87,14 @@ impl Interest {
         (now != known).then_some(now)
     }
 
+    /// The queue of a shared subscription is full, or has room again. What others are to know now, where it changed.
+    pub(crate) fn set_stuffed(&mut self, filter: &str, is_stuffed: bool) -> Option<Wish> {
+        let counts = self.by_filter.get_mut(filter)?;
+        let known = counts.wish();
+        counts.is_stuffed = is_stuffed;
+        counts.wish().filter(|wish| Some(*wish) != known)
+    }
+
     /// Everything that is wanted.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&str, Wish)> {
         self.by_filter.iter().filter_map(|(filter, counts)| Some((&**filter, counts.wish()?)))
@@ -119,6 +129,11 @@ mod tests {
         assert_eq!(interest.add("b", Some(away), lasting), Some(lasting));
         assert_eq!(interest.add("b", None, away), None);
         assert_eq!(interest.remove("b", lasting), Some(Some(away)));
+        assert_eq!(interest.add("b", None, lasting), Some(lasting));
+        assert_eq!(interest.set_stuffed("b", true), Some(away));
+        assert_eq!(interest.set_stuffed("b", true), None);
+        assert_eq!(interest.set_stuffed("b", false), Some(lasting));
+        assert_eq!(interest.set_stuffed("nobody's", true), None);
         let full = Wish { full: true, ..lasting };
         assert_eq!(interest.add("c", None, lasting), Some(lasting));
         assert_eq!(interest.add("c", None, full), Some(full));

@@ -178,6 +178,17 @@ impl Group {
         queue_room(limits, (self.queue.len(), self.queue.bytes()), bytes)
     }
 
+    /// Whether a queue that was full has room for more than a few again.
+    pub(crate) fn has_drained(&self, limits: &Limits) -> bool {
+        self.queue.len() <= limits.session_queue_messages_max / 4 * 3
+            && self.queue.bytes() <= limits.session_queue_bytes_max / 4 * 3
+    }
+
+    /// Its filter, as it is subscribed to.
+    pub(crate) fn whole_filter(&self) -> String {
+        format!("$share/{}/{}", self.share_name, self.filter)
+    }
+
     /// Appends; `delivery` has the message's own QoS and retain flag.
     pub(crate) fn enqueue(&mut self, queues: &mut Queues, delivery: Delivery) {
         self.first_expiry = self.first_expiry.min(delivery.expires);

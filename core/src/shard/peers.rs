@@ -4,7 +4,7 @@
 //! they know. What they are sent and what they send goes the way of any client's messages
 //! (`docs/adr/0006-shards-are-peers.md`).
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use causeway_protocol::{Packet, PacketId, QoS, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe};
 use slab::Slab;
@@ -18,6 +18,7 @@ use crate::index::Subscription;
 use crate::interest::{Interest, Wish};
 use crate::lane::ring_of;
 use crate::session::{Session, SessionKey};
+use crate::shared::{Group, GroupKey};
 use crate::{ConnectionId, Lsn, Millis, Overflow};
 
 /// A peer's connection, and how much it was told.
@@ -48,6 +49,8 @@ pub(super) struct Peers {
     waiting: VecDeque<Waiting>,
     /// Sessions that others know to be full, with their epochs.
     full: Vec<(SessionKey, u64)>,
+    /// Groups that others know to be full.
+    full_groups: BTreeSet<GroupKey>,
     /// Whether more waited for one of them than is to wait.
     behind: bool,
 }
@@ -122,6 +125,9 @@ impl Shard {
     pub fn open_peer(&mut self, now: Millis, shard: u16) -> ConnectionId {
         if self.peers.is_empty() {
             self.begin_interest();
+            if !self.peers.full.is_empty() || !self.peers.full_groups.is_empty() {
+                self.set_progress_timer(now);
+            }
         }
         let mut request = ConnectRequest::of_peer(shard);
         let id = self.insert_connection(now, &mut request);
@@ -164,6 +170,10 @@ impl Shard {
             for (filter, subscription) in session.subscriptions.iter() {
                 interest.add(filter, None, wish(filter, subscription, session));
             }
+        }
+        for (key, group) in self.groups.iter().filter(|(_, group)| group.room(&self.limits, 1).is_err()) {
+            self.peers.full_groups.insert(key);
+            interest.set_stuffed(&group.whole_filter(), true);
         }
         self.peers.interest = interest;
     }
@@ -215,6 +225,38 @@ impl Shard {
         }
     }
 
+    /// A message was queued for a group. Once that is full, other shards keep theirs, for which they can refuse publishers.
+    pub(super) fn note_group_queued(&mut self, now: Millis, key: GroupKey) {
+        let Some(group) = self.groups.get(key).filter(|_| !self.peers.is_empty()) else { return };
+        if group.room(&self.limits, 1).is_ok() {
+            return;
+        }
+        let filter = group.whole_filter();
+        self.peers.full_groups.insert(key);
+        if let Some(changed) = self.peers.interest.set_stuffed(&filter, true) {
+            self.tell_peers(&filter, Some(changed));
+        }
+        self.set_progress_timer(now);
+    }
+
+    /// A message of a group was taken. Once there is room again, other shards give what they have.
+    pub(super) fn note_group_taken(&mut self, key: GroupKey) {
+        if !self.peers.full_groups.contains(&key) {
+            return;
+        }
+        let group = self.groups.get(key);
+        if group.is_some_and(|group| !group.has_drained(&self.limits)) {
+            return;
+        }
+        let filter = group.map(Group::whole_filter);
+        self.peers.full_groups.remove(&key);
+        if let Some(filter) = filter
+            && let Some(changed) = self.peers.interest.set_stuffed(&filter, false)
+        {
+            self.tell_peers(&filter, Some(changed));
+        }
+    }
+
     /// Whether other shards are too far behind for more from clients. What they send themselves is to be read all the same: two
     /// shards that did not listen to each other would wait for ever.
     pub fn peers_are_behind(&self) -> bool {
@@ -229,15 +271,22 @@ impl Shard {
         !peers.behind && peers.waiting.len() <= BEHIND_ANSWERS / 2
     }
 
-    /// Tells others about sessions that have room again.
+    /// Tells others about sessions and groups that have room again.
     pub(super) fn look_for_room(&mut self, now: Millis) {
+        for key in self.peers.full_groups.clone() {
+            if let Some(group) = self.groups.get_mut(key) {
+                self.counters.dropped_expired += group.drop_expired(&mut self.queues, now);
+                self.changed.group(key);
+            }
+            self.note_group_taken(key);
+        }
         for (key, epoch) in std::mem::take(&mut self.peers.full) {
             let Shard { sessions, queues, limits, counters, .. } = self;
             let Some(session) = sessions.get_mut(key as usize).filter(|session| session.epoch == epoch) else {
                 continue;
             };
             counters.dropped_expired += session.drop_expired(queues, now);
-            if session.has_drained(limits) {
+            if session.has_drained(limits) || session.overflow == Overflow::DropOldest {
                 session.full_told = false;
                 let before = |wish: Wish| Wish { full: wish.qos > QoS::AtMostOnce, ..wish };
                 self.change_wishes(key, |filter| !is_shared(filter), before);
@@ -245,7 +294,7 @@ impl Shard {
                 self.peers.full.push((key, epoch));
             }
         }
-        if !self.peers.full.is_empty() {
+        if !self.peers.full.is_empty() || !self.peers.full_groups.is_empty() {
             self.set_progress_timer(now);
         }
     }

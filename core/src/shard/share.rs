@@ -69,6 +69,7 @@ impl Shard {
         }
         group.enqueue(&mut self.queues, delivery);
         self.changed.group(key);
+        self.note_group_queued(now, key);
         if durable_at > self.durable {
             self.releases.push_back((durable_at, Release::Group(key)));
         } else {
@@ -134,6 +135,7 @@ impl Shard {
                 return;
             };
             self.note_group_progress(now, key);
+            self.note_group_taken(key);
             if hands {
                 //= [MQTT-4.8.2-5] a QoS 2 message is finished with its member, also after a crash
                 let delivery = self.as_given(key, (member, subscription), delivery, &message);
@@ -212,6 +214,7 @@ impl Shard {
             self.settle(&delivery);
         }
         self.note_group_progress(now, key);
+        self.note_group_taken(key);
     }
 
     /// A session can take more: its groups may have something for it.

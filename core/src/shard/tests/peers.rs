@@ -767,55 +767,6 @@ fn whoever_shares_alone_gets_it_again_though_others_are_away_elsewhere() {
 }
 
 #[test]
-fn an_identifier_that_qos_1_had_a_round_ago_is_no_reason_to_lose_a_qos_2_message() {
-    let mut broker = Broker::new(2);
-    let listener = broker.join(0, persistent("l"));
-    broker.subscribe(0, listener, "t", 2);
-    let publisher = broker.join(1, connect("p"));
-    broker.publish(1, publisher, 1, "t", "first");
-    let (mut got, all) = (0, crate::lane::BULK_IDS + 10);
-    for number in 0..all {
-        broker.publish(1, publisher, 2, "t", "x");
-        broker.shards[1].send(publisher, Packet::PubRel(Ack::new(packet_id(1), ReasonCode::Success)));
-        if number % 500 == 0 || number + 1 == all {
-            got += broker.take_all(&[(0, listener)])[0].len() as u64;
-            broker.shards[1].heard(publisher);
-        }
-    }
-    assert_eq!(got, 1 + all);
-}
-
-#[test]
-fn a_shard_that_stops_first_does_not_make_others_fail() {
-    let mut broker = Broker::new(2);
-    let now = broker.shards[0].now;
-    broker.shards[0].shard.shutdown(now);
-    broker.shards[0].closes();
-    // Here, the link is not closed as one that broke the rules.
-    broker.carry();
-    assert!(broker.shards[1].shard.is_open(broker.links[1][0].unwrap()));
-}
-
-#[test]
-fn a_flood_of_qos_0_does_not_keep_others_from_crossing() {
-    let mut broker = Broker::new(2);
-    let (listener, member) = (broker.join(0, connect("l")), broker.join(0, connect("m")));
-    broker.subscribe(0, listener, "#", 1);
-    broker.subscribe(0, member, "$share/g/s", 1);
-    let publisher = broker.join(1, connect("p"));
-    broker.cut = true;
-    let flood = "x".repeat(1 << 20);
-    for _ in 0..100 {
-        broker.publish(1, publisher, 0, "flood", &flood);
-    }
-    let link = broker.links[1][0].unwrap();
-    let waiting = broker.shards[1].shard.outbox(link).unwrap().bytes();
-    broker.publish(1, publisher, 1, "s", "urgent");
-    let now_waiting = broker.shards[1].shard.outbox(link).unwrap().bytes();
-    assert!(waiting > 60 << 20 && now_waiting > waiting + 20, "{waiting}, then {now_waiting}");
-}
-
-#[test]
 fn who_shares_on_another_shard_does_not_wait_for_what_others_there_are_owed() {
     for qos in 0..3u8 {
         for lasts in [false, true] {
@@ -842,6 +793,83 @@ fn who_shares_on_another_shard_does_not_wait_for_what_others_there_are_owed() {
             assert!(got.len() >= 8, "QoS {qos}, lasts {lasts}: {got:?}");
         }
     }
+}
+
+#[test]
+fn a_flood_of_qos_0_does_not_keep_others_from_crossing() {
+    let mut broker = Broker::new(2);
+    let (listener, member) = (broker.join(0, connect("l")), broker.join(0, connect("m")));
+    broker.subscribe(0, listener, "#", 1);
+    broker.subscribe(0, member, "$share/g/s", 1);
+    let publisher = broker.join(1, connect("p"));
+    broker.cut = true;
+    let flood = "x".repeat(1 << 20);
+    for _ in 0..100 {
+        broker.publish(1, publisher, 0, "flood", &flood);
+    }
+    let link = broker.links[1][0].unwrap();
+    let waiting = broker.shards[1].shard.outbox(link).unwrap().bytes();
+    broker.publish(1, publisher, 1, "s", "urgent");
+    let now_waiting = broker.shards[1].shard.outbox(link).unwrap().bytes();
+    assert!(waiting > 60 << 20 && now_waiting > waiting + 20, "{waiting}, then {now_waiting}");
+}
+
+#[test]
+fn a_full_group_on_another_shard_refuses_publishers_until_it_has_room() {
+    for lasts in [false, true] {
+        let mut broker = Broker::with(2, |limits| limits.session_queue_messages_max = 8);
+        // It acknowledges nothing, and takes one at a time.
+        let mut slow = if lasts { persistent("slow") } else { connect("slow") };
+        slow.properties.receive_maximum = Some(1);
+        let member = broker.join(0, slow);
+        broker.subscribe(0, member, "$share/g/t", 1);
+        let publisher = broker.join(1, persistent("p"));
+        let mut accepted = 0;
+        for number in 0..60 {
+            broker.publish_numbered(1, publisher, 1, number..number + 1);
+            accepted += usize::from(broker.shards[1].heard(publisher) == [format!("puback p{}", number + 1)]);
+        }
+        // One is under way; of the others, each shard keeps as many as may wait.
+        assert_eq!(accepted, 1 + 8 + 8, "lasts {lasts}");
+        let mut got = broker.take_all(&[(0, member)]).concat();
+        broker.shards[0].wait(2000);
+        broker.carry();
+        got.extend(broker.take_all(&[(0, member)]).concat());
+        assert_eq!(got, (0..17).map(|number| format!("t={number}")).collect::<Vec<_>>());
+        broker.publish_numbered(1, publisher, 1, 70..71);
+        assert_eq!(broker.shards[1].heard(publisher), ["puback p71"]);
+        assert_eq!(broker.take_all(&[(0, member)]), [["t=70"]]);
+    }
+}
+
+#[test]
+fn a_shard_that_stops_first_does_not_make_others_fail() {
+    let mut broker = Broker::new(2);
+    let now = broker.shards[0].now;
+    broker.shards[0].shard.shutdown(now);
+    broker.shards[0].closes();
+    // Here, the link is not closed as one that broke the rules.
+    broker.carry();
+    assert!(broker.shards[1].shard.is_open(broker.links[1][0].unwrap()));
+}
+
+#[test]
+fn an_identifier_that_qos_1_had_a_round_ago_is_no_reason_to_lose_a_qos_2_message() {
+    let mut broker = Broker::new(2);
+    let listener = broker.join(0, persistent("l"));
+    broker.subscribe(0, listener, "t", 2);
+    let publisher = broker.join(1, connect("p"));
+    broker.publish(1, publisher, 1, "t", "first");
+    let (mut got, all) = (0, crate::lane::BULK_IDS + 10);
+    for number in 0..all {
+        broker.publish(1, publisher, 2, "t", "x");
+        broker.shards[1].send(publisher, Packet::PubRel(Ack::new(packet_id(1), ReasonCode::Success)));
+        if number % 500 == 0 || number + 1 == all {
+            got += broker.take_all(&[(0, listener)])[0].len() as u64;
+            broker.shards[1].heard(publisher);
+        }
+    }
+    assert_eq!(got, 1 + all);
 }
 
 #[test]
