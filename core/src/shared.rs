@@ -37,7 +37,8 @@ impl Groups {
         let number = group.number();
         let index = self.slots.insert((self.generation, group)) as u32;
         let key = GroupKey { index, generation: self.generation };
-        self.by_number.insert(number, key);
+        // Who was first keeps the number: a name can be made that has the number of another.
+        self.by_number.entry(number).or_insert(key);
         key
     }
 

@@ -204,7 +204,11 @@ impl Shard {
             return;
         }
         self.turn += 1;
-        self.matched_groups.extend(self.groups.numbered(publication.stamp));
+        // Another group may have been given a name with the same number.
+        let is_of_group = |key: &GroupKey| {
+            self.groups.get(*key).is_some_and(|group| filter_matches(&group.filter, publication.topic))
+        };
+        self.matched_groups.extend(self.groups.numbered(publication.stamp).filter(is_of_group));
     }
 
     /// Fills `matches` (each session once) and `matched_groups`.

@@ -329,12 +329,11 @@ impl Shard {
     }
 
     /// The filters that a peer wants no longer: of one that has just said all it wants, those of before a start.
-    pub(super) fn unwanted(&mut self, id: ConnectionId, key: SessionKey, filters: &[&str]) -> Vec<Box<str>> {
+    pub(super) fn unwanted(&mut self, id: ConnectionId, key: SessionKey, filters: &[&str]) -> Option<Vec<Box<str>>> {
         let peer = self.peers.peers.iter_mut().find(|peer| peer.connection == id && filters == [THAT_IS_ALL]);
-        let Some(wanted) = peer.and_then(|peer| peer.wanted.take()) else { return Vec::new() };
-        let Some(session) = self.sessions.get(key as usize) else { return Vec::new() };
-        let known = session.subscriptions.iter().map(|(filter, _)| filter);
-        known.filter(|filter| !wanted.contains(*filter)).map(Box::from).collect()
+        let wanted = peer.and_then(|peer| peer.wanted.take())?;
+        let known = self.sessions.get(key as usize)?.subscriptions.iter().map(|(filter, _)| filter);
+        Some(known.filter(|filter| !wanted.contains(*filter)).map(Box::from).collect())
     }
 
     fn tell_peers(&mut self, filter: &str, wish: Option<Wish>) {

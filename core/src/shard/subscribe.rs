@@ -90,11 +90,17 @@ impl Shard {
         let Some((key, _)) = self.session_of(id) else {
             return;
         };
-        for filter in self.unwanted(id, key, &unsubscribe.filters) {
-            self.unsubscribe_one(now, key, &filter);
-        }
         //= [MQTT-3.10.4-6] many filters are handled as if they came one by one
-        let reasons = unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(now, key, filter)).collect();
+        let reasons = match self.unwanted(id, key, &unsubscribe.filters) {
+            None => unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(now, key, filter)).collect(),
+            Some(unwanted) => {
+                // The word for it is no filter of theirs, though a client may want just that.
+                for filter in unwanted {
+                    self.unsubscribe_one(now, key, &filter);
+                }
+                vec![ReasonCode::Success]
+            }
+        };
         let durable_at = if self.is_recorded(key) { self.recorder.last() } else { Lsn(0) };
         //= [MQTT-3.10.4-4] [MQTT-3.10.4-5] [MQTT-3.11.3-1] one UNSUBACK, even where nothing was subscribed
         let unsuback =

@@ -568,6 +568,17 @@ fn a_retained_qos_0_message_is_found_at_once_on_other_shards() {
 }
 
 #[test]
+fn a_client_may_want_what_the_word_between_shards_is() {
+    let mut broker = Broker::new(2);
+    let listener = broker.join(0, persistent("l"));
+    broker.subscribe(0, listener, "$shard/wishes", 1);
+    broker.restart();
+    let publisher = broker.join(1, connect("p"));
+    broker.publish(1, publisher, 1, "$shard/wishes", "x");
+    assert_eq!(broker.shards[1].heard(publisher), ["puback p1"]);
+}
+
+#[test]
 fn what_was_wanted_before_a_crash_is_forgotten_after_it() {
     let mut broker = Broker::new(2);
     let (gone, stays) = (broker.join(0, connect("gone")), broker.join(0, persistent("stays")));
