@@ -79,7 +79,8 @@ impl Several {
                     None => may_be_none,
                     Some(message) => {
                         let mut fitting = candidates.iter().filter(|kept| kept.message == *message);
-                        fitting.any(|kept| !is_expired(kept.expires_at, asked_at.saturating_sub(1000)))
+                        fitting
+                            .any(|kept| kept.may_be_late || !is_expired(kept.expires_at, asked_at.saturating_sub(1000)))
                     }
                 };
                 if !fits {

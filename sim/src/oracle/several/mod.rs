@@ -152,6 +152,8 @@ struct Kept {
     expires_at: Option<u64>,
     /// No crash can have lost it.
     is_sure: bool,
+    /// Another shard may have got it only after a crash, with what was left of its interval when it was sent.
+    may_be_late: bool,
 }
 
 /// See the module.

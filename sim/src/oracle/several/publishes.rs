@@ -49,7 +49,14 @@ impl Several {
         self.owe_to_sessions(now, (client, message), publish, is_unclear);
         self.owe_to_groups(now, message, publish, is_unclear || !published.is_careful);
         if published.retain {
-            self.kept.push(Kept { message, publish: Some(publish), at: now, expires_at, is_sure: !is_unclear });
+            self.kept.push(Kept {
+                message,
+                publish: Some(publish),
+                at: now,
+                expires_at,
+                is_sure: !is_unclear,
+                may_be_late: false,
+            });
         }
         if let Some((_, session)) = self.session_of(link)
             && published.qos == QoS::ExactlyOnce
@@ -79,7 +86,7 @@ impl Several {
         self.accepted.push(Accepted { message, turn: 0, expires_at: None, is_acked: false });
         if self.registry.get(message).retain {
             let (publish, at, expires_at) = (None, u64::MAX, None);
-            self.kept.push(Kept { message, publish, at, expires_at, is_sure: false });
+            self.kept.push(Kept { message, publish, at, expires_at, is_sure: false, may_be_late: false });
         }
     }
 
@@ -181,6 +188,7 @@ impl Several {
             owed.is_optional |= !accepted[owed.publish].is_acked;
         }
         for kept in &mut self.kept {
+            kept.may_be_late = true;
             kept.is_sure &= kept.publish.is_some_and(|publish| accepted[publish].is_acked);
         }
         // What a link sends again after a start says how long it lasts from then on, and is on its way for as long as the disk takes.
