@@ -1,5 +1,8 @@
 //! Several shards, each of them a client of the others.
 
+mod retained;
+mod shared;
+
 use causeway_protocol::{Ack, Connect, Packet, ProtocolVersion, Publish, QoS, ReasonCode, decode, frame};
 
 use super::world::*;
@@ -226,76 +229,6 @@ fn retained<'a>(qos: u8, topic: &'a str, payload: &'a str) -> Publish<'a> {
 }
 
 impl Broker {
-    /// What a new client of each shard finds at a topic.
-    fn found(&mut self, topic: &str) -> Vec<Vec<String>> {
-        (0..self.shards.len())
-            .map(|shard| {
-                let client = self.join(shard, connect("reader"));
-                self.subscribe(shard, client, topic, 0);
-                let heard = self.shards[shard].heard(client);
-                self.shards[shard].disconnect(client);
-                self.carry();
-                heard.into_iter().filter(|word| word.starts_with("pub")).collect()
-            })
-            .collect()
-    }
-}
-
-#[test]
-fn what_is_retained_is_found_on_every_shard() {
-    for qos in 0..3u8 {
-        let mut broker = Broker::new(3);
-        let publisher = broker.join(1, persistent("p"));
-        let listener = broker.join(2, connect("l"));
-        broker.subscribe(2, listener, "t", 2);
-        broker.shards[2].heard(listener);
-        broker.shards[1].publish(publisher, retained(qos, "t", "x"));
-        broker.carry();
-        let live = if qos == 0 { "pub q0 t=x".to_owned() } else { format!("pub q{qos} p1 t=x") };
-        assert_eq!(broker.shards[2].heard(listener), [live]);
-        let found = vec![vec!["pub q0 retain t=x".to_owned()]; 3];
-        assert_eq!(broker.found("t"), found);
-        broker.restart();
-        assert_eq!(broker.found("t"), found);
-        let publisher = broker.join(0, connect("q"));
-        broker.shards[0].publish(publisher, retained(qos, "t", ""));
-        broker.carry();
-        assert_eq!(broker.found("t"), vec![Vec::<String>::new(); 3], "QoS {qos}");
-    }
-}
-
-#[test]
-fn the_newest_retained_message_stands_everywhere_whichever_way_they_came() {
-    for (payloads, expected) in [(["a", "b", "c"], "c"), (["a", "b", ""], ""), (["", "b", ""], "")] {
-        for qos in 0..2u8 {
-            let mut broker = Broker::new(3);
-            broker.cut = true;
-            // Nobody hears of the others' before all are published; the clocks of the shards are one.
-            for (shard, payload) in payloads.into_iter().enumerate() {
-                let publisher = broker.join(shard, connect("p"));
-                broker.shards[shard].now = Millis(2_000_000 + shard as u64);
-                broker.shards[shard].publish(publisher, retained(qos, "t", payload));
-            }
-            broker.cut = false;
-            broker.carry();
-            let found = if expected.is_empty() { vec![] } else { vec![format!("pub q0 retain t={expected}")] };
-            assert_eq!(broker.found("t"), vec![found; 3], "{payloads:?} QoS {qos}");
-        }
-    }
-}
-
-#[test]
-fn a_retained_qos_0_message_reaches_all_shards_though_all_crash() {
-    let mut broker = Broker::new(2);
-    let publisher = broker.join(0, connect("p"));
-    broker.cut = true;
-    broker.shards[0].publish(publisher, retained(0, "t", "x"));
-    broker.cut = false;
-    broker.restart();
-    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=x".to_owned()]; 2]);
-}
-
-impl Broker {
     /// What each client got, QoS 1 and 2 acknowledged; words of messages only.
     fn take_all(&mut self, clients: &[(usize, Client)]) -> Vec<Vec<String>> {
         let mut all = vec![Vec::new(); clients.len()];
@@ -341,85 +274,6 @@ impl Broker {
             }
         }
         self.carry();
-    }
-}
-
-#[test]
-fn of_those_who_share_on_several_shards_one_gets_each_message() {
-    for qos in 0..3u8 {
-        let mut broker = Broker::new(3);
-        let members =
-            [(0, broker.join(0, connect("a"))), (1, broker.join(1, connect("b"))), (1, broker.join(1, connect("c")))];
-        for (shard, client) in members {
-            broker.subscribe(shard, client, "$share/g/t", qos);
-        }
-        let listener = broker.join(2, connect("plain"));
-        broker.subscribe(2, listener, "t", 0);
-        for from in 0..3 {
-            let publisher = broker.join(from, connect("p"));
-            broker.publish_numbered(from, publisher, qos, 0..12);
-            let got = broker.take_all(&members);
-            assert!(got.iter().all(|got| !got.is_empty()), "QoS {qos} from {from}: {got:?}");
-            let mut all: Vec<String> = got.concat();
-            all.sort_by_key(|word| word["t=".len()..].parse::<u16>().unwrap());
-            let expected: Vec<String> = (0..12).map(|number| format!("t={number}")).collect();
-            assert_eq!(all, expected, "QoS {qos} from {from}");
-            assert_eq!(broker.take_all(&[(2, listener)])[0].len(), 12, "a plain subscription gets all, too");
-        }
-    }
-}
-
-#[test]
-fn with_everybody_away_shared_messages_wait_and_go_to_whoever_comes() {
-    for qos in 1..3u8 {
-        for crashes in [false, true] {
-            let mut broker = Broker::new(3);
-            for (shard, name) in [(0, "a"), (1, "b")] {
-                let member = broker.join(shard, persistent(name));
-                broker.subscribe(shard, member, "$share/g/t", qos);
-                broker.shards[shard].disconnect(member);
-                broker.carry();
-            }
-            let publisher = broker.join(2, persistent("p"));
-            broker.publish_numbered(2, publisher, qos, 0..6);
-            if crashes {
-                broker.restart();
-            }
-            let (member, mut heard) = broker.shards[1].dial(persistent("b"));
-            broker.carry();
-            heard.retain(|word| word.starts_with("pub"));
-            assert!(heard.is_empty(), "nothing waited here: {heard:?}");
-            let mut got = broker.take_all(&[(1, member)]).concat();
-            got.sort();
-            let expected: Vec<String> = (0..6).map(|number| format!("t={number}")).collect();
-            assert_eq!(got, expected, "QoS {qos}, crashes {crashes}");
-        }
-    }
-}
-
-#[test]
-fn what_was_handed_over_goes_on_when_the_last_who_shares_there_leaves() {
-    let mut broker = Broker::new(2);
-    let slow = broker.join(1, persistent("slow"));
-    broker.subscribe(1, slow, "$share/g/t", 1);
-    let publisher = broker.join(0, connect("p"));
-    broker.publish_numbered(0, publisher, 1, 0..5);
-    // It acknowledges nothing, and loses its connection; somebody comes on the other shard.
-    broker.shards[1].heard(slow);
-    broker.shards[1].hang_up(slow);
-    broker.carry();
-    let other = broker.join(0, connect("other"));
-    broker.subscribe(0, other, "$share/g/t", 1);
-    broker.publish_numbered(0, publisher, 1, 5..6);
-    let got = broker.take_all(&[(0, other)]).concat();
-    assert!(got.contains(&"t=5".to_owned()), "{got:?}");
-    // What was on its way to one that may come back waits for it, as on one shard.
-    let (slow, heard) = broker.shards[1].dial(persistent("slow"));
-    let mut all: Vec<String> = heard.iter().filter_map(|word| word.split(' ').next_back()).map(str::to_owned).collect();
-    all.extend(broker.take_all(&[(1, slow)]).concat());
-    all.extend(got);
-    for number in 0..6 {
-        assert!(all.contains(&format!("t={number}")), "{number} is lost: {all:?}");
     }
 }
 
@@ -474,25 +328,6 @@ fn what_is_on_its_way_to_a_full_queue_is_not_lost() {
     assert_eq!(got, (0..20).map(|number| format!("t={number}")).collect::<Vec<_>>());
 }
 
-#[test]
-fn a_retained_qos_0_message_keeps_its_place_on_a_link() {
-    let mut broker = Broker::new(2);
-    let listener = broker.join(0, connect("l"));
-    broker.subscribe(0, listener, "#", 0);
-    broker.shards[0].heard(listener);
-    let publisher = broker.join(1, connect("p"));
-    // The disk is slow: what is to be kept waits for it, what is only to be heard does not.
-    broker.shards[1].durable_at_once = false;
-    broker.shards[1].publish(publisher, retained(0, "t", "first"));
-    broker.publish(1, publisher, 0, "t", "second");
-    assert_eq!(broker.shards[0].heard(listener), ["pub q0 t=first", "pub q0 t=second"]);
-    broker.shards[1].durable_at_once = true;
-    broker.shards[1].sync();
-    broker.carry();
-    assert_eq!(broker.shards[0].heard(listener), [] as [&str; 0], "once");
-    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=first".to_owned()]; 2]);
-}
-
 /// Publishers that are faster than a link are to be held up, not refused, and only until the link has carried enough.
 #[test]
 fn a_shard_that_is_behind_is_waited_for() {
@@ -515,56 +350,6 @@ fn a_shard_that_is_behind_is_waited_for() {
     broker.carry();
     assert!(broker.shards[0].shard.peers_have_caught_up() && !broker.shards[0].shard.peers_are_behind());
     assert!(published > 30_000, "a burst is no reason to wait");
-}
-
-/// Whoever subscribes after a publish was answered finds what it left, on any shard, though what is kept waits for a slow disk.
-#[test]
-fn a_retained_qos_0_message_is_found_at_once_on_other_shards() {
-    let mut broker = Broker::new(3);
-    let (publisher, other) = (broker.join(1, connect("p")), broker.join(2, connect("o")));
-    for (published, expected) in [
-        (vec![(1, "first")], "first"),
-        (vec![(1, "second"), (1, "third")], "third"),
-        (vec![(1, "")], ""),
-        (vec![(1, "fourth"), (1, "")], ""),
-        // What another shard keeps meanwhile replaces what is on its way, or is replaced by it.
-        (vec![(1, "fifth"), (2, "other")], "other"),
-        (vec![(2, "another"), (1, "last")], "last"),
-    ] {
-        broker.shards[1].durable_at_once = false;
-        for (shard, payload) in published {
-            let client = if shard == 1 { publisher } else { other };
-            broker.shards[shard].publish(client, retained(0, "t", payload));
-            broker.carry();
-        }
-        let filters = ["t", "+", "#", "u"];
-        let readers: Vec<(usize, &str, Client)> = [0, 2]
-            .into_iter()
-            .flat_map(|shard| filters.map(|filter| (shard, filter)))
-            .map(|(shard, filter)| {
-                let reader = broker.join(shard, connect(&format!("reader {filter}")));
-                broker.shards[shard].subscribe(reader, filter, options(0));
-                (shard, filter, reader)
-            })
-            .collect();
-        broker.shards[1].durable_at_once = true;
-        broker.shards[1].sync();
-        broker.carry();
-        for (shard, filter, reader) in readers {
-            let mut heard = broker.shards[shard].heard(reader);
-            assert_eq!(heard.remove(0), "suback 00");
-            let finds = !expected.is_empty() && filter != "u";
-            let expected: Vec<String> = finds.then(|| format!("pub q0 retain t={expected}")).into_iter().collect();
-            assert_eq!(heard, expected, "{filter} on shard {shard}");
-            broker.shards[shard].disconnect(reader);
-        }
-        broker.carry();
-        let kept: Vec<String> =
-            (!expected.is_empty()).then(|| format!("pub q0 retain t={expected}")).into_iter().collect();
-        assert_eq!(broker.found("#"), vec![kept; 3]);
-    }
-    broker.restart();
-    assert_eq!(broker.found("#"), vec![vec!["pub q0 retain t=last".to_owned()]; 3]);
 }
 
 #[test]
@@ -595,18 +380,6 @@ fn what_was_wanted_before_a_crash_is_forgotten_after_it() {
 }
 
 #[test]
-fn a_retained_qos_0_message_reaches_those_who_share_on_another_shard() {
-    let mut broker = Broker::new(2);
-    let member = broker.join(1, connect("m"));
-    broker.subscribe(1, member, "$share/g/t", 1);
-    broker.shards[1].heard(member);
-    let publisher = broker.join(0, connect("p"));
-    broker.shards[0].publish(publisher, retained(0, "t", "x"));
-    broker.carry();
-    assert_eq!(broker.shards[1].heard(member), ["pub q0 t=x"]);
-}
-
-#[test]
 fn what_needs_no_disk_takes_no_identifier_of_what_does() {
     for qos in 1..3u8 {
         let mut broker = Broker::new(2);
@@ -634,98 +407,6 @@ fn what_needs_no_disk_takes_no_identifier_of_what_does() {
 }
 
 #[test]
-fn a_retained_will_of_before_a_crash_is_found_on_every_shard() {
-    let mut broker = Broker::new(2);
-    let mut connect = with_will(persistent("c"), "t", 0);
-    connect.will.iter_mut().for_each(|will| will.retain = true);
-    broker.join(1, connect);
-    broker.carry();
-    // It is published while the shard starts, and has no links yet.
-    broker.restart();
-    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=gone".to_owned()]; 2]);
-}
-
-#[test]
-fn a_retained_will_is_found_on_a_shard_where_somebody_has_no_room_for_it() {
-    let mut broker = Broker::with(2, |limits| limits.session_queue_messages_max = 1);
-    let lasting = broker.join(0, persistent("l"));
-    broker.subscribe(0, lasting, "t", 1);
-    broker.shards[0].disconnect(lasting);
-    let publisher = broker.join(1, connect("p"));
-    broker.publish(1, publisher, 1, "t", "x");
-    let mut connect = with_will(connect("c"), "t", 0);
-    connect.will.iter_mut().for_each(|will| will.retain = true);
-    let client = broker.join(1, connect);
-    broker.shards[1].hang_up(client);
-    broker.carry();
-    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=gone".to_owned()]; 2]);
-}
-
-#[test]
-fn a_will_that_finds_no_room_to_be_retained_crosses_once() {
-    let mut broker = Broker::with(2, |limits| limits.retained_messages_max = 1);
-    let publisher = broker.join(1, connect("p"));
-    broker.shards[1].publish(publisher, retained(1, "other", "x"));
-    let listener = broker.join(0, connect("l"));
-    broker.subscribe(0, listener, "t", 1);
-    broker.shards[0].heard(listener);
-    let mut connect = with_will(connect("c"), "t", 0);
-    connect.will.iter_mut().for_each(|will| (will.retain, will.qos) = (true, QoS::AtMostOnce));
-    let client = broker.join(1, connect);
-    broker.shards[1].hang_up(client);
-    broker.carry();
-    assert_eq!(broker.shards[0].heard(listener), ["pub q0 t=gone"]);
-}
-
-#[test]
-fn a_retained_message_that_expires_on_its_way_takes_the_place_of_an_older_one() {
-    let mut broker = Broker::new(2);
-    let publisher = broker.join(1, connect("p"));
-    broker.shards[1].publish(publisher, retained(1, "t", "x"));
-    broker.carry();
-    let listener = broker.join(0, connect("l"));
-    broker.subscribe(0, listener, "t", 0);
-    broker.shards[0].heard(listener);
-    broker.shards.iter_mut().for_each(|world| world.durable_at_once = false);
-    let mut newer = retained(1, "t", "y");
-    newer.properties.message_expiry_interval_seconds = Some(5);
-    broker.shards[1].publish(publisher, newer);
-    // The disk is slow.
-    broker.shards.iter_mut().for_each(|world| world.now = Millis(world.now.0 + 10_000));
-    broker.shards.iter_mut().for_each(World::sync);
-    broker.shards.iter_mut().for_each(|world| world.durable_at_once = true);
-    broker.carry();
-    broker.shards.iter_mut().for_each(|world| world.wait(1));
-    assert_eq!(broker.shards[0].heard(listener), [] as [&str; 0]);
-    assert_eq!(broker.found("t"), vec![Vec::<String>::new(); 2]);
-}
-
-#[test]
-fn a_removal_stands_against_older_messages_of_other_shards_after_a_crash() {
-    let mut broker = Broker::new(2);
-    broker.shards = std::mem::take(&mut broker.shards).into_iter().map(World::on_disk).collect();
-    let (older, newer) = (broker.join(1, connect("older")), broker.join(0, connect("newer")));
-    broker.cut = true;
-    broker.shards[1].publish(older, retained(1, "t", "x"));
-    broker.shards[0].now = Millis(broker.shards[1].now.0 + 1000);
-    broker.shards[0].publish(newer, retained(1, "t", ""));
-    // What is not in the log any more is in the folded state.
-    broker.shards[0].fold(usize::MAX, true);
-    broker.cut = false;
-    broker.restart();
-    assert_eq!(broker.found("t"), vec![Vec::<String>::new(); 2]);
-}
-
-#[test]
-fn a_link_carries_what_no_client_is_offered() {
-    let mut broker = Broker::with(2, |limits| limits.maximum_qos = QoS::AtMostOnce);
-    let publisher = broker.join(0, connect("p"));
-    broker.shards[0].publish(publisher, retained(0, "t", "x"));
-    broker.carry();
-    assert_eq!(broker.found("t"), vec![vec!["pub q0 retain t=x".to_owned()]; 2]);
-}
-
-#[test]
 fn a_full_disk_keeps_no_wish_from_other_shards() {
     let mut broker = Broker::new(2);
     let listener = broker.join(0, connect("l"));
@@ -735,75 +416,6 @@ fn a_full_disk_keeps_no_wish_from_other_shards() {
     let publisher = broker.join(1, connect("p"));
     broker.publish(1, publisher, 1, "t", "x");
     assert_eq!(broker.shards[0].heard(listener), ["pub q1 p1 t=x"]);
-}
-
-#[test]
-fn what_is_too_large_for_all_who_are_there_keeps_nothing_behind_it() {
-    for from in [0, 1] {
-        let mut broker = Broker::new(2);
-        let away = broker.join(0, persistent("away"));
-        broker.subscribe(0, away, "$share/g/t", 1);
-        broker.shards[0].disconnect(away);
-        broker.carry();
-        let mut narrow = connect("narrow");
-        narrow.properties.maximum_packet_size_bytes = Some(64);
-        let narrow = broker.join(1, narrow);
-        broker.subscribe(1, narrow, "$share/g/t", 1);
-        broker.shards[1].heard(narrow);
-        // From the other shard it is handed over.
-        let publisher = broker.join(from, connect("p"));
-        broker.publish(from, publisher, 1, "t", &"x".repeat(100));
-        broker.shards[from].publish(publisher, publish(1, 2, "t", "small"));
-        broker.carry();
-        assert_eq!(broker.take_all(&[(1, narrow)]), [["t=small"]], "from shard {from}");
-    }
-}
-
-#[test]
-fn whoever_shares_alone_gets_it_again_though_others_are_away_elsewhere() {
-    let mut broker = Broker::new(2);
-    let away = broker.join(1, persistent("away"));
-    broker.subscribe(1, away, "$share/g/t", 1);
-    broker.shards[1].disconnect(away);
-    broker.carry();
-    let member = broker.join(0, persistent("m"));
-    broker.subscribe(0, member, "$share/g/t", 1);
-    let publisher = broker.join(0, connect("p"));
-    broker.publish(0, publisher, 1, "t", "x");
-    assert_eq!(broker.shards[0].heard(member)[1..], ["pub q1 l1 t=x"]);
-    broker.shards[0].hang_up(member);
-    broker.carry();
-    let (_, heard) = broker.shards[0].dial(persistent("m"));
-    assert_eq!(heard, ["connack 0x00 present", "pub q1 l1 dup t=x"]);
-}
-
-#[test]
-fn who_shares_on_another_shard_does_not_wait_for_what_others_there_are_owed() {
-    for qos in 0..3u8 {
-        for lasts in [false, true] {
-            let mut broker = Broker::with(2, |limits| limits.outbox_bytes_max = 1);
-            let lasting = broker.join(0, persistent("l"));
-            broker.subscribe(0, lasting, "t", 1);
-            let member = broker.join(0, if lasts { persistent("m") } else { connect("m") });
-            broker.subscribe(0, member, "$share/g/s", qos);
-            broker.shards[0].heard(member);
-            let publisher = broker.join(1, connect("p"));
-            broker.shards[1].durable_at_once = false;
-            let mut got = Vec::new();
-            for round in 1..=10 {
-                // While some is written to the disk, more comes: there is always something that waits for it, and for the link.
-                broker.shards[1].publish(publisher, publish(1, 100 + round, "t", "x"));
-                let group = broker.shards[1].shard.take_group().unwrap();
-                broker.shards[1].publish(publisher, publish(1, 200 + round, "t", "x"));
-                let now = broker.shards[1].now;
-                broker.shards[1].shard.persisted(now, group.last());
-                broker.shards[1].publish(publisher, publish(qos, u16::from(qos > 0) * round, "s", "x"));
-                broker.carry();
-                got.extend(broker.take_all(&[(0, member)]).concat());
-            }
-            assert!(got.len() >= 8, "QoS {qos}, lasts {lasts}: {got:?}");
-        }
-    }
 }
 
 #[test]
@@ -823,34 +435,6 @@ fn a_flood_of_qos_0_does_not_keep_others_from_crossing() {
     broker.publish(1, publisher, 1, "s", "urgent");
     let now_waiting = broker.shards[1].shard.outbox(link).unwrap().bytes();
     assert!(waiting > 60 << 20 && now_waiting > waiting + 20, "{waiting}, then {now_waiting}");
-}
-
-#[test]
-fn a_full_group_on_another_shard_refuses_publishers_until_it_has_room() {
-    for lasts in [false, true] {
-        let mut broker = Broker::with(2, |limits| limits.session_queue_messages_max = 8);
-        // It acknowledges nothing, and takes one at a time.
-        let mut slow = if lasts { persistent("slow") } else { connect("slow") };
-        slow.properties.receive_maximum = Some(1);
-        let member = broker.join(0, slow);
-        broker.subscribe(0, member, "$share/g/t", 1);
-        let publisher = broker.join(1, persistent("p"));
-        let mut accepted = 0;
-        for number in 0..60 {
-            broker.publish_numbered(1, publisher, 1, number..number + 1);
-            accepted += usize::from(broker.shards[1].heard(publisher) == [format!("puback p{}", number + 1)]);
-        }
-        // One is under way; of the others, each shard keeps as many as may wait.
-        assert_eq!(accepted, 1 + 8 + 8, "lasts {lasts}");
-        let mut got = broker.take_all(&[(0, member)]).concat();
-        broker.shards[0].wait(2000);
-        broker.carry();
-        got.extend(broker.take_all(&[(0, member)]).concat());
-        assert_eq!(got, (0..17).map(|number| format!("t={number}")).collect::<Vec<_>>());
-        broker.publish_numbered(1, publisher, 1, 70..71);
-        assert_eq!(broker.shards[1].heard(publisher), ["puback p71"]);
-        assert_eq!(broker.take_all(&[(0, member)]), [["t=70"]]);
-    }
 }
 
 #[test]
