@@ -14,7 +14,7 @@ use clap::Args;
 use serde::Serialize;
 
 use self::peer::{Identity, Peer, Running};
-use crate::load::Target;
+use crate::load::{Scenario, Target};
 use crate::plot::{self, bars};
 use crate::process;
 use crate::spread::Spread;
@@ -133,6 +133,10 @@ impl FromStr for Wanted {
             "load knows no WebSocket, but {:?} do",
             arrivals::NAMES
         );
+        if !is_arrival {
+            // Before any broker runs: a wrong name would be a row of failures.
+            Scenario::named(&wanted.scenario).with_context(|| format!("nor is it one of {:?}", arrivals::NAMES))?;
+        }
         Ok(wanted)
     }
 }
@@ -340,6 +344,7 @@ mod tests {
         assert!("fan-in:ws".parse::<Wanted>().is_err());
         assert!("idle:ws".parse::<Wanted>().is_ok_and(|wanted| wanted.is_arrival()));
         assert!("fan-in:1:quick".parse::<Wanted>().is_err());
+        assert!("fanin:1".parse::<Wanted>().is_err());
     }
 
     #[test]

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use self::engine::{Outcome, Plan, STAMP_BYTES};
 pub(crate) use self::pipe::Target;
-use self::scenario::{SCENARIOS, Scenario};
+use self::scenario::SCENARIOS;
+pub(crate) use self::scenario::Scenario;
 use crate::plot;
 use crate::plot::curves::{self, Line, Spreads};
 use crate::process;
