@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
 use serde::Serialize;
 
@@ -135,7 +135,7 @@ impl FromStr for Wanted {
         );
         if !is_arrival {
             // Before any broker runs: a wrong name would be a row of failures.
-            Scenario::named(&wanted.scenario).with_context(|| format!("nor is it one of {:?}", arrivals::NAMES))?;
+            Scenario::named(&wanted.scenario).map_err(|error| anyhow!("{error}, {}", arrivals::NAMES.join(", ")))?;
         }
         Ok(wanted)
     }
