@@ -98,7 +98,7 @@ impl Retained {
             return;
         }
         if self.ahead.len() >= AHEAD_MAX {
-            // What expired on its way never follows.
+            // What expired is not found any more, whether or not the other copy has come.
             self.ahead.retain(|_, ahead| !ahead.is_expired(now));
         }
         if self.ahead.len() < AHEAD_MAX {
