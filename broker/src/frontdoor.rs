@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use causeway_core::{ConnectRequest, Handshake, Limits, Step};
+use causeway_core::{ConnectRequest, Handshake, Limits, Step, Verdict};
 use causeway_protocol::{ReasonCode, decode, frame};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,7 +21,7 @@ use crate::home_shard::home_shard;
 use crate::listener::{Accepted, ConnectionPermit, Listener};
 use crate::log_gate::LogGate;
 use crate::proxy;
-use crate::server::EdgeCounters;
+use crate::server::{EdgeCounters, Notices};
 use crate::shown::{Line, shown};
 use crate::transport::socket::{NewSocket, linger, shut_down_write, write_all};
 use crate::transport::{Flow, Layer, LayerError};
@@ -45,6 +45,8 @@ pub(crate) struct FrontDoor {
     pub(crate) authenticator: Authenticator,
     /// By the number of the shard.
     pub(crate) shards: Vec<mpsc::Sender<Box<Arrival>>>,
+    /// What the shards are told of rights.
+    pub(crate) notices: Notices,
     pub(crate) counters: Arc<EdgeCounters>,
     /// Bytes that all handshakes hold beyond their [`HANDSHAKE_BYTES_FREE`].
     pub(crate) held: Arc<AtomicUsize>,
@@ -57,10 +59,11 @@ impl FrontDoor {
         limits: Arc<Limits>,
         authenticator: Authenticator,
         shards: Vec<mpsc::Sender<Box<Arrival>>>,
+        notices: Notices,
         counters: Arc<EdgeCounters>,
     ) -> FrontDoor {
         let refusals = Arc::new(LogGate::new("connections were refused"));
-        FrontDoor { limits, authenticator, shards, counters, held: Arc::default(), refusals }
+        FrontDoor { limits, authenticator, shards, notices, counters, held: Arc::default(), refusals }
     }
 }
 
@@ -195,7 +198,9 @@ impl Greeting {
         let mut handshake = Handshake::new(limits, self.listener.policy.clone(), assigned);
         loop {
             let step = in_time(deadline, self.next_packet(&mut handshake, bytes_max)).await?;
-            if let Some(request) = self.carry_out(&mut handshake, step, deadline).await? {
+            let rights_as_of = self.door.notices.told();
+            if let Some(mut request) = self.carry_out(&mut handshake, step, deadline).await? {
+                request.rights_as_of = rights_as_of;
                 return Ok(request);
             }
         }
@@ -271,6 +276,9 @@ impl Greeting {
                         error = gone(&mut self.socket) => return Err(End::Gone(error)),
                     }
                 }
+                // No transport proves anybody yet.
+                Step::Confirm { .. } => handshake
+                    .verdict(Verdict::Deny { reason: ReasonCode::NotAuthorized, why: "nothing was proven".to_owned() }),
                 Step::Exchange { method, data, .. } => {
                     let exchange = self.exchange.get_or_insert_with(|| Box::new(self.door.authenticator.exchange()));
                     handshake.verdict(exchange.step(&method, &data))

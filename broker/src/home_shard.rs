@@ -3,14 +3,18 @@
 //! Owns the answer, which is written in no file and must never change: sessions would not be found where they are. It is told in
 //! docs/storage-format.md, too.
 
+use causeway_core::{Vin, vehicle_of_client};
 use ring::digest::{SHA256, digest};
 
 /// The number of the shard that has the sessions of this client, of so many. The same for ever.
+///
+/// All clients of a vehicle (`{VIN}` and `{VIN}/{suffix}`) live on the shard of its VIN, with all that is about the vehicle.
 pub fn home_shard(client_id: &str, shards: u32) -> u32 {
     if shards <= 1 {
         return 0;
     }
-    let digest = digest(&SHA256, client_id.as_bytes());
+    let vehicle = vehicle_of_client(client_id);
+    let digest = digest(&SHA256, vehicle.as_ref().map_or(client_id, Vin::as_str).as_bytes());
     let first = digest.as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
     (first % u64::from(shards)) as u32
 }
@@ -25,6 +29,7 @@ mod tests {
         ("abc", &[0, 0, 0, 2, 2, 42]),
         ("vehicle-17", &[0, 0, 2, 0, 6, 56]),
         ("WVWZZZ1JZ3W386752", &[0, 0, 1, 2, 4, 26]),
+        ("WVWZZZ1JZ3W386752/hmi", &[0, 0, 1, 2, 4, 26]),
         ("fahrzeug/ü", &[0, 0, 2, 2, 2, 18]),
     ];
     const COUNTS: [u32; 6] = [1, 2, 3, 4, 7, 64];

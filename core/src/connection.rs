@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use causeway_fleet::Principal;
+use causeway_fleet::{Identity, Principal};
 use causeway_protocol::{
     ForwardedProperties, Packet, PacketId, ProtocolVersion, PublishHead, QoS, encode, encode_publish_head,
 };
@@ -96,7 +96,7 @@ pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) version: ProtocolVersion,
     pub(crate) client_id: Arc<str>,
-    pub(crate) principal: Principal,
+    pub(crate) identity: Identity,
     /// `None` once the connection lost its session: it only waits for its socket to close.
     pub(crate) session: Option<SessionKey>,
     pub(crate) outbox: Outbox,
@@ -177,14 +177,14 @@ impl Connection {
         id: ConnectionId,
         version: ProtocolVersion,
         client_id: Arc<str>,
-        principal: Principal,
+        identity: Identity,
         terms: ConnectionTerms,
     ) -> Self {
         Connection {
             id,
             version,
             client_id,
-            principal,
+            identity,
             session: None,
             outbox: Outbox::default(),
             corked: false,
@@ -222,7 +222,7 @@ impl Connection {
 
     /// Whether it leads to another shard.
     pub(crate) fn is_link(&self) -> bool {
-        matches!(self.principal, Principal::Shard(_))
+        matches!(self.identity.principal, Principal::Shard(_))
     }
 
     /// With so much to write, nothing is added from the queue. To another shard goes what many clients' outboxes would hold.

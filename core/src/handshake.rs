@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use causeway_fleet::Principal;
+use causeway_fleet::{Identity, Principal, Vin};
 use causeway_protocol::{
     Auth, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, PropertyHolder, ProtocolVersion, ReasonCode,
     check_topic_name, encode,
@@ -28,6 +28,8 @@ pub struct HandshakePolicy {
     pub password_allowed: bool,
     /// Methods of enhanced authentication on offer, such as `SCRAM-SHA-256`.
     pub methods: Vec<String>,
+    /// Whether vehicles can prove who they are somewhere: then client identifiers that begin with a VIN are theirs alone.
+    pub vehicle_ids_reserved: bool,
     /// What becomes of messages that the queue of a session from here has no room for.
     pub overflow: Overflow,
 }
@@ -52,6 +54,11 @@ impl std::fmt::Debug for Credentials {
 pub enum Step {
     /// Check these, then call [`Handshake::verdict`].
     Verify(Credentials),
+    /// The transport has proven who the client is: look whether that still holds, then call [`Handshake::verdict`].
+    Confirm {
+        /// The client identifier, for the log.
+        client_id: String,
+    },
     /// Take the next step of this method, then call [`Handshake::verdict`].
     Exchange {
         /// The client identifier, for the log.
@@ -80,13 +87,13 @@ pub enum Step {
     Accept(Box<ConnectRequest>),
 }
 
-/// The edge's answer to [`Step::Verify`] and [`Step::Exchange`].
+/// The edge's answer to [`Step::Verify`], [`Step::Confirm`] and [`Step::Exchange`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
     /// Proven.
     Allow {
-        /// Who it is.
-        principal: Principal,
+        /// Who it is, and by what right.
+        identity: Identity,
         /// Last data of the method; empty for a password.
         data: Vec<u8>,
     },
@@ -112,7 +119,9 @@ pub struct ConnectRequest {
     /// What the client speaks.
     pub version: ProtocolVersion,
     /// Who it is proven to be.
-    pub principal: Principal,
+    pub identity: Identity,
+    /// The number of the last notice (see [`crate::Shard::notice`]) that was told before the edge began to prove it.
+    pub rights_as_of: u64,
     pub(crate) client_id_assigned: bool,
     pub(crate) clean_start: bool,
     pub(crate) keep_alive_seconds: u16,
@@ -134,7 +143,8 @@ impl ConnectRequest {
         ConnectRequest {
             client_id: format!("$shard/{shard}"),
             version: ProtocolVersion::V5,
-            principal: Principal::Shard(shard),
+            identity: Principal::Shard(shard).into(),
+            rights_as_of: u64::MAX,
             client_id_assigned: false,
             clean_start: false,
             keep_alive_seconds: 0,
@@ -166,6 +176,8 @@ pub struct Handshake {
     limits: Arc<Limits>,
     policy: HandshakePolicy,
     assigned_client_id: String,
+    /// Whether the transport has proven who the client is.
+    proven: bool,
     version: Option<ProtocolVersion>,
     problem_information: bool,
     /// Maximum Packet Size of the client.
@@ -181,11 +193,18 @@ impl Handshake {
             limits,
             policy,
             assigned_client_id,
+            proven: false,
             version: None,
             problem_information: true,
             packet_bytes_max: u32::MAX,
             state: State::AwaitConnect,
         }
+    }
+
+    /// The transport has proven who the client is, by its certificate: user name and password are ignored.
+    pub fn proven(mut self) -> Handshake {
+        self.proven = true;
+        self
     }
 
     /// What the peer speaks, for decoding its next packet; 5.0 until its CONNECT said.
@@ -236,10 +255,10 @@ impl Handshake {
             return self.silent("verdict nobody asked for", ReasonCode::ImplementationSpecificError);
         };
         match verdict {
-            Verdict::Allow { principal, data } => {
-                request.principal = principal;
+            Verdict::Allow { identity, data } => {
+                request.identity = identity;
                 request.authentication_data = data;
-                Step::Accept(request)
+                self.accept(request)
             }
             Verdict::Continue { data } => {
                 let mut bytes = BytesMut::new();
@@ -285,15 +304,27 @@ impl Handshake {
             return Step::Exchange { client_id, method: method.to_owned(), data };
         }
         match connect.username {
+            _ if self.proven => {
+                self.state = State::AwaitVerdict(request);
+                Step::Confirm { client_id }
+            }
             Some(username) if self.policy.password_allowed => {
                 let password = connect.password.unwrap_or_default().to_vec();
                 self.state = State::AwaitVerdict(request);
                 Step::Verify(Credentials { client_id, username: username.to_owned(), password })
             }
-            _ if self.policy.anonymous_allowed => Step::Accept(request),
+            _ if self.policy.anonymous_allowed => self.accept(request),
             _ => {
                 self.refuse(&client_id, ReasonCode::NotAuthorized, "no credentials, and anonymous clients are refused")
             }
+        }
+    }
+
+    /// Lets the client in, where its identifier is one that it may use.
+    fn accept(&mut self, mut request: Box<ConnectRequest>) -> Step {
+        match bind_client_id(&self.policy, &mut request) {
+            Ok(()) => Step::Accept(request),
+            Err(why) => self.refuse(&request.client_id, ReasonCode::ClientIdentifierNotValid, &why),
         }
     }
 
@@ -331,7 +362,8 @@ impl Handshake {
                 connect.client_id.to_owned()
             },
             version: connect.version,
-            principal: Principal::Anonymous,
+            identity: Principal::Anonymous.into(),
+            rights_as_of: u64::MAX,
             client_id_assigned,
             clean_start: connect.clean_start,
             keep_alive_seconds: connect.keep_alive_seconds,
@@ -391,6 +423,31 @@ impl Handshake {
     fn silent_as(&mut self, client_id: String, why: &str, reason: ReasonCode) -> Step {
         Step::Refuse { bytes: BytesMut::new(), reason, client_id, why: why.to_owned(), bound: None }
     }
+}
+
+/// A vehicle's identifier is its VIN, or begins with it and a slash; nobody else's does where vehicles can connect.
+fn bind_client_id(policy: &HandshakePolicy, request: &mut ConnectRequest) -> Result<(), String> {
+    let owner = vehicle_of_client(&request.client_id);
+    match &request.identity.principal {
+        Principal::Vehicle(vin) if request.client_id_assigned => {
+            request.client_id = format!("{vin}/{}", request.client_id);
+            Ok(())
+        }
+        Principal::Vehicle(vin) if owner.as_ref() == Some(vin) => Ok(()),
+        Principal::Vehicle(vin) => {
+            Err(format!("the client identifier of vehicle {vin} is {vin} or {vin}/..., nothing else"))
+        }
+        _ if policy.vehicle_ids_reserved && owner.is_some() => {
+            Err("client identifiers that begin with a VIN belong to vehicles".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The vehicle that a client identifier names: `{VIN}`, or `{VIN}/{suffix}` for one of several clients in one vehicle.
+pub fn vehicle_of_client(client_id: &str) -> Option<Vin> {
+    let (vin, suffix) = client_id.split_once('/').map_or((client_id, None), |(vin, suffix)| (vin, Some(suffix)));
+    vin.parse().ok().filter(|_| suffix != Some(""))
 }
 
 /// What can be wrong with a well-formed CONNECT whoever sends it.

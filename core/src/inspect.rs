@@ -12,7 +12,7 @@ use crate::folded::{Folded, FoldedSession};
 use crate::lane::LaneName;
 use crate::queue::{Expiry, Queued};
 use crate::record::{Event, PublishRecord, Record, WillRecord};
-use crate::{Change, Limits, Lsn, Millis, Principal, RecordError, Shard};
+use crate::{Change, Limits, Lsn, Millis, RecordError, Shard};
 
 /// What an entry of the folded state is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,7 +171,7 @@ pub struct SessionView {
     /// Its client.
     pub client_id: String,
     /// Whose it is; none for anonymous.
-    pub user: Option<String>,
+    pub principal: String,
     /// Whether it had a connection when the log ended.
     pub attached: bool,
     /// Seconds it outlives its connection; `u32::MAX` for ever.
@@ -358,10 +358,7 @@ impl Inspection {
         subscriptions.sort_by(|one, other| one.filter.cmp(&other.filter));
         SessionView {
             client_id: session.client_id.to_owned(),
-            user: match &session.principal {
-                Principal::Anonymous | Principal::Shard(_) => None,
-                Principal::User(name) => Some(name.to_string()),
-            },
+            principal: session.principal.to_string(),
             attached: connection.is_some(),
             expiry_seconds: session.expiry_seconds,
             expires_at: session.expires_at,
@@ -443,7 +440,11 @@ mod tests {
             payload: b"bye",
         };
         vec![
-            record(Event::SessionOpened { session: 1, client_id: "c", principal: Principal::user("u") }),
+            record(Event::SessionOpened {
+                session: 1,
+                client_id: "c",
+                principal: causeway_fleet::Principal::service("u"),
+            }),
             record(Event::SessionAttached {
                 session: 1,
                 expiry_seconds: 60,
@@ -516,7 +517,10 @@ mod tests {
         ]);
         let from_log = seen(replayed(&Entries::new(), 0, &records));
         let session = &from_log.0[0];
-        assert_eq!((session.client_id.as_str(), session.user.as_deref(), session.attached), ("c", Some("u"), true));
+        assert_eq!(
+            (session.client_id.as_str(), session.principal.as_str(), session.attached),
+            ("c", "service:u", true)
+        );
         assert_eq!(session.subscriptions, [SubscriptionView { filter: "t/#".to_owned(), qos: 1 }]);
         let lsns = |lane: &LaneView| lane.entries.iter().map(|entry| entry.lsn.0).collect::<Vec<_>>();
         assert_eq!((lsns(&session.urgent), lsns(&session.bulk)), (vec![5], vec![4, 6]));

@@ -30,13 +30,13 @@ mod sizes;
 mod subscriptions;
 mod time;
 
-pub use causeway_fleet::Principal;
+pub use causeway_fleet::{Groups, Identity, Principal, Vin};
 pub use connection::ConnectionId;
 pub use counters::{Bound, Counters, Gauges};
 pub use effect::{Effect, Event, EventLevel};
-pub use handshake::{ConnectRequest, Credentials, Handshake, HandshakePolicy, Step, Verdict};
+pub use handshake::{ConnectRequest, Credentials, Handshake, HandshakePolicy, Step, Verdict, vehicle_of_client};
 pub use limits::{Limits, Overflow};
 pub use outbox::{OUTBOX_LOW_BYTES, OutboxMut, OutboxRef};
 pub use record::{Lsn, PendingGroup, RecordError};
-pub use shard::{Change, CheckpointEnd, Shard};
+pub use shard::{Change, CheckpointEnd, Notice, Revocation, Revoked, Shard};
 pub use time::Millis;

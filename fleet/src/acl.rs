@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn only_publishing_below_sys_is_refused() {
-        let everybody = [Principal::Anonymous, Principal::user("alice")];
+        let everybody = [Principal::Anonymous, Principal::service("alice")];
         let rows = [
             (Action::Publish, "vehicles/1/state", true),
             (Action::Publish, "$SYS", false),

@@ -4,9 +4,11 @@
 //! randomness: the caller brings nonces, salts and the time.
 
 pub mod acl;
+mod identity;
 mod principal;
 pub mod scram;
 mod vin;
 
+pub use identity::{GroupNameError, Groups, Identity};
 pub use principal::Principal;
 pub use vin::{Vin, VinError};

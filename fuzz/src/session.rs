@@ -130,10 +130,12 @@ impl World {
         // A method of two rounds, the second of which is anything.
         for round in 0..3 {
             step = match step {
-                Step::Verify(_) => handshake.verdict(Verdict::Allow { principal: Principal::Anonymous, data: vec![] }),
+                Step::Verify(_) => {
+                    handshake.verdict(Verdict::Allow { identity: Principal::Anonymous.into(), data: vec![] })
+                }
                 Step::Exchange { .. } if round == 0 => handshake.verdict(Verdict::Continue { data: vec![1, 2] }),
                 Step::Exchange { .. } => {
-                    handshake.verdict(Verdict::Allow { principal: Principal::Anonymous, data: vec![3] })
+                    handshake.verdict(Verdict::Allow { identity: Principal::Anonymous.into(), data: vec![3] })
                 }
                 Step::Send(bytes) => {
                     check_packets(&bytes, handshake.version(), u32::MAX);
@@ -154,7 +156,7 @@ impl World {
                 self.clients[at] = Some(Client { id, version, packet_bytes_max, received: Vec::new() });
             }
             Step::Refuse { bytes, .. } => check_packets(&bytes, handshake.version(), u32::MAX),
-            Step::Verify(_) | Step::Exchange { .. } | Step::Send(_) => {}
+            Step::Verify(_) | Step::Confirm { .. } | Step::Exchange { .. } | Step::Send(_) => {}
         }
     }
 
@@ -231,7 +233,7 @@ impl World {
                 }
                 Effect::Reauthenticate { connection, data, .. } => {
                     let verdict = if data.len() % 2 == 0 {
-                        Verdict::Allow { principal: Principal::Anonymous, data }
+                        Verdict::Allow { identity: Principal::Anonymous.into(), data }
                     } else {
                         Verdict::Continue { data }
                     };

@@ -76,6 +76,7 @@ impl Broker {
             anonymous_allowed: true,
             password_allowed: false,
             methods: Vec::new(),
+            vehicle_ids_reserved: false,
             overflow: Overflow::RefuseNew,
         };
         let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, String::new());

@@ -98,12 +98,15 @@ impl Host {
             anonymous_allowed: true,
             password_allowed: true,
             methods: Vec::new(),
+            vehicle_ids_reserved: false,
             overflow: Overflow::RefuseNew,
         };
         let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned());
         let step = through_codec(&Packet::Connect(Box::new(connect)), |packet| handshake.handle(packet))?;
         let step = match step {
-            Step::Verify(_) => handshake.verdict(Verdict::Allow { principal: Principal::Anonymous, data: Vec::new() }),
+            Step::Verify(_) => {
+                handshake.verdict(Verdict::Allow { identity: Principal::Anonymous.into(), data: Vec::new() })
+            }
             step => step,
         };
         let Step::Accept(request) = step else { bail!("{client_id} is not let in: {step:?}") };

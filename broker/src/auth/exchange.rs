@@ -5,12 +5,12 @@
 use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use causeway_core::{Principal, Verdict};
+use causeway_core::Verdict;
 use causeway_fleet::scram::{self, Challenge, Keys, Opening, ScramError};
 use causeway_protocol::ReasonCode;
 
 use super::hashing;
-use super::{Authenticator, count, deny};
+use super::{Authenticator, count, deny, identity_of};
 use crate::shown::shown;
 
 /// Where a connection's exchange stands. Keep it as long as the connection: it takes re-authentication, too.
@@ -76,7 +76,7 @@ impl Exchange {
     fn finish(&mut self, challenge: Challenge, user: Arc<str>, data: &[u8]) -> Result<Verdict, Verdict> {
         let data = challenge.verify(data).map_err(|error| refuse(Some(&user), error))?;
         self.user = Some(user.clone());
-        Ok(Verdict::Allow { principal: Principal::User(user), data })
+        Ok(Verdict::Allow { identity: identity_of(&user), data })
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use causeway_core::{HandshakePolicy, Overflow, Principal, Verdict};
-use causeway_fleet::scram;
+use causeway_fleet::{Identity, scram};
 use causeway_protocol::ReasonCode;
 
 use crate::config::{Authentication, Listener, OverflowPolicy};
@@ -116,6 +116,7 @@ impl Authenticator {
         HandshakePolicy {
             anonymous_allowed: listener.anonymous_allowed(&self.shared.settings),
             password_allowed: self.shared.settings.password_file.is_some(),
+            vehicle_ids_reserved: false,
             methods,
             overflow: match listener.overflow {
                 OverflowPolicy::RefuseNew => Overflow::RefuseNew,
@@ -142,7 +143,7 @@ impl Authenticator {
         match self.shared.verifier.verify(password, hash).await {
             Outcome::Verified(true) if known.is_some() => {
                 count(&counts.password_accepted);
-                Verdict::Allow { principal: Principal::user(username), data: Vec::new() }
+                Verdict::Allow { identity: identity_of(username), data: Vec::new() }
             }
             Outcome::Verified(_) => {
                 count(&counts.password_refused);
@@ -209,6 +210,12 @@ fn load_users(path: Option<&PathBuf>) -> Result<Users, PasswordFileError> {
     let scram_iterations = iterations.max().unwrap_or(hashing::SCRAM_ITERATIONS);
     let decoy = file.users.values().next().map_or_else(|| hashing::DECOY.to_owned(), |user| user.argon2.clone());
     Ok(Users { file, secret, scram_iterations, decoy })
+}
+
+/// Who a user of the password file is.
+fn identity_of(user: &str) -> Identity {
+    let credential = Some(Arc::from(format!("password:{user}")));
+    Identity { credential, ..Principal::of_user(user).into() }
 }
 
 fn count(counter: &AtomicU64) {

@@ -29,14 +29,14 @@ fn one_user() -> (tempfile::TempDir, Authenticator) {
 fn assert_denied(verdict: Verdict, expected: ReasonCode) {
     match verdict {
         Verdict::Deny { reason, why } => assert_eq!(reason, expected, "{why}"),
-        Verdict::Allow { principal, .. } => panic!("{principal} was let in"),
+        Verdict::Allow { identity, .. } => panic!("{} was let in", identity.principal),
         Verdict::Continue { .. } => panic!("the exchange goes on"),
     }
 }
 
 #[track_caller]
 fn assert_user(verdict: &Verdict, name: &str) {
-    assert!(matches!(verdict, Verdict::Allow { principal, .. } if *principal == Principal::user(name)));
+    assert!(matches!(verdict, Verdict::Allow { identity, .. } if identity.principal == Principal::service(name)));
 }
 
 #[tokio::test]

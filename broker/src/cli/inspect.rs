@@ -168,7 +168,7 @@ struct RetainedReport {
 #[derive(Debug, Serialize)]
 struct ClientReport {
     client: String,
-    user: Option<String>,
+    principal: String,
     attached: bool,
     /// None for ever.
     expiry_seconds: Option<u32>,
@@ -481,7 +481,7 @@ fn client_report(session: SessionView, bodies: &BodyReader, limit: usize) -> any
     let subscriptions = session.subscriptions.into_iter().map(|it| FilterReport { filter: it.filter, qos: it.qos });
     Ok(ClientReport {
         client: session.client_id,
-        user: session.user,
+        principal: session.principal,
         attached: session.attached,
         expiry_seconds: Some(session.expiry_seconds).filter(|seconds| *seconds != u32::MAX),
         expires_at_seconds: session.expires_at.map(|at| at.0 / 1000),
@@ -607,13 +607,13 @@ fn print_state(state: &StateContents, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn print_client(client: &ClientReport, out: &mut dyn Write) -> io::Result<()> {
-    let user = client.user.as_deref().map_or_else(|| "anonymous".to_owned(), |user| format!("user {}", shown(user)));
+    let principal = shown(&client.principal);
     let connection = match (client.attached, client.expires_at_seconds) {
         (true, _) => "had a connection".to_owned(),
         (false, Some(at)) => format!("had no connection, ends {}", when(at)),
         (false, None) => "had no connection".to_owned(),
     };
-    writeln!(out, "\n  client {} ({user}): {connection}", shown(&client.client))?;
+    writeln!(out, "\n  client {} ({principal}): {connection}", shown(&client.client))?;
     match client.expiry_seconds {
         Some(seconds) => writeln!(out, "    outlives its connection by {seconds} s")?,
         None => writeln!(out, "    outlives its connection for ever")?,

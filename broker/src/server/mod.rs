@@ -6,6 +6,7 @@ mod backups;
 mod counters;
 mod links;
 mod log_report;
+mod notices;
 mod observed;
 mod shards;
 
@@ -35,6 +36,7 @@ pub(crate) use backups::Wanted;
 pub use backups::{Backups, Made, NoBackup};
 pub use counters::{Counter, EdgeCounters};
 pub use log_report::{Gauge, LogReport};
+pub use notices::Notices;
 pub(crate) use observed::which;
 pub use observed::{Observed, ObservedShard, ShardReport};
 use shards::Shards;
@@ -90,6 +92,7 @@ pub struct Running {
     listeners: Vec<Arc<Listener>>,
     accepting: JoinSet<()>,
     shards: Shards,
+    notices: Notices,
     /// For the shards, there is somebody who hands clients over.
     _door: Arc<FrontDoor>,
     shutdown_timeout: Duration,
@@ -135,13 +138,13 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         .collect::<Result<Vec<_>, _>>()?;
 
     let parts = shard_parts(config, count, directory.as_ref(), observed)?;
-    let (shards, inboxes) = Shards::start(parts).await?;
+    let (shards, inboxes, notices) = Shards::start(parts).await?;
     if let Some(directory) = &mut directory {
         directory.all_begun()?;
     }
 
     let limits = Arc::new(config.limits.to_core());
-    let door = Arc::new(FrontDoor::new(limits, authenticator, inboxes, observed.door.clone()));
+    let door = Arc::new(FrontDoor::new(limits, authenticator, inboxes, notices.clone(), observed.door.clone()));
     let mut accepting = JoinSet::new();
     let mut listeners = Vec::new();
     for (listener, socket) in bound {
@@ -158,7 +161,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     }
     observed.watch_listeners(listeners.clone());
     let shutdown_timeout = Duration::from_secs(config.broker.shutdown_timeout_seconds);
-    Ok(Running { listeners, accepting, shards, _door: door, shutdown_timeout })
+    Ok(Running { listeners, accepting, shards, notices, _door: door, shutdown_timeout })
 }
 
 /// What each of so many shards is made of.
@@ -204,6 +207,11 @@ impl Running {
             Some(ServerError::Tls { listener: listener.settings.name.clone(), source })
         };
         self.listeners.iter().filter_map(reload).collect()
+    }
+
+    /// Where all shards are told what they are to know.
+    pub fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// Completes when the broker stops by itself, which is always a failure.

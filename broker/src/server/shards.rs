@@ -11,7 +11,7 @@ use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::{ServerError, StorageError};
+use super::{Notices, ServerError, StorageError};
 use crate::frontdoor::Arrival;
 use crate::shard_loop::{self, ShardError, ShardHandle, ShardParts};
 
@@ -33,21 +33,22 @@ pub(super) struct Shards {
 }
 
 impl Shards {
-    /// Starts them. When this returns, all have their state back; with where clients are handed to each.
+    /// Starts them. When this returns, all have their state back; with where clients are handed to each, and where all are told what they are to know.
     ///
     /// # Errors
     /// [`ServerError::Shard`]. Then all have ended.
     pub(super) async fn start(
         parts: Vec<ShardParts>,
-    ) -> Result<(Shards, Vec<mpsc::Sender<Box<Arrival>>>), ServerError> {
+    ) -> Result<(Shards, Vec<mpsc::Sender<Box<Arrival>>>, Notices), ServerError> {
         let (several, stops, running) = (parts.len() > 1, Vec::new(), Vec::new());
         let mut shards = Shards { several, stops, running, failure: None, deadline: None };
-        let (mut inboxes, mut starting) = (Vec::new(), Awaited::new());
+        let (mut inboxes, mut notices, mut starting) = (Vec::new(), Vec::new(), Awaited::new());
         for parts in parts {
             let number = parts.number;
             match shard_loop::start(parts) {
-                Ok(ShardHandle { inbox, stop, ready, ended }) => {
+                Ok(ShardHandle { inbox, notices: noticed, stop, ready, ended }) => {
                     inboxes.push(inbox);
+                    notices.push(noticed);
                     shards.stops.push(stop);
                     starting.push((number, ready));
                     shards.running.push((number, ended));
@@ -70,10 +71,10 @@ impl Shards {
             }
         }
         if shards.failure.is_none() {
-            return Ok((shards, inboxes));
+            return Ok((shards, inboxes, Notices::new(notices)));
         }
         // Nobody wants the others to become ready any more.
-        drop((starting, inboxes));
+        drop((starting, inboxes, notices));
         shards.stops.clear();
         let lost = || ServerError::Shard { shard: None, source: ShardError::Panicked };
         Err(shards.ended().await.err().unwrap_or_else(lost))

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use causeway_core::{ConnectionId, Limits, Millis, Shard};
+use causeway_core::{ConnectionId, Limits, Millis, Notice, Shard};
 use causeway_storage::{LogError, VolatileLog};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -47,6 +47,8 @@ use upkeep::Upkeep;
 
 /// Connections that wait between the front door and the shard.
 const ARRIVALS_MAX: usize = 1024;
+/// Notices that wait for the shard. Whoever tells more waits.
+const NOTICES_MAX: usize = 64;
 /// A connection reads this much, or for as long as its [`TurnBudget`] lasts, then lets others have their turn.
 const READ_BYTES_PER_TURN: usize = 256 * 1024;
 /// A clock that is behind by less was set right while the broker ran, as clocks are all the time.
@@ -80,6 +82,8 @@ pub(crate) struct ShardParts {
 pub(crate) struct ShardHandle {
     /// Clients that were let in.
     pub(crate) inbox: mpsc::Sender<Box<Arrival>>,
+    /// What it is to know while it runs.
+    pub(crate) notices: mpsc::Sender<(u64, Notice)>,
     /// Says farewell to all clients and ends; they have this long to take it. Dropping it leaves them no time.
     pub(crate) stop: oneshot::Sender<Duration>,
     /// Told once the shard has its state back and takes clients. Dropped where it ends before.
@@ -111,6 +115,7 @@ pub enum ShardError {
 /// What the shard hears from outside.
 struct Ears {
     arrivals: mpsc::Receiver<Box<Arrival>>,
+    notices: mpsc::Receiver<(u64, Notice)>,
     stop: oneshot::Receiver<Duration>,
 }
 
@@ -120,6 +125,7 @@ struct Ears {
 /// Where the system gives none.
 pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
     let (inbox, arrivals) = mpsc::channel(ARRIVALS_MAX);
+    let (notices, noticed) = mpsc::channel(NOTICES_MAX);
     let (stop, stopped) = oneshot::channel();
     let (be_ready, ready) = oneshot::channel();
     let (end, ended) = oneshot::channel();
@@ -127,9 +133,9 @@ pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
         // With others beside it, each line says which it is about; the helpers' lines, too.
         let _named = (parts.shards > 1).then(|| tracing::error_span!("shard", number = parts.number).entered());
         // Nobody listens any more where the whole broker was dropped.
-        let _ = end.send(serve(parts, Ears { arrivals, stop: stopped }, be_ready));
+        let _ = end.send(serve(parts, Ears { arrivals, notices: noticed, stop: stopped }, be_ready));
     })?;
-    Ok(ShardHandle { inbox, stop, ready, ended })
+    Ok(ShardHandle { inbox, notices, stop, ready, ended })
 }
 
 fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
@@ -325,6 +331,10 @@ impl ShardLoop {
             tokio::select! {
                 // Dropped without a word: at once.
                 told = &mut ears.stop => break told.unwrap_or_default(),
+                Some((number, notice)) = ears.notices.recv() => {
+                    let now = self.begin_turn();
+                    self.world.borrow_mut().shard.notice(now, number, notice);
+                }
                 Some(arrival) = ears.arrivals.recv(), if !holds => self.admit(*arrival),
                 () = self.changed.notified() => {
                     if self.panicked.get() {

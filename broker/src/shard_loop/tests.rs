@@ -21,6 +21,7 @@ async fn connected(shard: &mut Shard) -> Connection {
         anonymous_allowed: true,
         password_allowed: false,
         methods: Vec::new(),
+        vehicle_ids_reserved: false,
         overflow: Overflow::RefuseNew,
     };
     let mut handshake = Handshake::new(Arc::default(), policy, "auto".to_owned());

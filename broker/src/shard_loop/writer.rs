@@ -501,6 +501,7 @@ mod tests {
                 anonymous_allowed: true,
                 password_allowed: false,
                 methods: Vec::new(),
+                vehicle_ids_reserved: false,
                 overflow: Overflow::RefuseNew,
             };
             let mut handshake = Handshake::new(Arc::default(), policy, String::new());

@@ -3,7 +3,7 @@
 //! Owns how integers, texts, times and identities are written and read. It knows no record.
 
 use bytes::{BufMut, BytesMut};
-use causeway_fleet::Principal;
+use causeway_fleet::{Principal, Vin};
 use causeway_protocol::ForwardedProperties;
 
 use super::RecordError;
@@ -37,13 +37,21 @@ pub(crate) fn put_forwarded(out: &mut BytesMut, forwarded: ForwardedProperties<'
 pub(crate) fn put_principal(out: &mut BytesMut, principal: &Principal) {
     match principal {
         Principal::Anonymous => out.put_u8(0),
-        Principal::User(name) => {
+        Principal::Service(name) => {
             out.put_u8(1);
             put_text(out, name);
         }
         Principal::Shard(number) => {
             out.put_u8(2);
             out.put_u16(*number);
+        }
+        Principal::Operator(name) => {
+            out.put_u8(3);
+            put_text(out, name);
+        }
+        Principal::Vehicle(vin) => {
+            out.put_u8(4);
+            out.put_slice(vin.as_str().as_bytes());
         }
     }
 }
@@ -96,8 +104,13 @@ impl<'a> Reader<'a> {
     pub(crate) fn principal(&mut self) -> Result<Principal, RecordError> {
         match self.u8()? {
             0 => Ok(Principal::Anonymous),
-            1 => Ok(Principal::user(self.text()?)),
+            1 => Ok(Principal::service(self.text()?)),
             2 => Ok(Principal::Shard(self.u16()?)),
+            3 => Ok(Principal::operator(self.text()?)),
+            4 => {
+                let vin = std::str::from_utf8(self.bytes(Vin::LENGTH)?).ok().and_then(|vin| vin.parse().ok());
+                vin.map(Principal::Vehicle).ok_or(RecordError::Damaged)
+            }
             _ => Err(RecordError::Damaged),
         }
     }

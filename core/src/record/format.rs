@@ -588,7 +588,13 @@ mod tests {
                 ..publish
             }),
             Event::SessionOpened { session: 1, client_id: "c", principal: Principal::Anonymous },
-            Event::SessionOpened { session: 1, client_id: "", principal: Principal::user("u") },
+            Event::SessionOpened { session: 1, client_id: "", principal: Principal::service("u") },
+            Event::SessionOpened { session: 1, client_id: "o", principal: Principal::operator("o") },
+            Event::SessionOpened {
+                session: 1,
+                client_id: "1M8GDM9AXKP042788/hmi",
+                principal: Principal::Vehicle("1M8GDM9AXKP042788".parse().unwrap()),
+            },
             Event::SessionAttached { session: 1, expiry_seconds: 7, overflow: Overflow::RefuseNew, will: None },
             Event::SessionAttached { session: 1, expiry_seconds: 7, overflow: Overflow::DropOldest, will: Some(will) },
             Event::SessionDetached { session: 1, expires_at: Some(Millis(1)), will_due: None },

@@ -90,6 +90,7 @@ impl Shard {
 
     /// Takes the session from its connection: will, expiry, shared messages.
     pub(super) fn detach(&mut self, now: Millis, id: ConnectionId, with_will: bool) {
+        self.forget_authority(id);
         let Some(connection) = self.connection_mut(id) else {
             return;
         };

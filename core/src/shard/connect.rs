@@ -44,6 +44,7 @@ impl Shard {
         }
         self.event(EventLevel::Debug, id, "connected", None, "");
         self.on_keep_alive(now, id);
+        self.watch_authority(id);
         // Nothing is sent before it is durable that there is a connection.
         if after > before {
             self.when_durable(now, after, Release::Uncork(id));
@@ -61,9 +62,9 @@ impl Shard {
         let terms = ConnectionTerms {
             keep_alive_seconds: keep_alive(&self.limits, request),
             //= [MQTT-3.3.4-9] never more unacknowledged than the client's Receive Maximum
-            window: match request.principal {
+            window: match request.identity.principal {
                 Principal::Shard(_) => request.receive_maximum,
-                Principal::Anonymous | Principal::User(_) => request.receive_maximum.min(self.limits.inflight_max),
+                _ => request.receive_maximum.min(self.limits.inflight_max),
             },
             packet_bytes_max: request.packet_bytes_max,
             alias_outbound_max: request.topic_alias_maximum.min(self.limits.topic_alias_outbound_max),
@@ -74,7 +75,7 @@ impl Shard {
             hash_seed: self.hash_seed,
         };
         let client_id: Arc<str> = request.client_id.as_str().into();
-        entry.insert(Connection::new(now, id, request.version, client_id, request.principal.clone(), terms));
+        entry.insert(Connection::new(now, id, request.version, client_id, request.identity.clone(), terms));
         id
     }
 
@@ -95,11 +96,12 @@ impl Shard {
             return Err((ReasonCode::QuotaExceeded, "sessions_max is reached".to_owned()));
         }
         // Whoever has proven another identity can neither read nor end the session, and is not told whose it is.
-        if existing.is_some_and(|session| session.principal != request.principal) {
+        if existing.is_some_and(|session| session.principal != request.identity.principal) {
             return Err((ReasonCode::NotAuthorized, "the client identifier is another user's".to_owned()));
         }
+        self.still_holds(request)?;
         if let Some(will) = &request.will
-            && let Decision::Deny(why) = decide(&request.principal, Action::Publish, &will.message.topic)
+            && let Decision::Deny(why) = decide(&request.identity.principal, Action::Publish, &will.message.topic)
         {
             return Err((ReasonCode::NotAuthorized, format!("will: {why}")));
         }
@@ -163,7 +165,7 @@ impl Shard {
     fn insert_session(&mut self, id: ConnectionId, request: &ConnectRequest) -> SessionKey {
         self.epoch += 1;
         let client_id = Arc::clone(&self.connections[id.index()].client_id);
-        let session = Session::new(Arc::clone(&client_id), request.principal.clone(), self.epoch);
+        let session = Session::new(Arc::clone(&client_id), request.identity.principal.clone(), self.epoch);
         let key = self.sessions.insert(session) as SessionKey;
         self.session_by_client.insert(client_id, key);
         self.note_peer_session(key);
@@ -238,7 +240,7 @@ impl Shard {
     /// Whether the connection's principal may publish to the topic.
     pub(super) fn may_publish(&self, id: ConnectionId, topic: &str) -> Decision {
         match self.connection(id) {
-            Some(connection) => decide(&connection.principal, Action::Publish, topic),
+            Some(connection) => decide(&connection.identity.principal, Action::Publish, topic),
             None => Decision::Deny("not connected"),
         }
     }

@@ -4,6 +4,7 @@
 //! waits: records gather in a group, deliveries in outboxes, rare things in effects, and the edge takes all three.
 
 mod acknowledge;
+mod authority;
 mod changed;
 mod checkpoint;
 mod close;
@@ -45,6 +46,7 @@ use crate::retained::Retained;
 use crate::session::{Session, SessionKey};
 use crate::shared::{GroupKey, Groups};
 use crate::{Bound, ConnectionId, Counters, Limits, Lsn, Millis, OutboxMut, OutboxRef};
+use authority::Noticed;
 use changed::Changed;
 use checkpoint::Checkpoint;
 use deliver::Match;
@@ -53,6 +55,7 @@ use gauges::Survey;
 use peers::Peers;
 use timers::Timers;
 
+pub use authority::{Notice, Revocation, Revoked};
 pub use checkpoint::{Change, CheckpointEnd};
 
 /// What waits for records to become durable, in the order of the log.
@@ -129,6 +132,7 @@ pub struct Shard {
     newest: Millis,
     releases: VecDeque<(Lsn, Release)>,
     timers: Timers,
+    noticed: Noticed,
     dirty: VecDeque<ConnectionId>,
     /// Which of the broker's shards this is.
     number: u16,
@@ -185,6 +189,7 @@ impl Shard {
             newest: Millis(0),
             releases: VecDeque::new(),
             timers: Timers::default(),
+            noticed: Noticed::default(),
             dirty: VecDeque::new(),
             number: 0,
             peers: Peers::default(),
@@ -444,7 +449,7 @@ impl Shard {
             level,
             connection: Some(id),
             client: connection.client_id.to_string(),
-            principal: connection.principal.to_string(),
+            principal: connection.identity.principal.to_string(),
             what,
             reason,
             detail: detail.to_owned(),

@@ -45,12 +45,13 @@ impl Shard {
         };
         let (reason, data) = match verdict {
             Verdict::Continue { data } => (ReasonCode::ContinueAuthentication, data),
-            Verdict::Allow { principal, data } if principal == connection.principal => {
+            Verdict::Allow { identity, data } if identity.principal == connection.identity.principal => {
                 connection.reauthenticating = false;
+                self.extend_authority(id, identity);
                 (ReasonCode::Success, data)
             }
-            Verdict::Allow { principal, .. } => {
-                let why = format!("re-authentication as {principal}, who is somebody else");
+            Verdict::Allow { identity, .. } => {
+                let why = format!("re-authentication as {}, who is somebody else", identity.principal);
                 return self.disconnect(now, id, ReasonCode::NotAuthorized, &why);
             }
             //= [MQTT-4.12.1-2] a failed re-authentication ends the connection

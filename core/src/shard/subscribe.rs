@@ -198,7 +198,7 @@ impl Shard {
         let Some(connection) = self.connection(id) else {
             return Ok(());
         };
-        match decide(&connection.principal, Action::Subscribe, filter) {
+        match decide(&connection.identity.principal, Action::Subscribe, filter) {
             Decision::Allow => Ok(()),
             Decision::Deny(why) => refuse(ReasonCode::NotAuthorized, why),
         }

@@ -17,8 +17,16 @@ use crate::{ConnectionId, Lsn, Millis};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Timer {
     KeepAlive(ConnectionId),
-    SessionExpiry { session: SessionKey, epoch: u64 },
-    WillDelay { session: SessionKey, epoch: u64 },
+    /// The proof of who a connection speaks for ends.
+    Authority(ConnectionId),
+    SessionExpiry {
+        session: SessionKey,
+        epoch: u64,
+    },
+    WillDelay {
+        session: SessionKey,
+        epoch: u64,
+    },
     RetainedExpiry(Arc<str>),
     Sys,
     Progress,
@@ -90,6 +98,7 @@ impl Shard {
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::KeepAlive(connection) => self.on_keep_alive(now, connection),
+                Timer::Authority(connection) => self.on_authority_ended(now, connection),
                 Timer::SessionExpiry { session, epoch } => self.on_session_expiry(now, session, epoch),
                 Timer::WillDelay { session, epoch } => self.on_will_delay(now, session, epoch),
                 Timer::RetainedExpiry(topic) => self.on_retained_expiry(now, &topic),

@@ -60,9 +60,9 @@ fn a_session_belongs_to_who_made_it() {
         connect.username = Some("u");
         connect
     };
-    let (owner, said) = world.dial_as(credentials(persistent("c")), Principal::user("alice"));
+    let (owner, said) = world.dial_as(credentials(persistent("c")), Principal::service("alice"));
     assert_eq!(said, ["connack 0x00"]);
-    let (thief, said) = world.dial_as(credentials(connect("c")), Principal::user("mallory"));
+    let (thief, said) = world.dial_as(credentials(connect("c")), Principal::service("mallory"));
     assert_eq!(said, ["connack 0x87"]);
     assert_eq!(world.closes(), [thief.id]);
     world.hang_up(thief);

@@ -1,5 +1,6 @@
 //! The shard under a fake clock: clients are real bytes, time is a number, and what goes out is compared as text.
 
+mod authority;
 mod connection;
 mod disk;
 mod durability;

@@ -14,8 +14,8 @@ use causeway_protocol::{
 };
 
 use crate::{
-    Change, ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Lsn, Millis, Overflow, Principal, Shard, Step,
-    Verdict,
+    Change, ConnectionId, Effect, Handshake, HandshakePolicy, Identity, Limits, Lsn, Millis, Notice, Overflow,
+    Principal, Shard, Step, Verdict,
 };
 
 pub(super) struct World {
@@ -35,7 +35,12 @@ pub(super) struct World {
     changes: Vec<Change>,
     /// What the listener does with full queues.
     pub(super) overflow: Overflow,
+    /// How many notices were told.
+    pub(super) notices: u64,
 }
+
+/// The connection of a client that is refused before it has one.
+const NOBODY: ConnectionId = ConnectionId { index: u32::MAX, generation: 0 };
 
 /// A client and what it speaks.
 #[derive(Clone, Copy)]
@@ -116,6 +121,7 @@ impl World {
             mark: (Lsn(0), Lsn(0)),
             changes: Vec::new(),
             overflow: Overflow::RefuseNew,
+            notices: 0,
         }
     }
 
@@ -173,28 +179,52 @@ impl World {
 
     /// Connects, and says all the client got.
     pub(super) fn dial(&mut self, connect: Connect<'_>) -> (Client, Vec<String>) {
-        let principal = Principal::Anonymous;
-        self.dial_as(connect, principal)
+        self.dial_as(connect, Principal::Anonymous)
     }
 
-    pub(super) fn dial_as(&mut self, connect: Connect<'_>, principal: Principal) -> (Client, Vec<String>) {
+    /// Likewise, as somebody whom the transport has proven.
+    pub(super) fn dial_as(&mut self, connect: Connect<'_>, who: impl Into<Identity>) -> (Client, Vec<String>) {
+        let numbers = self.notices;
+        self.dial_late(connect, who, numbers)
+    }
+
+    /// Likewise, proven when so many notices had been told.
+    pub(super) fn dial_late(
+        &mut self,
+        connect: Connect<'_>,
+        who: impl Into<Identity>,
+        notices: u64,
+    ) -> (Client, Vec<String>) {
         let version = connect.version;
         let policy = HandshakePolicy {
             anonymous_allowed: true,
             password_allowed: true,
             methods: Vec::new(),
+            vehicle_ids_reserved: true,
             overflow: self.overflow,
         };
-        let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned());
+        let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned()).proven();
         let step = match handshake.handle(&Packet::Connect(Box::new(connect))) {
-            Step::Verify(_) => handshake.verdict(Verdict::Allow { principal, data: Vec::new() }),
+            Step::Confirm { .. } => handshake.verdict(Verdict::Allow { identity: who.into(), data: Vec::new() }),
             step => step,
         };
-        let Step::Accept(request) = step else { panic!("not accepted: {step:?}") };
+        let mut request = match step {
+            Step::Accept(request) => request,
+            Step::Refuse { bytes, .. } => return (Client { id: NOBODY, version }, words(&bytes, version)),
+            step => panic!("not accepted: {step:?}"),
+        };
+        request.rights_as_of = notices;
         let client = Client { id: self.shard.open(self.now, *request), version };
         self.settle();
         let said = self.heard(client);
         (client, said)
+    }
+
+    /// Tells the shard.
+    pub(super) fn notice(&mut self, notice: Notice) {
+        self.notices += 1;
+        self.shard.notice(self.now, self.notices, notice);
+        self.settle();
     }
 
     /// Sends a packet through the codec.

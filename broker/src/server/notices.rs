@@ -1,0 +1,44 @@
+//! What all shards are told while they run.
+//!
+//! Owns the order and the numbers of notices: all shards hear all of them, in the same order. It never decides what is told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use causeway_core::Notice;
+use tokio::sync::{Mutex, mpsc};
+
+/// Where shards are told. Clones tell the same shards.
+#[derive(Clone)]
+pub struct Notices {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Held while one is told to all.
+    shards: Mutex<Vec<mpsc::Sender<(u64, Notice)>>>,
+    told: AtomicU64,
+}
+
+impl Notices {
+    pub(super) fn new(shards: Vec<mpsc::Sender<(u64, Notice)>>) -> Notices {
+        Notices { shared: Arc::new(Shared { shards: Mutex::new(shards), told: AtomicU64::new(0) }) }
+    }
+
+    /// Tells all shards. What the notice is about must be known to whoever proves a client from now on: change it before. Waits
+    /// where a shard is behind.
+    pub async fn tell(&self, notice: Notice) {
+        let shards = self.shared.shards.lock().await;
+        // From here on, who begins to prove a client sees what changed; who began before has a smaller number.
+        let number = self.shared.told.fetch_add(1, Ordering::SeqCst) + 1;
+        for shard in shards.iter() {
+            // One that has ended has no clients.
+            let _ = shard.send((number, notice.clone())).await;
+        }
+    }
+
+    /// The number of the last notice: what is proven from now on is proven with all that it says.
+    pub fn told(&self) -> u64 {
+        self.shared.told.load(Ordering::SeqCst)
+    }
+}
