@@ -18,6 +18,9 @@ use crate::crossing::LINK_WINDOW;
 use crate::message::Message;
 use crate::{Bound, Limits, Overflow};
 
+/// What the client identifiers of other shards begin with.
+const PEER_PREFIX: &str = "$shard/";
+
 /// What a listener accepts as proof of identity.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HandshakePolicy {
@@ -141,7 +144,7 @@ impl ConnectRequest {
     /// The connection of another shard of this broker, whose session never ends.
     pub(crate) fn of_peer(shard: u16) -> ConnectRequest {
         ConnectRequest {
-            client_id: format!("$shard/{shard}"),
+            client_id: format!("{PEER_PREFIX}{shard}"),
             version: ProtocolVersion::V5,
             identity: Principal::Shard(shard).into(),
             rights_as_of: u64::MAX,
@@ -427,6 +430,9 @@ impl Handshake {
 
 /// A vehicle's identifier is its VIN, or begins with it and a slash; nobody else's does where vehicles can connect.
 fn bind_client_id(policy: &HandshakePolicy, request: &mut ConnectRequest) -> Result<(), String> {
+    if request.client_id.starts_with(PEER_PREFIX) {
+        return Err("client identifiers that begin with $shard/ belong to the broker".to_owned());
+    }
     let owner = vehicle_of_client(&request.client_id);
     match &request.identity.principal {
         Principal::Vehicle(vin) if request.client_id_assigned => {

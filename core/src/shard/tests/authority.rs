@@ -38,6 +38,7 @@ fn a_client_identifier_is_bound_to_its_vehicle() {
         ("backend", vehicle(), "connack 0x85"),
         ("WVWZZZ1JZ3W386752", Principal::service("s").into(), "connack 0x85"),
         ("WVWZZZ1JZ3W386752/x", Principal::Anonymous.into(), "connack 0x85"),
+        ("$shard/1", Principal::operator("o").into(), "connack 0x85"),
         ("WVWZZZ1JZ3W38675", Principal::service("s").into(), "connack 0x00"),
     ] {
         let (_, heard) = world.dial_as(connect(client_id), who);
