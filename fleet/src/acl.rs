@@ -2,7 +2,7 @@
 //!
 //! Owns the decision and its reason. It never knows sessions or packets; the caller answers the client.
 
-use crate::Principal;
+use crate::{Principal, mount};
 
 /// What somebody wants to do with a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,16 +31,13 @@ impl Decision {
 
 /// Whether `principal` may do `action` with `topic`, a topic name for publishing and a topic filter for subscribing.
 ///
-/// Everybody who was let in may do everything, except publish below `$SYS/`: what stands there is the broker's own word.
+/// Topics and filters are full ones: what a vehicle says is mounted before. Everybody who was let in may do everything, except publish the
+/// broker's own word: below `$SYS/`, and behind a mount what begins with `$`.
 pub fn decide(_principal: &Principal, action: Action, topic: &str) -> Decision {
     match action {
-        Action::Publish if is_broker_topic(topic) => Decision::Deny("topics below $SYS/ belong to the broker"),
+        Action::Publish if mount::is_brokers(topic) => Decision::Deny("the topic belongs to the broker"),
         Action::Publish | Action::Subscribe => Decision::Allow,
     }
-}
-
-fn is_broker_topic(topic: &str) -> bool {
-    topic == "$SYS" || topic.starts_with("$SYS/")
 }
 
 #[cfg(test)]
@@ -48,12 +45,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_publishing_below_sys_is_refused() {
+    fn only_publishing_the_brokers_word_is_refused() {
         let everybody = [Principal::Anonymous, Principal::service("alice")];
         let rows = [
             (Action::Publish, "vehicles/1/state", true),
             (Action::Publish, "$SYS", false),
             (Action::Publish, "$SYS/uptime", false),
+            (Action::Publish, "vehicles/1/$shadow/get", false),
+            (Action::Publish, "groups/g/$x", false),
+            (Action::Publish, "fleet/$x", false),
             (Action::Publish, "$SYSTEM/uptime", true),
             (Action::Publish, "a/$SYS/b", true),
             (Action::Subscribe, "$SYS/#", true),

@@ -5,10 +5,12 @@
 
 pub mod acl;
 mod identity;
+pub mod mount;
 mod principal;
 pub mod scram;
 mod vin;
 
 pub use identity::{GroupNameError, Groups, Identity};
+pub use mount::{Mount, MountError};
 pub use principal::Principal;
 pub use vin::{Vin, VinError};

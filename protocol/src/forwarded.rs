@@ -55,6 +55,22 @@ impl<'a> ForwardedProperties<'a> {
         }
     }
 
+    /// Appends the properties with this in the place of their response topic. It must be a topic name.
+    ///
+    /// # Errors
+    /// It is longer than 65,535 bytes.
+    pub fn append_with_response_topic(&self, topic: &str, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        for (id, property) in self.each() {
+            if id == PropertyId::ResponseTopic {
+                out.byte(id as u8);
+                out.string(topic)?;
+            } else {
+                out.extend_from_slice(property);
+            }
+        }
+        Ok(())
+    }
+
     #[inline]
     pub(crate) fn write_to(&self, sink: &mut impl Sink) {
         if self.skipped_bytes == 0 {
