@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use causeway_fleet::{Identity, Principal};
+use causeway_fleet::{Identity, Mount, Principal, mount};
 use causeway_protocol::{
     ForwardedProperties, Packet, PacketId, ProtocolVersion, PublishHead, QoS, encode, encode_publish_head,
 };
@@ -68,12 +68,14 @@ impl KeptWill {
 }
 
 /// What a delivery's payload is taken from.
+#[derive(Clone, Copy)]
 pub(crate) enum Payload<'a> {
     Borrowed(&'a [u8]),
     Shared(&'a Bytes),
 }
 
-/// One PUBLISH to write; `topic_alias` is the connection's to choose.
+/// One PUBLISH to write; `topic_alias` is the connection's to choose, and a vehicle is told its own names.
+#[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
     pub(crate) dup: bool,
     pub(crate) qos: QoS,
@@ -84,6 +86,25 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) identifiers: &'a [u32],
     pub(crate) forwarded: ForwardedProperties<'a>,
     pub(crate) payload: Payload<'a>,
+}
+
+impl Outgoing<'_> {
+    /// In the words of a vehicle. `room` is for properties that are not those of others.
+    fn mounted<'a>(&'a self, mount: Mount, room: &'a mut Vec<u8>) -> Outgoing<'a> {
+        let mut forwarded = self.forwarded;
+        if let Some(topic) = response_of(mount, &self.forwarded)
+            && self.forwarded.append_with_response_topic(topic, room).is_ok()
+        {
+            forwarded = ForwardedProperties::from_forwarded_bytes(room).unwrap_or(forwarded);
+        }
+        Outgoing { topic: mount::received(self.topic), forwarded, ..*self }
+    }
+}
+
+/// The Response Topic, where it is the vehicle's own: as the vehicle would say it.
+fn response_of<'a>(mount: Mount, forwarded: &ForwardedProperties<'a>) -> Option<&'a str> {
+    let topic = if forwarded.is_empty() { None } else { forwarded.response_topic() };
+    topic.and_then(|topic| mount.response(topic))
 }
 
 /// The packet is larger than the client accepts.
@@ -260,8 +281,21 @@ impl Connection {
 
     /// Whether a PUBLISH is within the client's Maximum Packet Size, if it had to go without a topic alias.
     pub(crate) fn accepts(&self, now: Millis, outgoing: &Outgoing<'_>) -> bool {
-        self.packet_bytes_max == u32::MAX
-            || self.head(now, outgoing, None).packet_bytes(self.version) <= self.packet_bytes_max as usize
+        if self.packet_bytes_max == u32::MAX {
+            return true;
+        }
+        let mut room = Vec::new();
+        let outgoing = match self.mount() {
+            Some(mount) => outgoing.mounted(mount, &mut room),
+            None => *outgoing,
+        };
+        self.head(now, &outgoing, None).packet_bytes(self.version) <= self.packet_bytes_max as usize
+    }
+
+    /// Where the client's topics are, if it is a vehicle.
+    #[inline]
+    pub(crate) fn mount(&self) -> Option<Mount> {
+        Mount::of(&self.identity.principal)
     }
 
     fn head<'a>(&self, now: Millis, outgoing: &Outgoing<'a>, alias: Option<(NonZeroU16, bool)>) -> PublishHead<'a> {
@@ -286,6 +320,13 @@ impl Connection {
 
     /// Writes a PUBLISH, with a topic alias where the client allows one.
     pub(crate) fn write_publish(&mut self, now: Millis, outgoing: &Outgoing<'_>) -> Result<(), TooLarge> {
+        match self.mount() {
+            None => self.write_as_named(now, outgoing),
+            Some(mount) => self.write_as_named(now, &outgoing.mounted(mount, &mut Vec::new())),
+        }
+    }
+
+    fn write_as_named(&mut self, now: Millis, outgoing: &Outgoing<'_>) -> Result<(), TooLarge> {
         let payload: &[u8] = match outgoing.payload {
             Payload::Borrowed(payload) => payload,
             Payload::Shared(payload) => payload,
@@ -319,12 +360,15 @@ impl Connection {
     }
 
     /// Whether others may get the same bytes as this client, and it does not get them later than they do.
-    pub(crate) fn takes_common(&self, identifiers: &[u32]) -> bool {
-        !self.corked && self.aliases_out.is_none() && identifiers.is_empty()
+    pub(crate) fn takes_common(&self, outgoing: &Outgoing<'_>) -> bool {
+        !self.corked
+            && self.aliases_out.is_none()
+            && outgoing.identifiers.is_empty()
+            && self.mount().is_none_or(|mount| response_of(mount, &outgoing.forwarded).is_none())
     }
 
-    /// The PUBLISH as every client of this version gets it who takes what is common; to be given to this one at once. `None` where the
-    /// commons have no room.
+    /// The PUBLISH as every client of this version, vehicle or not, gets it who takes what is common; to be given to this one at once.
+    /// `None` where the commons have no room.
     pub(crate) fn common(
         &self,
         now: Millis,
@@ -335,7 +379,8 @@ impl Connection {
             Payload::Borrowed(payload) => payload,
             Payload::Shared(payload) => payload,
         };
-        let head = self.head(now, outgoing, None);
+        let topic = if self.mount().is_some() { mount::received(outgoing.topic) } else { outgoing.topic };
+        let head = self.head(now, &Outgoing { topic, ..*outgoing }, None);
         let bytes = head.packet_bytes(self.version);
         if bytes > self.packet_bytes_max as usize {
             return Some(Err(TooLarge));

@@ -216,8 +216,9 @@ pub(crate) fn put_session(
     session.received.iter().for_each(|id| value.put_u16(id.get()));
     value.put_u32(session.subscriptions.len() as u32);
     for (filter, subscription) in session.subscriptions.iter() {
-        value.put_u8(subscription.bits());
-        value.put_u32(subscription.identifier);
+        let (bits, identifier) = subscription.coded();
+        value.put_u8(bits);
+        value.put_u32(identifier);
         put_text(&mut value, filter);
     }
     let (progress, _) = session.progress(queues);
@@ -424,7 +425,7 @@ impl<'a> FoldedSession<'a> {
         let mut subscriptions = Vec::new();
         for _ in 0..value.u32()? {
             let (bits, identifier) = (value.u8()?, value.u32()?);
-            let subscription = Subscription::from_bits(bits, identifier).ok_or(RecordError::Damaged)?;
+            let subscription = Subscription::from_coded(bits, identifier).ok_or(RecordError::Damaged)?;
             subscriptions.push((value.text()?, subscription));
         }
         let lanes = [FoldedLane::decode(value)?, FoldedLane::decode(value)?];

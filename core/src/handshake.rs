@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use causeway_fleet::{Identity, Principal, Vin};
+use causeway_fleet::{Identity, Mount, MountError, Principal, Vin};
 use causeway_protocol::{
     Auth, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, PropertyHolder, ProtocolVersion, ReasonCode,
     check_topic_name, encode,
@@ -325,10 +325,16 @@ impl Handshake {
 
     /// Lets the client in, where its identifier is one that it may use.
     fn accept(&mut self, mut request: Box<ConnectRequest>) -> Step {
-        match bind_client_id(&self.policy, &mut request) {
-            Ok(()) => Step::Accept(request),
-            Err(why) => self.refuse(&request.client_id, ReasonCode::ClientIdentifierNotValid, &why),
+        if let Err(why) = bind_client_id(&self.policy, &mut request) {
+            return self.refuse(&request.client_id, ReasonCode::ClientIdentifierNotValid, &why);
         }
+        // Before anything is decided about it: from here on, everybody knows the will by its full name.
+        if let (Some(will), Some(mount)) = (&mut request.will, Mount::of(&request.identity.principal))
+            && let Err(error) = will.message.mount(mount)
+        {
+            return self.refuse(&request.client_id, refusal_of_name(error), &format!("will: {error}"));
+        }
+        Step::Accept(request)
     }
 
     fn on_auth(&mut self, request: Box<ConnectRequest>, auth: &Auth<'_>) -> Step {
@@ -425,6 +431,15 @@ impl Handshake {
 
     fn silent_as(&mut self, client_id: String, why: &str, reason: ReasonCode) -> Step {
         Step::Refuse { bytes: BytesMut::new(), reason, client_id, why: why.to_owned(), bound: None }
+    }
+}
+
+/// What a vehicle is told that names what it can't.
+pub(crate) fn refusal_of_name(error: MountError) -> ReasonCode {
+    match error {
+        MountError::Brokers => ReasonCode::NotAuthorized,
+        MountError::TooLong => ReasonCode::TopicNameInvalid,
+        MountError::SharedIncomplete => ReasonCode::TopicFilterInvalid,
     }
 }
 

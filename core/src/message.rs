@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use causeway_fleet::{Mount, MountError};
 use causeway_protocol::{ForwardedProperties, Publish, QoS, Will};
 
 use crate::Millis;
@@ -37,6 +38,19 @@ impl Message {
     /// What travels on with the message. The bytes were checked when they came in.
     pub(crate) fn forwarded(&self) -> ForwardedProperties<'_> {
         ForwardedProperties::from_forwarded_bytes(&self.forwarded).unwrap_or_default()
+    }
+
+    /// The will of a vehicle, which said it in its own words.
+    ///
+    /// # Errors
+    /// A name in it is none of the vehicle's.
+    pub(crate) fn mount(&mut self, mount: Mount) -> Result<(), MountError> {
+        self.topic = mount.publish(&self.topic, &mut String::new())?.into();
+        let mut mounted = Vec::new();
+        if mounted_properties(mount, self.forwarded(), &mut mounted)? {
+            self.forwarded = mounted.into_boxed_slice();
+        }
+        Ok(())
     }
 
     /// What the message counts against limits in bytes.
@@ -215,6 +229,24 @@ impl<'a> Publication<'a> {
         });
         Arc::clone(message)
     }
+}
+
+/// Puts the properties of a vehicle's message into `mounted`, whatever was there, with the full name of the Response Topic. Whether they have
+/// one: else they stay as they are.
+///
+/// # Errors
+/// It is none of the vehicle's.
+pub(crate) fn mounted_properties(
+    mount: Mount,
+    forwarded: ForwardedProperties<'_>,
+    mounted: &mut Vec<u8>,
+) -> Result<bool, MountError> {
+    let response_topic = if forwarded.is_empty() { None } else { forwarded.response_topic() };
+    let Some(topic) = response_topic else { return Ok(false) };
+    let mut name = String::new();
+    mounted.clear();
+    let appended = forwarded.append_with_response_topic(mount.publish(topic, &mut name)?, mounted);
+    appended.map(|()| true).map_err(|_| MountError::TooLong)
 }
 
 fn forwarded_bytes(forwarded: ForwardedProperties<'_>) -> Box<[u8]> {

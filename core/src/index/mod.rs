@@ -28,6 +28,10 @@ pub(crate) struct Subscription {
     pub(crate) away: bool,
     /// Likewise: the queue of somebody there who wants it is full.
     pub(crate) full: bool,
+    /// Of a vehicle: its filter begins with a wildcard behind the mount, which does not stand for names of the broker.
+    pub(crate) wide: bool,
+    /// Likewise: it asked for no retained messages, now or once it joins a group.
+    pub(crate) unretained: bool,
     /// Subscription Identifier; 0 stands for none, which the wire forbids.
     pub(crate) identifier: u32,
 }
@@ -42,6 +46,8 @@ impl Subscription {
             fleeting: false,
             away: false,
             full: false,
+            wide: false,
+            unretained: false,
             identifier: 0,
         }
     }
@@ -54,18 +60,22 @@ impl Subscription {
     }
 }
 
+/// No identifier on the wire is as large.
+const UNRETAINED: u32 = 1 << 31;
+
 impl Subscription {
-    /// All but the identifier, in bits 0 to 3 and 5 to 7.
-    pub(crate) fn bits(self) -> u8 {
-        self.qos as u8
+    /// As a byte of which bit 4 is free, and the identifier with what else there is above it. What follows from the filter is not in them.
+    pub(crate) fn coded(self) -> (u8, u32) {
+        let bits = self.qos as u8
             | (u8::from(self.no_local) << 2)
             | (u8::from(self.retain_as_published) << 3)
             | (u8::from(self.fleeting) << 5)
             | (u8::from(self.away) << 6)
-            | (u8::from(self.full) << 7)
+            | (u8::from(self.full) << 7);
+        (bits, self.identifier | if self.unretained { UNRETAINED } else { 0 })
     }
 
-    pub(crate) fn from_bits(bits: u8, identifier: u32) -> Option<Self> {
+    pub(crate) fn from_coded(bits: u8, identifier: u32) -> Option<Self> {
         let qos = QoS::from_bits(bits & 3)?;
         Some(Subscription {
             qos,
@@ -74,7 +84,9 @@ impl Subscription {
             fleeting: bits & 32 != 0,
             away: bits & 64 != 0,
             full: bits & 128 != 0,
-            identifier,
+            wide: false,
+            unretained: identifier & UNRETAINED != 0,
+            identifier: identifier & !UNRETAINED,
         })
     }
 }

@@ -278,8 +278,9 @@ impl<'a> Event<'a> {
             }
             Event::Subscribed { session, filter, subscription, sends_retained } => {
                 out.put_u64(*session);
-                out.put_u8(subscription.bits() | (u8::from(*sends_retained) << 4));
-                out.put_u32(subscription.identifier);
+                let (bits, identifier) = subscription.coded();
+                out.put_u8(bits | (u8::from(*sends_retained) << 4));
+                out.put_u32(identifier);
                 put_text(out, filter);
                 kind::SUBSCRIBED
             }
@@ -373,7 +374,7 @@ impl<'a> Event<'a> {
                 let session = reader.u64()?;
                 let bits = reader.u8()?;
                 let identifier = reader.u32()?;
-                let subscription = Subscription::from_bits(bits & 0xEF, identifier).ok_or(RecordError::Damaged)?;
+                let subscription = Subscription::from_coded(bits & 0xEF, identifier).ok_or(RecordError::Damaged)?;
                 Event::Subscribed { session, subscription, sends_retained: bits & 0x10 != 0, filter: reader.text()? }
             }
             kind::UNSUBSCRIBED => Event::Unsubscribed { session: reader.u64()?, filter: reader.text()? },
@@ -548,6 +549,8 @@ mod tests {
             fleeting: true,
             away: true,
             full: true,
+            wide: false,
+            unretained: true,
             identifier: 268_435_455,
         };
         let forwarded = ForwardedProperties::default();

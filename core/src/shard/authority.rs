@@ -6,7 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use causeway_fleet::{Identity, Principal, Vin};
+use causeway_fleet::{Groups, Identity, Principal, Vin};
 use causeway_protocol::ReasonCode;
 
 use super::Shard;
@@ -21,6 +21,8 @@ const NOTICES_KEPT: usize = 1024;
 pub enum Notice {
     /// Some connections have no right to go on.
     Revoke(Revocation),
+    /// Vehicles are in these groups now.
+    Groups(Vec<(Vin, Groups)>),
 }
 
 /// Which connections are to end, and what they are told.
@@ -97,6 +99,7 @@ impl Shard {
     pub fn notice(&mut self, now: Millis, number: u64, notice: Notice) {
         match &notice {
             Notice::Revoke(revocation) => self.revoke(now, revocation),
+            Notice::Groups(changed) => self.regroup(now, changed),
         }
         self.noticed.push(number, notice);
     }
@@ -111,10 +114,18 @@ impl Shard {
                 Notice::Revoke(revocation) if revocation.revoked.concerns(&request.identity) => {
                     return Err((ReasonCode::NotAuthorized, revocation.why.to_string()));
                 }
-                Notice::Revoke(_) => {}
+                Notice::Revoke(_) | Notice::Groups(_) => {}
             }
         }
         Ok(())
+    }
+
+    /// The groups of a vehicle, if they were told since that notice.
+    pub(super) fn groups_since(&self, number: u64, vin: &Vin) -> Option<Groups> {
+        self.noticed.since(number).find_map(|notice| match notice {
+            Notice::Groups(changed) => changed.iter().rev().find(|(of, _)| of == vin).map(|(_, groups)| groups.clone()),
+            Notice::Revoke(_) => None,
+        })
     }
 
     fn revoke(&mut self, now: Millis, revocation: &Revocation) {

@@ -19,6 +19,7 @@ impl Shard {
     /// Makes a connection of an accepted request. Its CONNACK is in the outbox, which may wait for the log; a refused one is closed by an
     /// effect.
     pub fn open(&mut self, now: Millis, mut request: ConnectRequest) -> ConnectionId {
+        self.learn_groups(&mut request);
         let admitted = self.admit(&request);
         let id = self.insert_connection(now, &mut request);
         if let Err((reason, why)) = admitted {
@@ -151,6 +152,7 @@ impl Shard {
         let client_id = Arc::clone(&session.client_id);
         let will = self.connections[id.index()].will.take();
         self.record_attached(now, key, will.as_deref());
+        self.align_broadcasts(now, key, &request.identity.groups);
         let last = if self.is_recorded(key) { self.recorder.last() } else { Lsn(0) };
         self.sessions[key as usize].attached_at = last;
         let connection = &mut self.connections[id.index()];

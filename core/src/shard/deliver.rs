@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use causeway_fleet::mount;
 use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_matches};
 use smallvec::SmallVec;
 
@@ -20,7 +21,7 @@ use crate::limits::Overflow;
 use crate::message::{CopyFor, Message, Publication};
 use crate::queue::Delivery;
 use crate::session::{Identifiers, Session, SessionKey};
-use crate::shared::GroupKey;
+use crate::shared::{GroupKey, Groups};
 use crate::{Bound, Limits, Lsn, Millis};
 
 /// Matches that fit into the memory kept from one message to the next.
@@ -84,7 +85,10 @@ const COMMON_BYTES_MAX: usize = 16 * 1024;
 
 /// The forms in which a QoS 0 message is sent to those who all get the same bytes, each written once.
 #[derive(Debug, Default)]
-pub(super) struct Forms(SmallVec<[(ProtocolVersion, bool, Span); 2]>);
+pub(super) struct Forms(SmallVec<[(Form, Span); 2]>);
+
+/// What a form depends on: the version, the retain flag, and whether it is in a vehicle's words.
+type Form = (ProtocolVersion, bool, bool);
 
 impl Forms {
     /// Puts the message into an outbox as one of the forms. `None` where this client needs bytes of its own.
@@ -95,16 +99,16 @@ impl Forms {
         outgoing: &Outgoing<'_>,
         commons: &mut Commons,
     ) -> Option<Result<(), TooLarge>> {
-        if matches!(outgoing.payload, Payload::Shared(_)) || !connection.takes_common(outgoing.identifiers) {
+        if matches!(outgoing.payload, Payload::Shared(_)) || !connection.takes_common(outgoing) {
             return None;
         }
-        let (version, retain) = (connection.version, outgoing.retain);
-        let known = self.0.iter().find(|(of, retained, _)| (*of, *retained) == (version, retain));
+        let form = (connection.version, outgoing.retain, connection.mount().is_some());
+        let known = self.0.iter().find(|(known, _)| *known == form);
         let span = match known {
-            Some((_, _, span)) => *span,
+            Some((_, span)) => *span,
             None => match connection.common(now, outgoing, commons)? {
                 Ok(span) => {
-                    self.0.push((version, retain, span));
+                    self.0.push((form, span));
                     span
                 }
                 Err(TooLarge) => return Some(Err(TooLarge)),
@@ -206,7 +210,9 @@ impl Shard {
         self.turn += 1;
         // Another group may have been given a name with the same number.
         let is_of_group = |key: &GroupKey| {
-            self.groups.get(*key).is_some_and(|group| filter_matches(&group.filter, publication.topic))
+            let group = self.groups.get(*key);
+            group.is_some_and(|group| filter_matches(&group.filter, publication.topic))
+                && !is_hidden_from(&self.groups, *key, publication.topic)
         };
         self.matched_groups.extend(self.groups.numbered(publication.stamp).filter(is_of_group));
     }
@@ -216,14 +222,17 @@ impl Shard {
         self.turn += 1;
         let publisher = origin.publisher();
         let is_from_peer = self.is_from_peer(origin);
-        let Shard { index, sessions, matches, matched_groups, turn, peer_sessions, .. } = self;
+        let Shard { index, sessions, groups, matches, matched_groups, turn, peer_sessions, .. } = self;
         // What comes from another shard goes no further, and each shard says its own word.
         let stays = is_from_peer || (origin == Origin::Broker && !peer_sessions.is_empty());
         index.matches(topic, |target| match target {
             Target::Session(session, _) if stays && is_peer_session(sessions, session) => {}
             // What another shard's clients share was given to one of them there, or comes by itself.
             Target::Group(_) if is_from_peer => {}
+            Target::Group(group) if is_hidden_from(groups, group, topic) => {}
             Target::Group(group) => matched_groups.push(group),
+            // A vehicle's wildcard does not stand for names of the broker.
+            Target::Session(_, subscription) if subscription.wide && mount::is_hidden(topic) => {}
             //= [MQTT-3.8.3-3] No Local: not back to who published it
             Target::Session(session, subscription) if subscription.no_local && publisher == Some(session) => {}
             Target::Session(key, subscription) => {
@@ -611,6 +620,11 @@ impl Match {
         let qos = self.qos.min(qos);
         if self.replicates { qos.max(QoS::AtLeastOnce) } else { qos }
     }
+}
+
+/// Whether those who share are vehicles, whose wildcard does not stand for this topic.
+fn is_hidden_from(groups: &Groups, key: GroupKey, topic: &str) -> bool {
+    mount::is_hidden(topic) && groups.get(key).is_some_and(|group| group.members().any(|(_, of)| of.wide))
 }
 
 /// Overlapping subscriptions make one delivery: the highest QoS, and all identifiers.

@@ -12,6 +12,7 @@ mod connect;
 mod deliver;
 mod fetch;
 mod gauges;
+mod mounting;
 mod peers;
 mod publish;
 mod pump;
@@ -146,6 +147,8 @@ pub struct Shard {
     /// What the message at hand matched; kept for its memory.
     matches: Vec<Match>,
     matched_groups: Vec<GroupKey>,
+    /// Topic and properties of a vehicle's message in full words; kept for their memory.
+    mounted: (String, Vec<u8>),
     /// Counts routing turns, to mark sessions that already matched.
     turn: u64,
 }
@@ -200,6 +203,7 @@ impl Shard {
             counters: Counters::default(),
             matches: Vec::new(),
             matched_groups: Vec::new(),
+            mounted: Default::default(),
             turn: 0,
             limits,
         };

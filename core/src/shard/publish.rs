@@ -4,15 +4,19 @@
 
 use std::sync::Arc;
 
+use causeway_fleet::MountError;
 use causeway_fleet::acl::Decision;
 use causeway_protocol::{
-    Ack, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicError, check_topic_levels,
+    Ack, ForwardedProperties, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicError,
+    check_topic_levels,
 };
 
 use super::deliver::{Origin, Routed};
 use super::{AckKind, Release, Shard};
+use crate::connection::Connection;
 use crate::crossing;
-use crate::message::Publication;
+use crate::handshake::refusal_of_name;
+use crate::message::{Publication, mounted_properties};
 use crate::{Bound, ConnectionId, Lsn, Millis};
 
 impl Shard {
@@ -188,7 +192,7 @@ impl Shard {
         Ok(None)
     }
 
-    /// Authorises and routes.
+    /// Takes a message by the full name of its topic, which a vehicle does not say.
     fn accept(
         &mut self,
         now: Millis,
@@ -196,12 +200,39 @@ impl Shard {
         publish: &Publish<'_>,
         topic: &str,
     ) -> Result<Routed, (ReasonCode, String)> {
+        let forwarded = publish.properties.forwarded;
+        let Some(mount) = self.connection(id).and_then(Connection::mount) else {
+            return self.accept_named(now, id, publish, (topic, forwarded));
+        };
+        let (mut name, mut properties) = std::mem::take(&mut self.mounted);
+        let refused = |error: MountError| (refusal_of_name(error), error.to_string());
+        let accepted = match mounted_properties(mount, forwarded, &mut properties) {
+            Ok(has_own) => mount.publish(topic, &mut name).map_err(refused).and_then(|topic| {
+                let own = ForwardedProperties::from_forwarded_bytes(&properties);
+                let forwarded = if has_own { own.unwrap_or(forwarded) } else { forwarded };
+                self.accept_named(now, id, publish, (topic, forwarded))
+            }),
+            Err(error) => Err(refused(error)),
+        };
+        self.mounted = (name, properties);
+        accepted
+    }
+
+    /// Authorises and routes.
+    fn accept_named(
+        &mut self,
+        now: Millis,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        (topic, forwarded): (&str, ForwardedProperties<'_>),
+    ) -> Result<Routed, (ReasonCode, String)> {
         if let Decision::Deny(why) = self.may_publish(id, topic) {
             self.counters.publish_refused_unauthorized += 1;
             return Err((ReasonCode::NotAuthorized, why.to_owned()));
         }
         let session = self.connection(id).and_then(|connection| connection.session);
         let mut publication = Publication::of_publish(now, publish, topic);
+        publication.forwarded = forwarded;
         self.take_carried(id, &publish.properties.subscription_identifiers, &mut publication);
         let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce || self.is_peer(id));
         self.route(now, &mut publication, Origin::Client { session, packet_id })

@@ -308,7 +308,7 @@ impl Shard {
     ) -> Result<(), RecordError> {
         self.insert_subscription(key, filter, subscription).map_err(|_| RecordError::Damaged)?;
         if sends_retained {
-            let mut due = self.retained.matching(now, filter, usize::MAX).unwrap_or_default();
+            let mut due = self.retained_matching(now, key, filter, usize::MAX).unwrap_or_default();
             // What the folded state has from later comes to the session by its queue.
             due.retain(|(_, lsn)| *lsn <= at && *lsn > Lsn(0));
             self.queue_retained(key, due, subscription);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use causeway_fleet::acl::{Action, Decision, decide};
+use causeway_fleet::mount::MOUNT_LEVELS;
 use causeway_protocol::{
     FilterError, Packet, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions, UnsubAck,
     Unsubscribe, check_topic_filter, parse_shared,
@@ -92,11 +93,11 @@ impl Shard {
         };
         //= [MQTT-3.10.4-6] many filters are handled as if they came one by one
         let reasons = match self.unwanted(id, key, &unsubscribe.filters) {
-            None => unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(now, key, filter)).collect(),
+            None => unsubscribe.filters.iter().map(|filter| self.unsubscribe_one(now, id, key, filter)).collect(),
             Some(unwanted) => {
                 // The word for it is no filter of theirs, though a client may want just that.
                 for filter in unwanted {
-                    self.unsubscribe_one(now, key, &filter);
+                    self.unsubscribe_named(now, key, &filter);
                 }
                 vec![ReasonCode::Success]
             }
@@ -118,6 +119,11 @@ impl Shard {
         (options, subscription): (SubscriptionOptions, Subscription),
     ) -> Result<Lsn, (ReasonCode, String)> {
         self.check_filter(id, key, filter)?;
+        if let Some(mounted) = self.mount_of(id) {
+            return self.subscribe_mounted(now, id, key, filter, mounted, (options, subscription));
+        }
+        self.check_count(key, filter)?;
+        self.may_subscribe(id, filter)?;
         let before = self.sessions[key as usize].subscriptions.get(filter);
         if before == Some(subscription) && self.is_peer(id) {
             return Ok(self.recorder.last());
@@ -125,7 +131,19 @@ impl Shard {
         let existed = before.is_some();
         let sends_retained = wants_retained(filter, options, existed);
         // Found before anything changes, so that a refusal leaves no trace.
-        let due = if sends_retained { self.retained_due(now, key, filter)? } else { Vec::new() };
+        let due = if sends_retained { self.retained_due(now, key, filter, 0)? } else { Vec::new() };
+        self.subscribe_named(now, key, filter, (subscription, sends_retained), due)
+    }
+
+    /// Makes or replaces one subscription by its full filter; the record it is durable with.
+    pub(super) fn subscribe_named(
+        &mut self,
+        now: Millis,
+        key: SessionKey,
+        filter: &str,
+        (subscription, sends_retained): (Subscription, bool),
+        due: Vec<Due>,
+    ) -> Result<Lsn, (ReasonCode, String)> {
         self.insert_subscription(key, filter, subscription)
             .map_err(|error| (ReasonCode::TopicFilterInvalid, error.to_string()))?;
         let at = self.record_subscribed(now, key, filter, subscription, sends_retained);
@@ -134,13 +152,19 @@ impl Shard {
         Ok(at)
     }
 
-    /// The retained messages that the filter matches, unless they are more than may wait for one session.
-    fn retained_due(&mut self, now: Millis, key: SessionKey, filter: &str) -> Result<Vec<Due>, (ReasonCode, String)> {
-        let waiting = self.sessions[key as usize].backlog.len();
+    /// The retained messages that the filter matches, unless with `more` they are more than may wait for one session.
+    pub(super) fn retained_due(
+        &mut self,
+        now: Millis,
+        key: SessionKey,
+        filter: &str,
+        more: usize,
+    ) -> Result<Vec<Due>, (ReasonCode, String)> {
+        let waiting = self.sessions[key as usize].backlog.len() + more;
         let max = self.limits.retained_backlog_max;
-        let room_of_all = max.saturating_mul(BACKLOG_SESSIONS_FULL).saturating_sub(self.backlog_messages);
+        let room_of_all = max.saturating_mul(BACKLOG_SESSIONS_FULL).saturating_sub(self.backlog_messages + more);
         let room = max.saturating_sub(waiting).min(room_of_all);
-        self.retained.matching(now, filter, room).ok_or_else(|| {
+        self.retained_matching(now, key, filter, room).ok_or_else(|| {
             self.counters.reached(Bound::RetainedBacklog);
             (ReasonCode::QuotaExceeded, "retained_backlog_max is reached".to_owned())
         })
@@ -154,6 +178,7 @@ impl Shard {
         subscription: Subscription,
     ) -> Result<bool, FilterError> {
         let shared = parse_shared(filter)?;
+        let subscription = Subscription { wide: self.is_wide(key, filter), ..subscription };
         match shared {
             Some(shared) => {
                 self.join_group(key, shared.share_name, shared.filter, subscription);
@@ -177,7 +202,9 @@ impl Shard {
             return refuse(ReasonCode::QuotaExceeded, "the disk is nearly full");
         }
         let limits = Arc::clone(&self.limits);
-        if let Err(error) = check_topic_filter(filter, limits.topic_levels_max) {
+        // What vehicles say there becomes longer.
+        let mounted = if self.is_peer(id) { MOUNT_LEVELS } else { 0 };
+        if let Err(error) = check_topic_filter(filter, limits.topic_levels_max + mounted) {
             if matches!(error, FilterError::TooManyLevels { .. }) {
                 self.counters.reached(Bound::TopicLevels);
             }
@@ -189,36 +216,56 @@ impl Shard {
         if filter.contains(['+', '#']) && !limits.wildcard_subscriptions {
             return refuse(ReasonCode::WildcardSubscriptionsNotSupported, "wildcards are not on offer");
         }
+        Ok(())
+    }
+
+    /// Whether the session may have this subscription beside those it has.
+    pub(super) fn check_count(&mut self, key: SessionKey, filter: &str) -> Result<(), (ReasonCode, String)> {
         let session = &self.sessions[key as usize];
         let is_new = !session.is_peer() && session.subscriptions.get(filter).is_none();
-        if session.subscriptions.len() >= limits.subscriptions_per_session_max && is_new {
+        let max = self.limits.subscriptions_per_session_max;
+        if session.subscriptions.len() >= max && is_new && self.said_count(key) >= max {
             self.counters.reached(Bound::SubscriptionsPerSession);
-            return refuse(ReasonCode::QuotaExceeded, "subscriptions_per_session_max is reached");
+            return Err((ReasonCode::QuotaExceeded, "subscriptions_per_session_max is reached".to_owned()));
         }
+        Ok(())
+    }
+
+    /// Whether the client has the right to subscribe to a full filter.
+    pub(super) fn may_subscribe(&self, id: ConnectionId, filter: &str) -> Result<(), (ReasonCode, String)> {
         let Some(connection) = self.connection(id) else {
             return Ok(());
         };
         match decide(&connection.identity.principal, Action::Subscribe, filter) {
             Decision::Allow => Ok(()),
-            Decision::Deny(why) => refuse(ReasonCode::NotAuthorized, why),
+            Decision::Deny(why) => Err((ReasonCode::NotAuthorized, why.to_owned())),
         }
     }
 
-    fn unsubscribe_one(&mut self, now: Millis, key: SessionKey, filter: &str) -> ReasonCode {
-        let Some(session) = self.sessions.get_mut(key as usize) else {
-            return ReasonCode::UnspecifiedError;
-        };
+    fn unsubscribe_one(&mut self, now: Millis, id: ConnectionId, key: SessionKey, filter: &str) -> ReasonCode {
+        if let Some(mounted) = self.mount_of(id) {
+            return self.unsubscribe_mounted(now, key, filter, mounted);
+        }
+        if self.unsubscribe_named(now, key, filter) {
+            return ReasonCode::Success;
+        }
+        match check_topic_filter(filter, self.limits.topic_levels_max) {
+            Ok(()) => ReasonCode::NoSubscriptionExisted,
+            Err(_) => ReasonCode::TopicFilterInvalid,
+        }
+    }
+
+    /// Ends one subscription by its full filter; whether there was one.
+    pub(super) fn unsubscribe_named(&mut self, now: Millis, key: SessionKey, filter: &str) -> bool {
         //= [MQTT-3.10.4-1] filters are compared character by character
-        let Some(subscription) = session.subscriptions.remove(filter) else {
-            return match check_topic_filter(filter, self.limits.topic_levels_max) {
-                Ok(()) => ReasonCode::NoSubscriptionExisted,
-                Err(_) => ReasonCode::TopicFilterInvalid,
-            };
+        let session = self.sessions.get_mut(key as usize);
+        let Some(subscription) = session.and_then(|session| session.subscriptions.remove(filter)) else {
+            return false;
         };
         //= [MQTT-3.10.4-2] nothing new is delivered from here on
         self.record_unsubscribed(now, key, filter);
         self.drop_subscription(now, key, (filter, subscription), false);
-        ReasonCode::Success
+        true
     }
 
     /// Takes a subscription out of the index or its group. `ended`: the session is gone for good.
@@ -269,7 +316,7 @@ impl Shard {
 }
 
 /// Whether a granted subscription is sent retained messages; a shared one never is.
-fn wants_retained(filter: &str, options: SubscriptionOptions, existed: bool) -> bool {
+pub(super) fn wants_retained(filter: &str, options: SubscriptionOptions, existed: bool) -> bool {
     //= [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11] retain handling 0, 1 and 2
     !filter.starts_with("$share/") && sends_retained(options.retain_handling, existed)
 }

@@ -6,6 +6,7 @@ mod disk;
 mod durability;
 mod flow;
 mod messages;
+mod mounting;
 mod peers;
 mod robustness;
 mod shared;

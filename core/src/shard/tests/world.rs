@@ -423,6 +423,9 @@ fn word(packet: &Packet<'_>) -> String {
             if let Some(alias) = publish.properties.topic_alias {
                 word += &format!(" a{alias}");
             }
+            if let Some(topic) = publish.properties.forwarded.response_topic() {
+                word += &format!(" r:{topic}");
+            }
             format!("{word} {}={}", publish.topic, String::from_utf8_lossy(publish.payload))
         }
         Packet::PubAck(packet) => ack("puback", packet),
