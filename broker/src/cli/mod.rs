@@ -8,6 +8,7 @@ mod check;
 mod dev;
 mod inspect;
 mod passwd;
+mod pki;
 mod serve;
 
 use std::ffi::OsString;
@@ -72,6 +73,8 @@ Example:
     },
     /// Add, remove, list and verify the users of a password file
     Passwd(passwd::Options),
+    /// Make, list and revoke the certificates of a fleet, with an authority of its own
+    Pki(pki::Options),
     /// Show what a data directory or a backup holds, and check it
     Inspect(inspect::Options),
     /// Copy a data directory, so that it can be restored
@@ -133,6 +136,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             check::run(&files, &environment()?, depth, &mut stdout(), &mut stderr())
         }
         Command::Passwd(options) => passwd::run(&options, &mut stdout()),
+        Command::Pki(options) => pki::run(&options, &mut stdout()),
         Command::Inspect(options) => inspect::run(&options, &mut stdout()),
         Command::Backup(options) => backup::run(&options, &mut stdout()),
         Command::Restore(options) => backup::restore(&options, &mut stdout()),
@@ -188,6 +192,9 @@ mod tests {
             "causewayd check --without-files a.toml",
             "causewayd passwd users add alice --password-stdin",
             "causewayd passwd users list",
+            "causewayd pki init pki --name fleet --days 9 --list-days 1",
+            "causewayd pki server pki --name localhost --name 10.0.0.1",
+            "causewayd pki revoke pki 5f --reason superseded",
             "causewayd inspect data",
             "causewayd inspect data --client c --limit 3 --verify --json",
             "causewayd backup data to",
@@ -203,6 +210,8 @@ mod tests {
             "causewayd dev --tls-port 8883",
             "causewayd dev --port x",
             "causewayd passwd users add",
+            "causewayd pki server pki",
+            "causewayd pki revoke pki 5f --vehicle 1M8GDM9AXKP042788",
             "causewayd inspect data --limit 3",
             "causewayd backup data",
         ] {
