@@ -31,8 +31,8 @@ use crate::disk::{Disk, RealDisk, named};
 use crate::segmented::read_up_to;
 
 const FILE_NAME: &str = "state.redb";
-/// The file is called so until it is complete.
-const UNFINISHED_NAME: &str = "state.redb.new";
+/// Behind its name until the file is complete.
+const UNFINISHED: &str = ".new";
 
 const ENTRIES: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("entries");
 const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bodies");
@@ -76,13 +76,19 @@ impl RedbState {
     /// # Errors
     /// As [`open`](RedbState::open).
     pub fn open_on(disk: Arc<dyn Disk>, options: StateOptions) -> Result<RedbState, StateError> {
+        RedbState::open_named(disk, FILE_NAME, options)
+    }
+
+    /// As [`open_on`](RedbState::open_on), in a file of another name.
+    pub(crate) fn open_named(disk: Arc<dyn Disk>, file: &str, options: StateOptions) -> Result<RedbState, StateError> {
         let names = disk.names()?;
         let (opened, sync_failed, folding) = (RwLock::default(), Arc::default(), AtomicBool::new(false));
-        let mut store = Store { disk, options, opened, sync_failed, folding };
-        if !names.iter().any(|name| name == FILE_NAME) {
+        let (file, unfinished) = (file.to_owned(), format!("{file}{UNFINISHED}"));
+        let mut store = Store { disk, file, unfinished, options, opened, sync_failed, folding };
+        if !names.contains(&store.file) {
             store.create()?;
-        } else if names.iter().any(|name| name == UNFINISHED_NAME) {
-            store.disk.remove(UNFINISHED_NAME)?;
+        } else if names.contains(&store.unfinished) {
+            store.disk.remove(&store.unfinished)?;
         }
         // What lay on the disk is checked whole; what this process wrote it trusts.
         let mut opened = Opened::default();
@@ -90,12 +96,40 @@ impl RedbState {
         store.opened = RwLock::new(opened);
         Ok(RedbState { store: Arc::new(store) })
     }
+
+    /// The value of one entry.
+    pub(crate) fn entry(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StateError> {
+        let store = &self.store;
+        store.with_reader(|transaction| {
+            let table = transaction.open_table(ENTRIES).map_err(|error| store.error(error))?;
+            let found = table.get(key).map_err(|error| store.error(error))?;
+            Ok(found.map(|value| value.value().to_vec()))
+        })
+    }
+
+    /// As [`StateStore::entries`], from the first whose key is not before `from`.
+    pub(crate) fn entries_from(&self, from: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
+        let store = &self.store;
+        store.with_reader(|transaction| {
+            let table = transaction.open_table(ENTRIES).map_err(|error| store.error(error))?;
+            for entry in table.range(from..).map_err(|error| store.error(error))? {
+                let (key, value) = entry.map_err(|error| store.error(error))?;
+                if visit(key.value(), value.value()).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
 }
 
 /// What a state and its open fold share.
 #[derive(Debug)]
 struct Store {
     disk: Arc<dyn Disk>,
+    file: String,
+    /// What the file is called until it is complete.
+    unfinished: String,
     options: StateOptions,
     opened: RwLock<Opened>,
     /// A sync of the file failed: it is not to be written any more.
@@ -132,16 +166,16 @@ impl Store {
             Ok(())
         };
         self.write_new(|to| fill(to).map_err(|error: TableError| self.error(error)))?;
-        self.disk.rename(UNFINISHED_NAME, FILE_NAME)?;
+        self.disk.rename(&self.unfinished, &self.file)?;
         Ok(())
     }
 
     /// Makes a new file, durable and closed, under a name that does not count.
     fn write_new(&self, fill: impl FnOnce(&WriteTransaction) -> Result<(), StateError>) -> Result<(), StateError> {
-        if self.disk.names()?.iter().any(|name| name == UNFINISHED_NAME) {
-            self.disk.remove(UNFINISHED_NAME)?;
+        if self.disk.names()?.contains(&self.unfinished) {
+            self.disk.remove(&self.unfinished)?;
         }
-        let file = self.disk.create(UNFINISHED_NAME)?;
+        let file = self.disk.create(&self.unfinished)?;
         // If it fails, nobody uses it.
         let backend = DiskBackend { file, sync_failed: Arc::default() };
         let database = self.builder().create_with_backend(backend).map_err(|error| self.error(error))?;
@@ -178,7 +212,7 @@ impl Store {
         }
         // The file may have got its name just now. What is committed to it must not go with the name.
         self.disk.sync_folder()?;
-        let file = self.disk.open(FILE_NAME)?;
+        let file = self.disk.open(&self.file)?;
         let mut builder = self.builder();
         builder.set_check_integrity_on_open(check);
         let backend = DiskBackend { file, sync_failed: self.sync_failed.clone() };
@@ -190,10 +224,10 @@ impl Store {
 
     /// Puts a copy in the place of the file, byte by byte as it can be read now.
     fn replace_file(&self) -> Result<(), StateError> {
-        if self.disk.names()?.iter().any(|name| name == UNFINISHED_NAME) {
-            self.disk.remove(UNFINISHED_NAME)?;
+        if self.disk.names()?.contains(&self.unfinished) {
+            self.disk.remove(&self.unfinished)?;
         }
-        let (from, to) = (self.disk.open(FILE_NAME)?, self.disk.create(UNFINISHED_NAME)?);
+        let (from, to) = (self.disk.open(&self.file)?, self.disk.create(&self.unfinished)?);
         let (size, mut offset, mut buffer) = (from.size()?, 0, vec![0; COPY_BYTES]);
         while offset < size {
             let read = read_up_to(from.as_ref(), &mut buffer, offset)?;
@@ -204,14 +238,14 @@ impl Store {
             offset += read as u64;
         }
         to.sync_all()?;
-        self.disk.rename(UNFINISHED_NAME, FILE_NAME)?;
+        self.disk.rename(&self.unfinished, &self.file)?;
         Ok(())
     }
 
     fn check_meta(&self, database: &Database) -> Result<(), StateError> {
         let transaction = database.begin_read().map_err(|error| self.error(error))?;
         let number = |key| self.meta(&transaction, key);
-        let file = || self.disk.describe(FILE_NAME);
+        let file = || self.disk.describe(&self.file);
         match number(FORMAT_KEY)? {
             Some(FORMAT_VERSION) => {}
             Some(version) => return Err(StateError::Version { file: file(), version }),
@@ -260,12 +294,12 @@ impl Store {
         let copied = self.with_reader(|transaction| self.copy(transaction));
         if copied.is_err() {
             // It is in nobody's way: the next attempt or the next start removes it.
-            let _ = self.disk.remove(UNFINISHED_NAME);
+            let _ = self.disk.remove(&self.unfinished);
             return copied;
         }
         let mut opened = self.opened.write().unwrap_or_else(PoisonError::into_inner);
         *opened = Opened::default();
-        self.disk.rename(UNFINISHED_NAME, FILE_NAME)?;
+        self.disk.rename(&self.unfinished, &self.file)?;
         self.open_into(&mut opened, false)
     }
 
@@ -287,7 +321,7 @@ impl Store {
     }
 
     fn corrupt(&self, detail: &str) -> StateError {
-        StateError::Corrupt { file: self.disk.describe(FILE_NAME), detail: detail.to_owned() }
+        StateError::Corrupt { file: self.disk.describe(&self.file), detail: detail.to_owned() }
     }
 
     fn error(&self, error: impl Into<redb::Error>) -> StateError {
@@ -296,7 +330,7 @@ impl Store {
             redb::Error::Io(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => {
                 self.corrupt(&error.to_string())
             }
-            redb::Error::Io(error) => StateError::Io(named(self.disk.describe(FILE_NAME).as_ref())(error)),
+            redb::Error::Io(error) => StateError::Io(named(self.disk.describe(&self.file).as_ref())(error)),
             redb::Error::Corrupted(detail) => self.corrupt(&detail),
             redb::Error::ValueTooLarge(bytes) => StateError::TooLarge { bytes: bytes as u64 },
             error @ (redb::Error::PreviousIo | redb::Error::DatabaseClosed) => {
@@ -331,17 +365,7 @@ impl StateStore for RedbState {
     }
 
     fn entries(&self, visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
-        let store = &self.store;
-        store.with_reader(|transaction| {
-            let table = transaction.open_table(ENTRIES).map_err(|error| store.error(error))?;
-            for entry in table.iter().map_err(|error| store.error(error))? {
-                let (key, value) = entry.map_err(|error| store.error(error))?;
-                if visit(key.value(), value.value()).is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        })
+        self.entries_from(&[], visit)
     }
 
     fn body(&self, lsn: u64) -> Result<Option<Bytes>, StateError> {
@@ -374,7 +398,7 @@ impl StateStore for RedbState {
     }
 
     fn bytes_on_disk(&self) -> Result<u64, StateError> {
-        Ok(self.store.disk.open(FILE_NAME)?.size()?)
+        Ok(self.store.disk.open(&self.store.file)?.size()?)
     }
 
     fn compact(&self) -> Result<(), StateError> {
