@@ -243,6 +243,11 @@ impl DataDirectory {
         Ok(DataDirectory { path, layout, shards, settings, lock })
     }
 
+    /// The folder.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// All shards have begun: from now on, one without a log has lost it.
     ///
     /// # Errors

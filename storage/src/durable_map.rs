@@ -189,7 +189,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for map in [DurableMap::in_memory(), DurableMap::open(folder.path(), "map.redb").unwrap()] {
             assert_eq!(map.revision().unwrap(), 0);
-            for (revision, (key, value)) in (1..).zip([("b", Some("1")), ("a", Some("2")), ("c", Some("3")), ("b", None)]) {
+            for (revision, (key, value)) in
+                (1..).zip([("b", Some("1")), ("a", Some("2")), ("c", Some("3")), ("b", None)])
+            {
                 assert_eq!(map.change(&change(key, value)).unwrap(), revision);
             }
             assert_eq!(map.get(b"a").unwrap().unwrap(), b"2");
@@ -224,7 +226,10 @@ mod tests {
                 let found = map.revision().unwrap();
                 assert!(found == sure || found == maybe, "seed {seed}, life {life}: {found}, not {sure} or {maybe}");
                 let entries = all(&map, "");
-                assert!(entries.iter().all(|(_, value)| *value == found.to_string()), "seed {seed}: {found} {entries:?}");
+                assert!(
+                    entries.iter().all(|(_, value)| *value == found.to_string()),
+                    "seed {seed}: {found} {entries:?}"
+                );
                 sure = found;
                 disk.fail_after(random.below(60), if random.chance(50) { Failure::PowerOff } else { Failure::Io });
                 for _ in 0..20 {

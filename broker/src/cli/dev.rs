@@ -11,7 +11,9 @@ use anyhow::Context;
 use clap::Args;
 
 use super::{check, serve};
-use crate::config::{Admin, Anonymous, Authentication, Config, Listener, Storage, Tls, Transport, parse};
+use crate::config::{
+    Admin, Anonymous, Authentication, Config, Listener, Registry, Storage, Tls, Transport, UnknownVehicles, parse,
+};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -87,6 +89,7 @@ fn config(options: &Options) -> Config {
         listener: [plain, encrypted, websocket].into_iter().flatten().collect(),
         authentication: Authentication { anonymous: Anonymous::Loopback, ..Authentication::default() },
         admin: Admin { bind: options.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))) },
+        registry: Registry { unknown_vehicles: UnknownVehicles::Register },
         storage: Storage { data_directory: options.data.clone(), ..Storage::default() },
         ..Config::default()
     }

@@ -23,7 +23,10 @@ pub use network::Network;
 pub use problem::{Place, Problem, Severity};
 pub use reference::{reference, sample};
 pub use schema::json_schema;
-pub use settings::{Admin, Anonymous, Authentication, Broker, Config, Durability, Log, LogFormat, LogLevel, Storage};
+pub use settings::{
+    Admin, Anonymous, Authentication, Broker, Config, Durability, Log, LogFormat, LogLevel, Registry, Storage,
+    UnknownVehicles,
+};
 
 #[cfg(test)]
 mod tests;

@@ -21,6 +21,8 @@ pub struct Config {
     pub listener: Vec<Listener>,
     /// How clients prove who they are.
     pub authentication: Authentication,
+    /// Which vehicles there are.
+    pub registry: Registry,
     /// How much of everything there may be. Reaching a limit is counted, and answered to the client.
     pub limits: LimitSettings,
     /// The HTTP listener for metrics and health checks.
@@ -93,6 +95,28 @@ impl Anonymous {
             Anonymous::Always => true,
         }
     }
+}
+
+/// Which vehicles there are. They are kept in the data directory, and changed with `causewayd vehicle`, `causewayd group` and the
+/// administration listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Registry {
+    /// What becomes of a vehicle that proves who it is, and is not in the registry.
+    pub unknown_vehicles: UnknownVehicles,
+}
+
+/// What becomes of a vehicle that is not in the registry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownVehicles {
+    /// It is not let in.
+    #[default]
+    Refuse,
+    /// It is let in, without groups, and stays unknown.
+    Allow,
+    /// It is let in, and is in the registry from then on: active, without groups.
+    Register,
 }
 
 /// The HTTP listener for metrics, health checks and backups: /metrics, /live, /ready and /v1/backup.

@@ -8,6 +8,7 @@ mod links;
 mod log_report;
 mod notices;
 mod observed;
+mod rights;
 mod shards;
 
 use std::io;
@@ -25,6 +26,7 @@ use crate::config::Config;
 use crate::data_directory::DataDirectory;
 use crate::frontdoor::{FrontDoor, greet};
 use crate::listener::{Listener, Sockets, accept_all, bind, listen};
+use crate::registry::{Registry, RegistryError};
 use crate::shard_loop::ShardParts;
 use crate::tls::ListenerTls;
 
@@ -74,6 +76,12 @@ pub enum ServerError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The registry cannot be used.
+    #[error("{source}{}", registry_advice(source))]
+    Registry {
+        /// What is wrong, and where.
+        source: RegistryError,
+    },
     /// The shards could not be connected with each other.
     #[error("cannot connect the shards: {0}")]
     Links(io::Error),
@@ -93,6 +101,7 @@ pub struct Running {
     accepting: JoinSet<()>,
     shards: Shards,
     notices: Notices,
+    registry: Arc<Registry>,
     /// For the shards, there is somebody who hands clients over.
     _door: Arc<FrontDoor>,
     shutdown_timeout: Duration,
@@ -131,6 +140,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     let storage = &config.storage;
     let mut directory =
         storage.data_directory.as_ref().map(|path| DataDirectory::take(path, storage, count)).transpose()?;
+    let registry = Arc::new(open_registry(directory.as_ref()).await?);
     let bound = config
         .listener
         .iter()
@@ -142,6 +152,8 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     if let Some(directory) = &mut directory {
         directory.all_begun()?;
     }
+    rights::tell(&registry, notices.clone());
+    observed.show_registry(registry.clone());
 
     let limits = Arc::new(config.limits.to_core());
     let door = Arc::new(FrontDoor::new(limits, authenticator, inboxes, notices.clone(), observed.door.clone()));
@@ -161,7 +173,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     }
     observed.watch_listeners(listeners.clone());
     let shutdown_timeout = Duration::from_secs(config.broker.shutdown_timeout_seconds);
-    Ok(Running { listeners, accepting, shards, notices, _door: door, shutdown_timeout })
+    Ok(Running { listeners, accepting, shards, notices, registry, _door: door, shutdown_timeout })
 }
 
 /// What each of so many shards is made of.
@@ -214,6 +226,11 @@ impl Running {
         &self.notices
     }
 
+    /// Which vehicles there are, and who is banned.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
     /// Completes when the broker stops by itself, which is always a failure.
     pub async fn failed(&mut self) -> Result<(), ServerError> {
         self.shards.ended().await
@@ -227,6 +244,28 @@ impl Running {
         self.accepting.shutdown().await;
         self.shards.stop(self.shutdown_timeout);
         self.shards.ended().await
+    }
+}
+
+/// The registry of the data directory; without one, it is gone with the process. Reading it may take a second.
+async fn open_registry(directory: Option<&DataDirectory>) -> Result<Registry, ServerError> {
+    let opened = match directory.map(|directory| directory.path().to_owned()) {
+        Some(path) => tokio::task::spawn_blocking(move || Registry::open(&path)).await,
+        None => Ok(Registry::in_memory()),
+    };
+    match opened {
+        Ok(opened) => opened.map_err(|source| ServerError::Registry { source }),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+/// What to do about a registry that cannot be read.
+fn registry_advice(error: &RegistryError) -> &'static str {
+    match error {
+        RegistryError::Damaged { .. } | RegistryError::Storage(_) => {
+            ". The broker does not start without knowing who may connect. Check the disk, then restore the data directory from a copy"
+        }
+        _ => "",
     }
 }
 

@@ -10,6 +10,7 @@ use causeway_core::{Counters, Gauges};
 use super::{Backups, EdgeCounters, LogReport};
 use crate::admin::ListenerState;
 use crate::listener::Listener;
+use crate::registry::Registry;
 
 /// Reports a shard may miss before it counts as stuck.
 const REPORTS_MISSED_MAX: u32 = 5;
@@ -104,6 +105,7 @@ pub struct Observed {
     pub(super) door: Arc<EdgeCounters>,
     /// Where backups of what is on disk are asked for.
     pub backups: Arc<Backups>,
+    registry: OnceLock<Arc<Registry>>,
     shards: OnceLock<Vec<ObservedShard>>,
     listeners: OnceLock<Vec<Arc<Listener>>>,
 }
@@ -122,6 +124,16 @@ impl Observed {
     /// What the edge counts, before and below MQTT, altogether.
     pub fn edge(&self) -> EdgeCounters {
         EdgeCounters::sum(self.shards().iter().map(|shard| shard.edge.as_ref()).chain([self.door.as_ref()]))
+    }
+
+    /// Which vehicles there are. None before the broker has started.
+    pub fn registry(&self) -> Option<&Arc<Registry>> {
+        self.registry.get()
+    }
+
+    pub(super) fn show_registry(&self, registry: Arc<Registry>) {
+        // One broker is observed once.
+        let _ = self.registry.set(registry);
     }
 
     /// Whether all shards have reported lately.
