@@ -11,13 +11,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use causeway_core::{ConnectRequest, Handshake, Limits, Step, Verdict};
+use causeway_fleet::Identity;
 use causeway_protocol::{ReasonCode, decode, frame};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::auth::{Authenticator, Exchange, hashing};
-use crate::config::{ProxyProtocol, Transport};
+use crate::config::{IdentitySettings, ProxyProtocol, Transport};
 use crate::home_shard::home_shard;
+use crate::identity::{Standings, identify, settle};
 use crate::listener::{Accepted, ConnectionPermit, Listener};
 use crate::log_gate::LogGate;
 use crate::proxy;
@@ -43,6 +45,10 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct FrontDoor {
     pub(crate) limits: Arc<Limits>,
     pub(crate) authenticator: Authenticator,
+    /// What certificates mean.
+    pub(crate) identity: IdentitySettings,
+    /// Who of those who have proven a name may come in.
+    pub(crate) standings: Arc<dyn Standings>,
     /// By the number of the shard.
     pub(crate) shards: Vec<mpsc::Sender<Box<Arrival>>>,
     /// What the shards are told of rights.
@@ -58,12 +64,14 @@ impl FrontDoor {
     pub(crate) fn new(
         limits: Arc<Limits>,
         authenticator: Authenticator,
+        identity: IdentitySettings,
+        standings: Arc<dyn Standings>,
         shards: Vec<mpsc::Sender<Box<Arrival>>>,
         notices: Notices,
         counters: Arc<EdgeCounters>,
     ) -> FrontDoor {
         let refusals = Arc::new(LogGate::new("connections were refused"));
-        FrontDoor { limits, authenticator, shards, notices, counters, held: Arc::default(), refusals }
+        FrontDoor { limits, authenticator, identity, standings, shards, notices, counters, held: Arc::default(), refusals }
     }
 }
 
@@ -195,7 +203,11 @@ impl Greeting {
         let assigned = format!("auto-{:032x}", u128::from_ne_bytes(random));
         let limits = self.door.limits.clone();
         let bytes_max = limits.packet_bytes_max.min(CONNECT_BYTES_MAX);
+        in_time(deadline, self.pass_handshakes_below()).await?;
         let mut handshake = Handshake::new(limits, self.listener.policy.clone(), assigned);
+        if self.layer.peer_certificates().is_some() {
+            handshake = handshake.proven();
+        }
         loop {
             let step = in_time(deadline, self.next_packet(&mut handshake, bytes_max)).await?;
             let rights_as_of = self.door.notices.told();
@@ -226,6 +238,15 @@ impl Greeting {
                 }
             }
         }
+    }
+
+    /// Reads on until there is something of MQTT: TLS has told by then who the client is.
+    async fn pass_handshakes_below(&mut self) -> Result<(), End> {
+        while self.plain.is_empty() {
+            self.read_wire().await?;
+            self.pass_through_layer().await?;
+        }
+        Ok(())
     }
 
     /// Reads on until there is a packet, and lets `handshake` judge it.
@@ -272,19 +293,38 @@ impl Greeting {
                 Step::Verify(credentials) => {
                     let verified = self.door.authenticator.verify(&credentials.username, &credentials.password);
                     tokio::select! {
-                        verdict = verified => handshake.verdict(verdict),
+                        verdict = verified => handshake.verdict(settle(&*self.door.standings, verdict)),
                         error = gone(&mut self.socket) => return Err(End::Gone(error)),
                     }
                 }
-                // No transport proves anybody yet.
-                Step::Confirm { .. } => handshake
-                    .verdict(Verdict::Deny { reason: ReasonCode::NotAuthorized, why: "nothing was proven".to_owned() }),
+                Step::Confirm { .. } => {
+                    let verdict = self.certified().map_or_else(not_authorized, allow);
+                    handshake.verdict(settle(&*self.door.standings, verdict))
+                }
                 Step::Exchange { method, data, .. } => {
-                    let exchange = self.exchange.get_or_insert_with(|| Box::new(self.door.authenticator.exchange()));
-                    handshake.verdict(exchange.step(&method, &data))
+                    let verdict = self.exchange(&method, &data);
+                    handshake.verdict(settle(&*self.door.standings, verdict))
                 }
             };
         }
+    }
+
+    /// Who the client's certificate is for, where it is valid now.
+    fn certified(&self) -> Result<Identity, String> {
+        let shown = self.layer.peer_certificates().ok_or("the client has shown no certificate")?;
+        identify(shown.chain, &self.door.identity)
+    }
+
+    /// Takes the next step of a method. A client with a certificate must prove the same with both; that the certificate is valid is
+    /// looked at with each step.
+    fn exchange(&mut self, method: &str, data: &[u8]) -> Verdict {
+        let has_certificate = self.layer.peer_certificates().is_some();
+        let certified = match has_certificate.then(|| self.certified()).transpose() {
+            Ok(certified) => certified,
+            Err(why) => return not_authorized(why),
+        };
+        let exchange = self.exchange.get_or_insert_with(|| Box::new(self.door.authenticator.exchange(certified)));
+        exchange.step(method, data)
     }
 
     /// Appends at least one byte to `wire`.
@@ -428,6 +468,14 @@ fn looks_like(first_bytes: [u8; FIRST_BYTES], transport: Transport) -> &'static 
         }
         _ => "",
     }
+}
+
+fn allow(identity: Identity) -> Verdict {
+    Verdict::Allow { identity, data: Vec::new() }
+}
+
+fn not_authorized(why: String) -> Verdict {
+    Verdict::Deny { reason: ReasonCode::NotAuthorized, why }
 }
 
 /// What does not end by `deadline` is too slow.

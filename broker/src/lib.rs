@@ -10,6 +10,7 @@ pub mod cli;
 pub mod config;
 pub mod pki;
 pub mod registry;
+pub mod identity;
 pub mod telemetry;
 
 mod data_directory;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use causeway_core::Verdict;
+use causeway_fleet::Identity;
 use causeway_fleet::scram::{self, Challenge, Keys, Opening, ScramError};
 use causeway_protocol::ReasonCode;
 
@@ -19,6 +20,8 @@ pub struct Exchange {
     state: State,
     /// Who the connection has proven to be: re-authentication must not make it somebody else.
     user: Option<Arc<str>>,
+    /// Who its certificate is for, where it has one: what is proven here must be the same, and ends with the certificate, too.
+    certified: Option<Identity>,
 }
 
 enum State {
@@ -27,8 +30,8 @@ enum State {
 }
 
 impl Exchange {
-    pub(super) fn new(authenticator: Authenticator) -> Exchange {
-        Exchange { authenticator, state: State::Idle, user: None }
+    pub(super) fn new(authenticator: Authenticator, certified: Option<Identity>) -> Exchange {
+        Exchange { authenticator, state: State::Idle, user: None, certified }
     }
 
     /// Takes what the client sent as Authentication Method and Authentication Data.
@@ -40,6 +43,7 @@ impl Exchange {
             State::Idle => self.open(data),
             State::Challenged(challenge, user) => self.finish(*challenge, user, data),
         };
+        let step = step.and_then(|verdict| self.as_certified(verdict));
         let counts = &self.authenticator.shared.counts;
         match &step {
             Ok(Verdict::Allow { .. }) => count(&counts.scram_accepted),
@@ -47,6 +51,20 @@ impl Exchange {
             Err(_) => count(&counts.scram_refused),
         }
         step.unwrap_or_else(|denial| denial)
+    }
+
+    /// The certificate is what can be revoked; of two ends the first counts.
+    fn as_certified(&self, verdict: Verdict) -> Result<Verdict, Verdict> {
+        let (Verdict::Allow { identity, data }, Some(certified)) = (&verdict, &self.certified) else {
+            return Ok(verdict);
+        };
+        if identity.principal != certified.principal {
+            let why = format!("the certificate is for {}, and {} has logged in", certified.principal, identity.principal);
+            return Err(deny(ReasonCode::NotAuthorized, why));
+        }
+        let ends = [identity.valid_until_ms, certified.valid_until_ms];
+        let identity = Identity { valid_until_ms: ends.into_iter().flatten().min(), ..certified.clone() };
+        Ok(Verdict::Allow { identity, data: data.clone() })
     }
 
     fn open(&mut self, data: &[u8]) -> Result<Verdict, Verdict> {

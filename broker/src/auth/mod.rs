@@ -165,9 +165,9 @@ impl Authenticator {
         }
     }
 
-    /// The state of one connection's extended authentication.
-    pub fn exchange(&self) -> Exchange {
-        Exchange::new(self.clone())
+    /// The state of one connection's extended authentication, of a client that may have proven by a certificate who it is.
+    pub fn exchange(&self, certified: Option<Identity>) -> Exchange {
+        Exchange::new(self.clone(), certified)
     }
 
     /// How verifications went so far.

@@ -118,7 +118,7 @@ fn log_in(exchange: &mut Exchange, user: &str, password: &str) -> Verdict {
 #[test]
 fn scram_logs_in_and_again() {
     let (_folder, authenticator) = one_user();
-    let mut exchange = authenticator.exchange();
+    let mut exchange = authenticator.exchange(None);
     assert_user(&log_in(&mut exchange, "alice", "pencil"), "alice");
     assert_user(&log_in(&mut exchange, "alice", "pencil"), "alice");
     assert_denied(log_in(&mut exchange, "bob", "pencil"), ReasonCode::NotAuthorized);
@@ -128,13 +128,13 @@ fn scram_logs_in_and_again() {
 fn scram_refuses_others() {
     let (_folder, authenticator) = one_user();
     for (user, password) in [("alice", "Pencil"), ("bob", "pencil")] {
-        assert_denied(log_in(&mut authenticator.exchange(), user, password), ReasonCode::BadUserNameOrPassword);
+        assert_denied(log_in(&mut authenticator.exchange(None), user, password), ReasonCode::BadUserNameOrPassword);
     }
-    assert_denied(authenticator.exchange().step("PLAIN", b""), ReasonCode::BadAuthenticationMethod);
-    assert_denied(authenticator.exchange().step(scram::METHOD, b"n,,"), ReasonCode::NotAuthorized);
+    assert_denied(authenticator.exchange(None).step("PLAIN", b""), ReasonCode::BadAuthenticationMethod);
+    assert_denied(authenticator.exchange(None).step(scram::METHOD, b"n,,"), ReasonCode::NotAuthorized);
 
     let nobody = Authenticator::load(&Authentication::default()).unwrap();
-    assert_denied(nobody.exchange().step(scram::METHOD, b"n,,n=a,r=b"), ReasonCode::BadAuthenticationMethod);
+    assert_denied(nobody.exchange(None).step(scram::METHOD, b"n,,n=a,r=b"), ReasonCode::BadAuthenticationMethod);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn an_unknown_user_is_always_given_the_same_salt() {
     let (_folder, authenticator) = one_user();
     let salt = |user: &str| {
         let client = ClientFirst::new(user, "x", "nonce").unwrap();
-        match authenticator.exchange().step(scram::METHOD, client.message()) {
+        match authenticator.exchange(None).step(scram::METHOD, client.message()) {
             Verdict::Continue { data } => {
                 let text = String::from_utf8(data).unwrap();
                 text.split_once(",s=").unwrap().1.to_owned()

@@ -103,7 +103,7 @@ fn check_login(config: &Config, listener: &Listener, path: &str, found: &mut Vec
     let users = config.authentication.password_file.is_some();
     let name = &listener.name;
     let public = !listener.is_loopback();
-    if !anonymous && !users {
+    if !anonymous && !users && !listener.asks_for_certificates() {
         let scope = if public { ", which is not a loopback address" } else { "" };
         found.push(error(
             path,
@@ -115,7 +115,8 @@ fn check_login(config: &Config, listener: &Listener, path: &str, found: &mut Vec
             ),
         ));
     }
-    if public && anonymous {
+    let required = listener.tls.as_ref().is_some_and(|tls| tls.client_certificate == ClientCertificate::Required);
+    if public && anonymous && !required {
         let message =
             format!("the listener {name:?} lets everybody who reaches {} in, without credentials", listener.bind);
         found.push(warning(format!("{path}.anonymous"), message));

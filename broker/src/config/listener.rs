@@ -86,6 +86,12 @@ impl Listener {
         self.anonymous.unwrap_or(authentication.anonymous).allows(self.bind)
     }
 
+    /// Whether it asks clients for certificates, which say who they are.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.transport.is_encrypted()
+            && self.tls.as_ref().is_some_and(|tls| tls.client_certificate != ClientCertificate::None)
+    }
+
     /// Whether it is bound to a loopback address, which only programs of the same machine reach.
     pub fn is_loopback(&self) -> bool {
         self.bind.ip().to_canonical().is_loopback()

@@ -5,6 +5,7 @@
 mod check;
 mod document;
 mod environment;
+mod identity;
 mod limits;
 mod listener;
 mod load;
@@ -16,6 +17,7 @@ mod settings;
 
 pub use check::Depth;
 pub use environment::{CONFIG_VARIABLE, PREFIX as ENVIRONMENT_PREFIX};
+pub use identity::{CertificateName, CertificateVin, IdentitySettings};
 pub use limits::LimitSettings;
 pub use listener::{ClientCertificate, Listener, OverflowPolicy, ProxyProtocol, Tls, TlsVersion, Transport};
 pub use load::{Loaded, load, load_to, parse};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{LimitSettings, Listener};
+use super::{IdentitySettings, LimitSettings, Listener};
 
 /// Configuration of causewayd.
 ///
@@ -23,6 +23,8 @@ pub struct Config {
     pub authentication: Authentication,
     /// Which vehicles there are.
     pub registry: Registry,
+    /// What client certificates say about who a client is.
+    pub identity: IdentitySettings,
     /// How much of everything there may be. Reaching a limit is counted, and answered to the client.
     pub limits: LimitSettings,
     /// The HTTP listener for metrics and health checks.
@@ -33,6 +35,13 @@ pub struct Config {
     pub storage: Storage,
     /// The process itself.
     pub broker: Broker,
+}
+
+impl Config {
+    /// Whether there is a listener where clients prove by a certificate who they are.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.listener.iter().any(Listener::asks_for_certificates)
+    }
 }
 
 /// How clients prove who they are.

@@ -25,6 +25,7 @@ use crate::auth::{Authenticator, hashing};
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
 use crate::frontdoor::{FrontDoor, greet};
+use crate::identity::Open;
 use crate::listener::{Listener, Sockets, accept_all, bind, listen};
 use crate::registry::{Registry, RegistryError};
 use crate::shard_loop::ShardParts;
@@ -144,7 +145,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     let bound = config
         .listener
         .iter()
-        .map(|settings| bind_listener(settings, &authenticator, &sockets))
+        .map(|settings| bind_listener(settings, config, &authenticator, &sockets))
         .collect::<Result<Vec<_>, _>>()?;
 
     let parts = shard_parts(config, count, directory.as_ref(), observed)?;
@@ -156,7 +157,16 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     observed.show_registry(registry.clone());
 
     let limits = Arc::new(config.limits.to_core());
-    let door = Arc::new(FrontDoor::new(limits, authenticator, inboxes, notices.clone(), observed.door.clone()));
+    let identity = config.identity.clone();
+    let door = Arc::new(FrontDoor::new(
+        limits,
+        authenticator,
+        identity,
+        Arc::new(Open),
+        inboxes,
+        notices.clone(),
+        observed.door.clone(),
+    ));
     let mut accepting = JoinSet::new();
     let mut listeners = Vec::new();
     for (listener, socket) in bound {
@@ -271,6 +281,7 @@ fn registry_advice(error: &RegistryError) -> &'static str {
 
 fn bind_listener(
     settings: &crate::config::Listener,
+    config: &Config,
     authenticator: &Authenticator,
     sockets: &Arc<Sockets>,
 ) -> Result<(Arc<Listener>, Socket), ServerError> {
@@ -286,7 +297,8 @@ fn bind_listener(
         Ok((socket, address))
     });
     let (socket, address) = bound.map_err(|source| refused(settings, source))?;
-    let policy = authenticator.policy(settings);
+    let mut policy = authenticator.policy(settings);
+    policy.vehicle_ids_reserved |= config.asks_for_certificates();
     Ok((Arc::new(Listener::new(settings.clone(), address, tls, policy, sockets.clone())), socket))
 }
 

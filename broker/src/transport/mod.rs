@@ -11,7 +11,7 @@ mod websocket;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-pub(crate) use tls::TlsLayer;
+pub(crate) use tls::{PeerCertificates, TlsLayer};
 pub(crate) use websocket::WebSocketLayer;
 
 /// Whether more may come from the peer.
@@ -73,6 +73,15 @@ impl Layer {
     /// Whether wire bytes and plain bytes are the same, so that callers may skip the copy.
     pub(crate) fn is_plain(&self) -> bool {
         matches!(self, Layer::Plain)
+    }
+
+    /// What the client has shown in its TLS handshake, once that is over. None where it was not asked, or has none.
+    pub(crate) fn peer_certificates(&self) -> Option<PeerCertificates<'_>> {
+        match self {
+            Layer::Plain | Layer::Ws(_) => None,
+            Layer::Tls(tls) => tls.peer_certificates(),
+            Layer::Wss(both) => both.0.peer_certificates(),
+        }
     }
 
     /// Takes all of `wire`, appends what it carries to `plain`, and appends what the layer itself owes the peer

@@ -5,9 +5,18 @@
 use std::io::{BufRead, ErrorKind, IoSlice, Write};
 use std::sync::Arc;
 
-use rustls::{ServerConfig, ServerConnection};
+use rustls::pki_types::CertificateDer;
+use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 
 use super::{Flow, LayerError};
+
+/// What a client has proven to be its own.
+pub(crate) struct PeerCertificates<'a> {
+    /// Its certificate first, then those of authorities up to one that is trusted, as the client gave them.
+    pub(crate) chain: &'a [CertificateDer<'static>],
+    /// Whether the session goes on from an earlier one: then they were verified at that time, not now.
+    pub(crate) resumed: bool,
+}
 
 /// The server's end of one TLS session.
 pub(crate) struct TlsLayer {
@@ -24,6 +33,13 @@ impl TlsLayer {
         // What is sent is taken out at once, so the session's own buffer needs no bound.
         session.set_buffer_limit(None);
         Ok(TlsLayer { session })
+    }
+
+    /// See [`super::Layer::peer_certificates`].
+    pub(crate) fn peer_certificates(&self) -> Option<PeerCertificates<'_>> {
+        let chain = self.session.peer_certificates().filter(|chain| !chain.is_empty())?;
+        let resumed = self.session.handshake_kind() == Some(HandshakeKind::Resumed);
+        Some(PeerCertificates { chain, resumed })
     }
 
     /// See [`super::Layer::receive`].

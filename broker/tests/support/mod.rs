@@ -70,6 +70,11 @@ impl Broker {
         client
     }
 
+    /// Runs something of the broker's to its end.
+    pub fn wait_for<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(async { tokio::time::timeout(DEADLINE, future).await.expect("in time") })
+    }
+
     pub fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }
@@ -211,6 +216,13 @@ pub fn connect(id: &str, keep_alive_seconds: u16) -> Vec<u8> {
     packet(0x10, &body)
 }
 
+/// CONNECT of MQTT 5 with Clean Start, a user name and a password.
+pub fn connect_as(id: &str, username: &str, password: &str) -> Vec<u8> {
+    let mut body = b"\x00\x04MQTT\x05\xC2\x00\x00\x00".to_vec();
+    [id, username, password].iter().for_each(|text| body.extend(string(text)));
+    packet(0x10, &body)
+}
+
 /// SUBSCRIBE with packet identifier 1.
 pub fn subscribe(filter: &str, qos: u8) -> Vec<u8> {
     packet(0x82, &[b"\x00\x01\x00".as_slice(), &string(filter), &[qos]].concat())
@@ -254,6 +266,7 @@ impl Authority {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("authority of {}", folder.path().display()));
         let certificate = params.self_signed(&key).unwrap();
         std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
         let der = certificate.der().clone();
@@ -285,6 +298,56 @@ impl Authority {
         }
     }
 
+    /// What a client needs to connect as whoever has a certificate with this common name and these URIs.
+    pub fn client(&self, common_name: &str, uris: &[&str], versions: Versions) -> ClientOf {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, common_name);
+        params.subject_alt_names = uris.iter().map(|uri| rcgen::SanType::URI((*uri).try_into().unwrap())).collect();
+        // Of 16 bytes, the first of which is neither 0 nor has its highest bit set: this is how it is written.
+        let serial: Vec<u8> = key.public_key_raw()[1..17].iter().map(|byte| byte & 0x7F | 1).collect();
+        params.serial_number = Some(serial.clone().into());
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate], key)
+            .unwrap();
+        ClientOf { config: Arc::new(config), serial }
+    }
+
+    /// A list of certificates of this authority that are revoked, in PEM form.
+    pub fn revocations(&self, serials: &[&[u8]]) -> String {
+        let (this_update, next_update) = (rcgen::date_time_ymd(2026, 1, 1), rcgen::date_time_ymd(2096, 1, 1));
+        let revoked = |serial: &&[u8]| rcgen::RevokedCertParams {
+            serial_number: serial.to_vec().into(),
+            revocation_time: this_update,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = rcgen::CertificateRevocationListParams {
+            this_update,
+            next_update,
+            crl_number: 1u64.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    /// A file beside those of the authority.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
     /// A TLS session to `address`; with `certified`, as a client with a certificate.
     pub fn dial(&self, address: SocketAddr, versions: Versions, certified: bool) -> TlsStream {
         let mut roots = RootCertStore::empty();
@@ -304,6 +367,19 @@ impl Authority {
         };
         let name = ServerName::try_from("localhost").unwrap();
         StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), dial(address))
+    }
+}
+
+/// A client with a certificate. It resumes its sessions.
+pub struct ClientOf {
+    pub config: Arc<ClientConfig>,
+    pub serial: Vec<u8>,
+}
+
+impl ClientOf {
+    pub fn dial(&self, address: SocketAddr) -> TlsStream {
+        let name = ServerName::try_from("localhost").unwrap();
+        StreamOwned::new(ClientConnection::new(self.config.clone(), name).unwrap(), dial(address))
     }
 }
 
