@@ -40,6 +40,7 @@ const IS_ATTACHED: u8 = 1;
 const HAS_WILL: u8 = 2;
 const HAS_DELAYED_WILL: u8 = 4;
 const DROPS_OLDEST: u8 = 8;
+const MISSED_PRESENCE: u8 = 16;
 
 /// One entry of the folded state, read.
 pub(crate) enum Folded<'a> {
@@ -76,6 +77,7 @@ pub(crate) struct FoldedSession<'a> {
     pub(crate) expiry_seconds: u32,
     pub(crate) expires_at: Option<Millis>,
     pub(crate) overflow: Overflow,
+    pub(crate) missed_presence: bool,
     /// Whether it had a connection, and that connection's will.
     pub(crate) attached: Option<Option<WillRecord<'a>>>,
     pub(crate) delayed_will: Option<(Millis, WillRecord<'a>)>,
@@ -201,7 +203,8 @@ pub(crate) fn put_session(
         flag(attached, IS_ATTACHED)
             | flag(will.is_some(), HAS_WILL)
             | flag(session.will.is_some(), HAS_DELAYED_WILL)
-            | flag(session.overflow == Overflow::DropOldest, DROPS_OLDEST),
+            | flag(session.overflow == Overflow::DropOldest, DROPS_OLDEST)
+            | flag(session.missed_presence, MISSED_PRESENCE),
     );
     put_text(&mut value, &session.client_id);
     put_principal(&mut value, &session.principal);
@@ -444,6 +447,7 @@ impl<'a> FoldedSession<'a> {
             expiry_seconds,
             expires_at,
             overflow: if flags & DROPS_OLDEST != 0 { Overflow::DropOldest } else { Overflow::RefuseNew },
+            missed_presence: flags & MISSED_PRESENCE != 0,
             attached: (flags & IS_ATTACHED != 0).then_some(attached_will),
             delayed_will,
             received,

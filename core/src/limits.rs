@@ -75,6 +75,8 @@ pub struct Limits {
     pub response_information: Option<String>,
     /// Seconds between publications of `$SYS` topics; 0 turns them off.
     pub sys_interval_seconds: u32,
+    /// Whether it is told on `$presence/{vin}` which vehicles are connected.
+    pub presence: bool,
 }
 
 impl Default for Limits {
@@ -108,6 +110,7 @@ impl Default for Limits {
             subscription_identifiers: true,
             response_information: Some("response/{client_id}".to_owned()),
             sys_interval_seconds: 10,
+            presence: true,
         }
     }
 }

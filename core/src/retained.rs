@@ -10,6 +10,7 @@ use causeway_protocol::filter_matches;
 
 use crate::index::LevelTree;
 use crate::message::Message;
+use crate::shard::is_presence;
 use crate::{Bound, Limits, Lsn, Millis};
 
 /// A retained message, and where its record is.
@@ -230,7 +231,7 @@ impl Retained {
     }
 }
 
-/// The broker's own figures take nobody's room.
+/// What the broker itself says takes nobody's room.
 fn is_own(topic: &str) -> bool {
-    topic.starts_with("$SYS/")
+    topic.starts_with("$SYS/") || is_presence(topic)
 }

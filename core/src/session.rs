@@ -17,6 +17,7 @@ use crate::lane::{LOOSE_IDS, Lane, LaneName, LaneProgress, Lanes, Number};
 use crate::limits::Overflow;
 use crate::message::Message;
 use crate::queue::{Delivery, Expiry, Peek, Queued, Queues};
+use crate::shard::is_presence;
 use crate::shared::GroupKey;
 use crate::subscriptions::Subscriptions;
 use crate::{Bound, Limits, Lsn, Millis};
@@ -102,6 +103,8 @@ pub(crate) struct Session {
     pub(crate) full_reported: bool,
     /// Whether other shards know that its queue is full.
     pub(crate) full_told: bool,
+    /// Whether it had no room for an event of `$presence`.
+    pub(crate) missed_presence: bool,
 }
 
 /// What may wait for another shard: it is in the log, and a burst may be faster than the link.
@@ -148,7 +151,13 @@ impl Session {
             mark: (0, 0),
             full_reported: false,
             full_told: false,
+            missed_presence: false,
         }
+    }
+
+    /// Messages that it was owed are dropped: one of them may have told where a vehicle is.
+    pub(crate) fn misses_presence(&mut self) {
+        self.missed_presence |= self.subscriptions.iter().any(|(filter, _)| is_presence(filter));
     }
 
     /// Whether it is another shard's.

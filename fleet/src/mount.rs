@@ -149,11 +149,13 @@ pub fn received(topic: &str) -> &str {
     }
 }
 
-/// Whether the topic is the broker's own word: below `$SYS`, or below a mount with a next level that begins with `$`.
+/// Whether the topic is the broker's own word: below `$SYS` and `$presence`, or below a mount with a next level that begins with `$`.
 pub fn is_brokers(topic: &str) -> bool {
-    topic == "$SYS"
-        || topic.starts_with("$SYS/")
-        || behind_mount(topic).flatten().is_some_and(|name| name.starts_with('$'))
+    if topic.starts_with('$') {
+        let first = topic.split_once('/').map_or(topic, |(first, _)| first);
+        return first == "$SYS" || first == "$presence";
+    }
+    behind_mount(topic).flatten().is_some_and(|name| name.starts_with('$'))
 }
 
 /// Whether a vehicle's filter that begins with a wildcard is not for this topic: the vehicle would have to name it, or has no name for it.

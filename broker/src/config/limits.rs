@@ -200,6 +200,7 @@ impl LimitSettings {
                 _ => QoS::ExactlyOnce,
             },
             response_information: (!text.is_empty()).then(|| text.clone()),
+            ..Limits::default()
         }
     }
 }

@@ -14,6 +14,7 @@ mod problem;
 mod reference;
 mod schema;
 mod settings;
+mod vehicles;
 
 pub use check::Depth;
 pub use environment::{CONFIG_VARIABLE, PREFIX as ENVIRONMENT_PREFIX};
@@ -29,6 +30,7 @@ pub use settings::{
     Admin, Anonymous, Authentication, Broker, Config, Durability, Log, LogFormat, LogLevel, Registry, Storage,
     UnknownVehicles,
 };
+pub use vehicles::Presence;
 
 #[cfg(test)]
 mod tests;

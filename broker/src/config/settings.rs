@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{IdentitySettings, LimitSettings, Listener};
+use super::{IdentitySettings, LimitSettings, Listener, Presence};
 
 /// Configuration of causewayd.
 ///
@@ -27,6 +27,8 @@ pub struct Config {
     pub identity: IdentitySettings,
     /// How much of everything there may be. Reaching a limit is counted, and answered to the client.
     pub limits: LimitSettings,
+    /// Which vehicles are connected, told on $presence/{vin}.
+    pub presence: Presence,
     /// The HTTP listener for metrics and health checks.
     pub admin: Admin,
     /// What is logged, to standard error.

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use causeway_core::Limits;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
@@ -205,7 +206,7 @@ fn shard_parts(
         number,
         shards: count,
         links,
-        limits: Arc::new(config.limits.of_shard(number, count)),
+        limits: Arc::new(Limits { presence: config.presence.enabled, ..config.limits.of_shard(number, count) }),
         directory: directory.map(|directory| directory.shard(number)),
         counters: watched.edge,
         report: watched.report,

@@ -4,10 +4,10 @@
 
 use causeway_protocol::{Disconnect, Packet, PropertyHolder, ProtocolVersion, ReasonCode};
 
-use super::Shard;
 use super::connect::granted_expiry;
 use super::deliver::Origin;
 use super::timers::Timer;
+use super::{Shard, presence};
 use crate::connection::KeptWill;
 use crate::effect::{Effect, EventLevel};
 use crate::message::Publication;
@@ -20,7 +20,7 @@ impl Shard {
         if self.is_open(id) {
             //= [MQTT-3.1.2-8] a connection that ends without DISCONNECT publishes its will
             self.event(EventLevel::Debug, id, "connection lost", None, why);
-            self.detach(now, id, true);
+            self.detach(now, id, true, "connection-lost");
         }
         if let Some(connection) = self.connections.get_mut(id.index()).filter(|connection| connection.id == id) {
             connection.outbox.clear(&mut self.commons);
@@ -57,7 +57,7 @@ impl Shard {
         let reason = Some(disconnect.reason).filter(|_| with_will);
         let detail = disconnect.reason_string.unwrap_or_default();
         self.event(EventLevel::Debug, id, "client disconnected", reason, detail);
-        self.detach(now, id, with_will);
+        self.detach(now, id, with_will, "disconnected");
         self.effects.push_back(Effect::Close { connection: id });
     }
 
@@ -83,13 +83,13 @@ impl Shard {
             _ => EventLevel::Warn,
         };
         self.event(level, id, "disconnected client", Some(reason), why);
-        self.detach(now, id, true);
+        self.detach(now, id, true, presence::why(reason));
         //= [MQTT-3.14.4-1] [MQTT-3.14.4-2] nothing follows a DISCONNECT but the end of the connection
         self.effects.push_back(Effect::Close { connection: id });
     }
 
-    /// Takes the session from its connection: will, expiry, shared messages.
-    pub(super) fn detach(&mut self, now: Millis, id: ConnectionId, with_will: bool) {
+    /// Takes the session from its connection: will, expiry, shared messages. `why` is for who watches vehicles.
+    pub(super) fn detach(&mut self, now: Millis, id: ConnectionId, with_will: bool, why: &'static str) {
         self.forget_authority(id);
         let Some(connection) = self.connection_mut(id) else {
             return;
@@ -108,6 +108,7 @@ impl Shard {
         session.connection = None;
         self.note_presence(key);
         self.lose_connection(now, key, will.map(|will| *will));
+        self.vehicle_left(now, id, why);
     }
 
     /// What a session does without a connection: its will, its end, and others for its shared messages.

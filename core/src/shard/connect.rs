@@ -29,6 +29,7 @@ impl Shard {
         }
         let before = self.recorder.last();
         let (key, present) = self.attach(now, id, &request);
+        self.vehicle_came(now, id);
         let after = self.recorder.last();
         // What CONNACK says of the session is to be true after a crash, too.
         self.connections[id.index()].corked = after > before;
@@ -37,7 +38,7 @@ impl Shard {
         self.write_connack(id, &request, present);
         if self.connections[id.index()].outbox.is_empty() {
             //= [MQTT-3.1.2-24] a client that can't be told the terms can't be served
-            self.detach(now, id, false);
+            self.detach(now, id, false, "connack-too-large");
             self.counters.connections_refused += 1;
             let why = "CONNACK is larger than the client's Maximum Packet Size";
             self.refuse(id, &request, ReasonCode::PacketTooLarge, why);

@@ -10,6 +10,7 @@ use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_match
 use smallvec::SmallVec;
 
 use super::peers::is_peer_session;
+use super::presence::{Late, is_presence};
 use super::pump::count_sent;
 use super::{Release, Shard, mark_dirty};
 use crate::commons::{Commons, Span};
@@ -51,6 +52,8 @@ pub(super) enum Origin {
     Will { session: SessionKey },
     /// The broker's own statistics: likewise, and never recorded.
     Broker,
+    /// Which vehicles are connected: nobody can be refused, whoever has no room catches up later, and nobody sees it before it is durable.
+    Presence,
 }
 
 impl Origin {
@@ -59,7 +62,7 @@ impl Origin {
         match self {
             Origin::Client { session, .. } => session,
             Origin::Will { session } => Some(session),
-            Origin::Broker => None,
+            Origin::Broker | Origin::Presence => None,
         }
     }
 }
@@ -134,12 +137,13 @@ impl Shard {
         self.match_all_peers(publication, origin);
         let skipped = match origin {
             // Its publisher was told that it is accepted, when its own shard had room for it.
-            Origin::Client { .. } if self.is_from_peer(origin) => Skipped::default(),
+            Origin::Client { .. } if self.is_from_peer(origin) && !is_presence(publication.topic) => Skipped::default(),
+            Origin::Client { .. } if is_presence(publication.topic) => self.skip_without_room(now, publication),
             Origin::Client { .. } => {
                 self.check_room(now, publication)?;
                 Skipped::default()
             }
-            Origin::Will { .. } | Origin::Broker => self.skip_without_room(now, publication),
+            Origin::Will { .. } | Origin::Broker | Origin::Presence => self.skip_without_room(now, publication),
         };
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
         let lane = self.lane_of(publication);
@@ -157,6 +161,13 @@ impl Shard {
         let mut matches = std::mem::take(&mut self.matches);
         let mut forms = Forms::default();
         for matched in matches.drain(..) {
+            if origin == Origin::Presence
+                && durable_at > self.durable
+                && matched.qos_of(publication.qos) == QoS::AtMostOnce
+            {
+                self.put_off(publication, matched, durable_at);
+                continue;
+            }
             self.deliver(now, publication, matched, (durable_at, lane), &mut forms);
         }
         // A broadcast to very many leaves no trace in memory.
@@ -171,6 +182,15 @@ impl Shard {
             self.tell_sys(&name, &text, now);
         }
         Ok(Routed { durable_at, matched })
+    }
+
+    /// What of QoS 0 must not be seen before it is durable waits for that.
+    fn put_off(&mut self, publication: &mut Publication<'_>, matched: Match, durable_at: Lsn) {
+        let Some(session) = self.sessions.get(matched.session as usize) else { return };
+        let (message, retain) = (publication.keep(), publication.retain && matched.retain_as_published);
+        let late = Box::new(Late { message, retain, identifiers: matched.identifiers });
+        let release = Release::Late { session: matched.session, epoch: session.epoch, late };
+        self.releases.push_back((durable_at, release));
     }
 
     /// Whether the message goes before others.
@@ -345,13 +365,14 @@ impl Shard {
         }
         let bytes = publication.bytes();
         self.make_room(now, bytes);
+        let is_presence = is_presence(publication.topic);
         let Shard { sessions, groups, limits, counters, matches, matched_groups, .. } = self;
         let mut drop_one = |bound| {
             counters.reached(bound);
             counters.dropped_queue_full += 1;
         };
         matches.retain(|matched| {
-            let Some(session) = sessions.get(matched.session as usize) else { return false };
+            let Some(session) = sessions.get_mut(matched.session as usize) else { return false };
             // What is retained stands on every shard, whoever there has no room.
             let is_full = matched.full && !matched.replicates;
             let room = if is_full { Err(Bound::SessionQueueMessages) } else { session.room(limits, bytes) };
@@ -359,6 +380,7 @@ impl Shard {
                 Err(bound) if matched.qos > QoS::AtMostOnce && !gives_way(session, limits, bytes) => {
                     drop_one(bound);
                     skipped.sessions.push(session.epoch);
+                    session.missed_presence |= is_presence;
                     false
                 }
                 Ok(()) | Err(_) => true,
@@ -472,6 +494,7 @@ impl Shard {
             if dropped > 0 {
                 self.counters.reached(bound);
                 self.counters.dropped_oldest += dropped;
+                session.misses_presence();
                 self.record_dropped(now, key, lane, range);
                 self.report_overflow(key, dropped);
             }
@@ -497,6 +520,9 @@ impl Shard {
         if !connection.takes_more(&self.limits) {
             self.counters.reached(Bound::OutboxBytes);
             self.counters.dropped_slow_consumer += 1;
+            if is_presence(publication.topic) {
+                self.sessions[key as usize].missed_presence = true;
+            }
             return;
         }
         let outgoing = Outgoing {

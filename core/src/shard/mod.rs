@@ -14,6 +14,7 @@ mod fetch;
 mod gauges;
 mod mounting;
 mod peers;
+mod presence;
 mod publish;
 mod pump;
 mod reauthenticate;
@@ -41,6 +42,7 @@ use crate::connection::Connection;
 use crate::crossing::LINK_WINDOW;
 use crate::effect::{Effect, Event, EventLevel};
 use crate::index::SubscriptionIndex;
+use crate::message::Message;
 use crate::queue::Queues;
 use crate::record::{PendingGroup, Recorder};
 use crate::retained::Retained;
@@ -54,10 +56,12 @@ use deliver::Match;
 use fetch::Fetches;
 use gauges::Survey;
 use peers::Peers;
+use presence::{Late, Presence};
 use timers::Timers;
 
 pub use authority::{Notice, Revocation, Revoked};
 pub use checkpoint::{Change, CheckpointEnd};
+pub(crate) use presence::is_presence;
 
 /// What waits for records to become durable, in the order of the log.
 #[derive(Debug)]
@@ -72,6 +76,10 @@ enum Release {
     Session { session: SessionKey, epoch: u64 },
     /// Likewise a shared subscription.
     Group(GroupKey),
+    /// A message of QoS 0 that says something which a crash must not undo.
+    Late { session: SessionKey, epoch: u64, late: Box<Late> },
+    /// Likewise to a shared subscription.
+    LateToGroup { group: GroupKey, message: Arc<Message> },
 }
 
 /// Which packet answers once its record is durable.
@@ -134,6 +142,7 @@ pub struct Shard {
     releases: VecDeque<(Lsn, Release)>,
     timers: Timers,
     noticed: Noticed,
+    presence: Presence,
     dirty: VecDeque<ConnectionId>,
     /// Which of the broker's shards this is.
     number: u16,
@@ -193,6 +202,7 @@ impl Shard {
             releases: VecDeque::new(),
             timers: Timers::default(),
             noticed: Noticed::default(),
+            presence: Presence::new(hash_seed),
             dirty: VecDeque::new(),
             number: 0,
             peers: Peers::default(),
@@ -384,6 +394,12 @@ impl Shard {
                 }
             }
             Release::Group(group) => self.pump_group(now, group),
+            Release::Late { session, epoch, late } => {
+                if self.sessions.get(session as usize).is_some_and(|session| session.epoch == epoch) {
+                    self.deliver_late(now, session, &late);
+                }
+            }
+            Release::LateToGroup { group, message } => self.deliver_late_to_group(now, group, &message),
         }
     }
 

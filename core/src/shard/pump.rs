@@ -39,6 +39,7 @@ impl Shard {
             return;
         }
         self.pump_queue(now, key);
+        self.catch_up_with_presence(now, key);
         self.pump_groups_of(now, key);
     }
 

@@ -48,7 +48,7 @@ impl Shard {
                 (publisher, packet_id.filter(|_| publisher.is_some()))
             }
             Origin::Will { session } => (self.recorded_epoch(session), None),
-            Origin::Broker => (None, None),
+            Origin::Broker | Origin::Presence => (None, None),
         };
         self.counters.records_appended += 1;
         let groups = &self.groups;

@@ -10,6 +10,7 @@ use causeway_protocol::QoS;
 
 use super::Shard;
 use super::deliver::{Match, Origin};
+use super::presence::is_presence;
 use crate::connection::KeptWill;
 use crate::crossing;
 use crate::folded::FoldedLane;
@@ -114,6 +115,7 @@ impl Shard {
         for (key, will) in attached {
             self.lose_connection(now, key, will);
         }
+        self.presence_recovered(now);
     }
 
     fn apply(&mut self, replay: &mut Replay, at: Lsn, record: Record<'_>) -> Result<(), RecordError> {
@@ -207,7 +209,9 @@ impl Shard {
                 self.backlog_messages -= before - session.backlog.len();
             }
             Event::Dropped { lane, from, through, .. } => {
-                self.sessions[key as usize].replay_dropped(&mut self.queues, lane, from..through);
+                let session = &mut self.sessions[key as usize];
+                session.replay_dropped(&mut self.queues, lane, from..through);
+                session.misses_presence();
             }
             Event::Directed(directed) => self.replay_directed(key, at, &directed),
             Event::WillPublished { .. } => {
@@ -366,7 +370,11 @@ impl Shard {
     ) {
         let session = &mut self.sessions[matched.session as usize];
         let qos = matched.qos_of(record.qos);
-        if qos == QoS::AtMostOnce || record.skipped_sessions.contains(&session.epoch) {
+        if qos == QoS::AtMostOnce {
+            return;
+        }
+        if record.skipped_sessions.contains(&session.epoch) {
+            session.missed_presence |= is_presence(record.topic);
             return;
         }
         let retain = record.retain && matched.retain_as_published;

@@ -93,6 +93,7 @@ impl Shard {
         session.recorded = true;
         session.expiry_seconds = folded.expiry_seconds;
         session.overflow = folded.overflow;
+        session.missed_presence = folded.missed_presence;
         session.received = folded.received.into_iter().collect();
         for (name, terms) in LaneName::ALL.into_iter().zip(&folded.lanes) {
             session.restore_lane(name, terms);

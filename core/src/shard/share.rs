@@ -9,6 +9,7 @@ use slab::Slab;
 
 use super::deliver::{Forms, Origin};
 use super::peers::{is_behind, is_peer_session};
+use super::presence::is_presence;
 use super::pump::outgoing;
 use super::replicate::carried_group;
 use super::{Release, Shard};
@@ -29,29 +30,51 @@ impl Shard {
         key: GroupKey,
         durable_at: Lsn,
     ) {
+        let Some(group) = self.groups.get(key) else {
+            return;
+        };
+        if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
+            if durable_at > self.durable && is_presence(publication.topic) {
+                let message = publication.keep();
+                self.releases.push_back((durable_at, Release::LateToGroup { group: key, message }));
+                return;
+            }
+            self.give_one_now(now, publication, key);
+            return;
+        }
+        self.queue_for_group(now, publication, key, durable_at);
+    }
+
+    /// QoS 0: to the member whose turn it is, if any takes it at once.
+    pub(super) fn give_one_now(&mut self, now: Millis, publication: &mut Publication<'_>, key: GroupKey) {
         let Some(group) = self.groups.get_mut(key) else {
             return;
         };
         let was_handed_over = publication.stamp != 0 && !publication.retain;
-        if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
-            let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
-            let next = group.next(|member, subscription| {
-                let id = sessions.get(member as usize).and_then(|session| session.connection);
-                let connection = id.and_then(|id| connections.get(id.index()));
-                let is_left_out = subscription.away || (was_handed_over && is_peer_session(sessions, member));
-                !is_left_out && connection.is_some_and(|connection| connection.takes_more(limits))
-            });
-            let Some((member, subscription)) = next else {
-                return;
-            };
-            let retain = publication.retain && subscription.retain_as_published;
-            let identifiers = match is_peer_session(&self.sessions, member) {
-                true => carried_group(group.number()),
-                false => identifiers(subscription),
-            };
-            self.deliver_now(now, publication, member, (retain, &identifiers), &mut Forms::default());
+        let (sessions, connections, limits) = (&self.sessions, &self.connections, &self.limits);
+        let next = group.next(|member, subscription| {
+            let id = sessions.get(member as usize).and_then(|session| session.connection);
+            let connection = id.and_then(|id| connections.get(id.index()));
+            let is_left_out = subscription.away || (was_handed_over && is_peer_session(sessions, member));
+            !is_left_out && connection.is_some_and(|connection| connection.takes_more(limits))
+        });
+        let Some((member, subscription)) = next else {
             return;
-        }
+        };
+        let retain = publication.retain && subscription.retain_as_published;
+        let identifiers = match is_peer_session(&self.sessions, member) {
+            true => carried_group(group.number()),
+            false => identifiers(subscription),
+        };
+        self.deliver_now(now, publication, member, (retain, &identifiers), &mut Forms::default());
+    }
+
+    /// QoS 1 and 2: it waits for a member that can take it.
+    fn queue_for_group(&mut self, now: Millis, publication: &mut Publication<'_>, key: GroupKey, durable_at: Lsn) {
+        let Some(group) = self.groups.get_mut(key) else {
+            return;
+        };
+        let was_handed_over = publication.stamp != 0 && !publication.retain;
         let is_expired = publication.expires_at.is_some_and(|at| at <= now);
         if durable_at == Lsn(0) && group.queue.is_empty() && !was_handed_over && !is_expired {
             // Without a record, and with nothing before it, it waits for nothing but a member.

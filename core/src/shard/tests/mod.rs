@@ -8,6 +8,7 @@ mod flow;
 mod messages;
 mod mounting;
 mod peers;
+mod presence;
 mod robustness;
 mod shared;
 mod world;
