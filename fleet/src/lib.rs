@@ -6,6 +6,7 @@
 pub mod acl;
 mod identity;
 pub mod mount;
+pub mod policy;
 mod principal;
 pub mod scram;
 mod vin;

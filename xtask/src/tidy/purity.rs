@@ -12,7 +12,22 @@ use super::{Finding, TextFile, arrows, line_of};
 /// The pure crates, and the foreign crates each may depend on.
 const PURE_CRATES: &[(&str, &[&str])] = &[
     ("protocol", &["bytes", "thiserror", "smallvec"]),
-    ("fleet", &["argon2", "base64", "bytes", "ring", "serde", "serde_json", "smallvec", "strsim", "thiserror"]),
+    (
+        "fleet",
+        &[
+            "argon2",
+            "base64",
+            "bytes",
+            "foldhash",
+            "ring",
+            "serde",
+            "serde_json",
+            "smallvec",
+            "strsim",
+            "thiserror",
+            "toml",
+        ],
+    ),
     ("core", &["bytes", "foldhash", "slab", "smallvec", "thiserror"]),
 ];
 
