@@ -28,6 +28,7 @@ mod link;
 mod load;
 mod million;
 mod plot;
+mod policy;
 mod population;
 mod powercut;
 mod process;
@@ -79,6 +80,8 @@ enum Scenario {
     MakeSessions(million::MakeOptions),
     /// Connect some of those sessions to a daemon, and check what they get
     CollectSessions(million::CollectOptions),
+    /// Measure what a decision of the policy costs, among few and many rules
+    Policy(policy::Options),
     /// Work a broker for long at a bounded rate, and sample its memory and its disk
     Soak(soak::Options),
 }
@@ -110,6 +113,7 @@ fn run(cli: Cli) -> Result<()> {
         Scenario::Broadcast(options) => broadcast::run(&options),
         Scenario::MakeSessions(options) => million::make(&options),
         Scenario::CollectSessions(options) => runtime.block_on(million::collect(&options)),
+        Scenario::Policy(options) => policy::run(&options),
         Scenario::Soak(options) => runtime.block_on(soak::run(&options)),
     }
 }

@@ -16,6 +16,7 @@ mod codec;
 mod deliver;
 mod matching;
 mod measure;
+mod policy;
 mod session;
 
 use measure::{Meter, Run, repeat};
@@ -39,7 +40,7 @@ struct HotPath {
 
 /// All of them, in the order of a message's way.
 fn paths() -> impl Iterator<Item = &'static HotPath> {
-    [codec::PATHS, matching::PATHS, deliver::PATHS, session::PATHS].into_iter().flatten()
+    [codec::PATHS, policy::PATHS, matching::PATHS, deliver::PATHS, session::PATHS].into_iter().flatten()
 }
 
 fn main() -> ExitCode {
