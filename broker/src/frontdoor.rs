@@ -19,12 +19,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::auth::{Authenticator, Exchange, hashing};
 use crate::config::{IdentitySettings, ProxyProtocol, Transport};
 use crate::home_shard::home_shard;
-use crate::identity::{Standings, identify, settle};
+use crate::identity::{Standings, identify, settle, unix_ms};
 use crate::listener::{Accepted, ConnectionPermit, Listener};
 use crate::log_gate::LogGate;
 use crate::proxy;
 use crate::server::{EdgeCounters, Notices};
 use crate::shown::{Line, shown};
+use crate::tls::{ListenerTls, TlsRules};
 use crate::transport::socket::{NewSocket, linger, shut_down_write, write_all};
 use crate::transport::{Flow, Layer, LayerError};
 
@@ -71,7 +72,17 @@ impl FrontDoor {
         counters: Arc<EdgeCounters>,
     ) -> FrontDoor {
         let refusals = Arc::new(LogGate::new("connections were refused"));
-        FrontDoor { limits, authenticator, identity, standings, shards, notices, counters, held: Arc::default(), refusals }
+        FrontDoor {
+            limits,
+            authenticator,
+            identity,
+            standings,
+            shards,
+            notices,
+            counters,
+            held: Arc::default(),
+            refusals,
+        }
     }
 }
 
@@ -166,6 +177,8 @@ struct Greeting {
     listener: Arc<Listener>,
     socket: NewSocket,
     peer: SocketAddr,
+    /// What was in force when the TLS handshake began.
+    tls: Option<Arc<TlsRules>>,
     layer: Layer,
     /// As read from the socket.
     wire: Vec<u8>,
@@ -188,11 +201,25 @@ impl Greeting {
     ) -> Result<Greeting, LayerError> {
         let tls = listener.tls.as_ref().map(|tls| tls.current());
         let bytes_max = door.limits.packet_bytes_max.min(CONNECT_BYTES_MAX) as usize;
-        let layer = Layer::new(tls, listener.websocket_path.clone(), bytes_max)?;
+        let config = tls.as_ref().map(|rules| rules.config.clone());
+        let layer = Layer::new(config, listener.websocket_path.clone(), bytes_max)?;
         let (wire, plain, wire_out) = Default::default();
         let held = Held { of_all: door.held.clone(), bytes: 0 };
         let first_bytes = [0; FIRST_BYTES];
-        Ok(Greeting { door, listener, socket, peer, layer, wire, plain, wire_out, exchange: None, held, first_bytes })
+        Ok(Greeting {
+            door,
+            listener,
+            socket,
+            peer,
+            tls,
+            layer,
+            wire,
+            plain,
+            wire_out,
+            exchange: None,
+            held,
+            first_bytes,
+        })
     }
 
     /// Everything up to the decision to let the client in. What the client has to send must be there by `deadline`; how
@@ -205,7 +232,8 @@ impl Greeting {
         let bytes_max = limits.packet_bytes_max.min(CONNECT_BYTES_MAX);
         in_time(deadline, self.pass_handshakes_below()).await?;
         let mut handshake = Handshake::new(limits, self.listener.policy.clone(), assigned);
-        if self.layer.peer_certificates().is_some() {
+        let required = self.listener.tls.as_ref().is_some_and(ListenerTls::requires_certificates);
+        if required || self.layer.peer_certificates().is_some() {
             handshake = handshake.proven();
         }
         loop {
@@ -311,8 +339,19 @@ impl Greeting {
 
     /// Who the client's certificate is for, where it is valid now.
     fn certified(&self) -> Result<Identity, String> {
-        let shown = self.layer.peer_certificates().ok_or("the client has shown no certificate")?;
-        identify(shown.chain, &self.door.identity)
+        let (Some(shown), Some(tls), Some(began_with)) =
+            (self.layer.peer_certificates(), &self.listener.tls, &self.tls)
+        else {
+            return Err("the client has shown no certificate".to_owned());
+        };
+        let own = shown.chain.first().ok_or("the client has shown no certificate")?;
+        let identity = identify(own, &self.door.identity)?;
+        let credential = identity.credential.as_deref().unwrap_or_default();
+        tls.current().check(began_with, &shown, credential)?;
+        match identity.valid_until_ms.is_some_and(|until| until <= unix_ms()) {
+            true => Err("the certificate has ended".to_owned()),
+            false => Ok(identity),
+        }
     }
 
     /// Takes the next step of a method. A client with a certificate must prove the same with both; that the certificate is valid is

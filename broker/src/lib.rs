@@ -24,3 +24,4 @@ mod shard_loop;
 mod shown;
 mod tls;
 mod transport;
+mod watched;

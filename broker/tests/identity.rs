@@ -3,7 +3,13 @@
 
 mod support;
 
-use causeway_broker::config::{CertificateVin, ClientCertificate, Config, IdentitySettings, Listener, Transport};
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+
+use causeway_broker::config::{
+    CertificateVin, ClientCertificate, Config, CrlUnknown, IdentitySettings, Listener, Transport,
+};
+use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use support::*;
 
@@ -15,11 +21,8 @@ const ONLY_TLS13: Versions = &[&TLS13];
 /// A listener of each transport with TLS that requires certificates, and one without TLS.
 fn listeners(authority: &Authority) -> Vec<Listener> {
     let tls = authority.settings(ClientCertificate::Required);
-    let secure = |name: &str, transport| Listener {
-        name: name.to_owned(),
-        tls: Some(tls.clone()),
-        ..listener(transport)
-    };
+    let secure =
+        |name: &str, transport| Listener { name: name.to_owned(), tls: Some(tls.clone()), ..listener(transport) };
     vec![secure("tls", Transport::Tls), secure("wss", Transport::Wss), listener(Transport::Tcp)]
 }
 
@@ -101,5 +104,107 @@ fn where_the_vin_stands_is_configured() {
         let mut client = Client::new(client.dial(broker.addresses[0]));
         client.send(&connect(VIN, 0));
         client.expect_connack(reason);
+    }
+}
+
+/// As [`listeners`], with a list of revoked certificates.
+fn with_revocations(authority: &Authority, revoked: &[&[u8]]) -> Vec<Listener> {
+    let crl_file = authority.write("crl.pem", &authority.revocations(revoked));
+    let mut listeners = listeners(authority);
+    listeners.iter_mut().flat_map(|listener| &mut listener.tls).for_each(|tls| tls.crl_file = Some(crl_file.clone()));
+    listeners
+}
+
+/// A TLS session that goes on from an earlier one of the same client, and its CONNACK.
+fn resume(client: &ClientOf, address: SocketAddr, id: &str, reason: u8) {
+    let mut resumed = Client::new(client.dial(address));
+    resumed.send(&connect(id, 0));
+    resumed.expect_connack(reason);
+    assert_eq!(resumed.stream.conn.handshake_kind(), Some(HandshakeKind::Resumed));
+}
+
+#[test]
+fn revoked_certificates_are_closed_at_once_and_refused() {
+    let authority = Authority::new();
+    let broker = Broker::start(with_revocations(&authority, &[]));
+    for versions in [ONLY_TLS12, ONLY_TLS13] {
+        authority.write("crl.pem", &authority.revocations(&[]));
+        let (stolen, other) = (vehicle(&authority, VIN, versions), vehicle(&authority, OTHER, versions));
+        let mut tls = Client::new(stolen.dial(broker.addresses[0]));
+        tls.connect(VIN);
+        // Sessions are the listener's that they were begun at.
+        let mut wss = Client::new(WebSocket::upgrade(stolen.without_sessions().dial(broker.addresses[1])));
+        wss.connect(&format!("{VIN}/wss"));
+        let mut untouched = Client::new(other.dial(broker.addresses[0]));
+        untouched.connect(OTHER);
+
+        // Nobody tells the broker: it looks.
+        authority.write("crl.pem", &authority.revocations(&[&stolen.serial]));
+        tls.expect_disconnect(0x87);
+        wss.expect_disconnect(0x87);
+        check_round_trip(&mut untouched, b"still here");
+
+        resume(&stolen, broker.addresses[0], VIN, 0x87);
+        resume(&other, broker.addresses[0], OTHER, 0);
+        let again = vehicle(&authority, VIN, versions);
+        Client::new(again.dial(broker.addresses[0])).connect(VIN);
+        // Without an earlier session, it ends in TLS.
+        let mut stranger = stolen.without_sessions().dial(broker.addresses[0]);
+        let _ = stranger.write_all(&connect(VIN, 0));
+        assert!(stranger.read(&mut [0]).is_err());
+    }
+}
+
+#[test]
+fn a_resumed_session_is_verified_by_the_authorities_of_now() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let broker = Broker::start(listeners(&authority));
+    let tcu = vehicle(&authority, VIN, ONLY_TLS13);
+    Client::new(tcu.dial(broker.addresses[0])).connect(VIN);
+    resume(&tcu, broker.addresses[0], VIN, 0);
+
+    let mut connected = Client::new(tcu.dial(broker.addresses[0]));
+    connected.connect(VIN);
+    authority.write("ca.pem", &other.pem());
+    assert!(broker.wait_for(broker.running().reload_certificates()).is_empty());
+    check_round_trip(&mut connected, b"a change of authorities closes nobody");
+    resume(&tcu, broker.addresses[0], VIN, 0x87);
+
+    authority.write("ca.pem", &format!("{}{}", authority.pem(), other.pem()));
+    assert!(broker.wait_for(broker.running().reload_certificates()).is_empty());
+    resume(&tcu, broker.addresses[0], VIN, 0);
+}
+
+#[test]
+fn a_wrong_list_keeps_the_old_one() {
+    let authority = Authority::new();
+    let stolen = vehicle(&authority, VIN, ONLY_TLS13);
+    let broker = Broker::start(with_revocations(&authority, &[&stolen.serial]));
+    let mut connected = Client::new(vehicle(&authority, OTHER, ONLY_TLS13).dial(broker.addresses[0]));
+    connected.connect(OTHER);
+    for text in ["", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "-----BEGIN X509 CRL-----\n"] {
+        authority.write("crl.pem", text);
+        let errors = broker.wait_for(broker.running().reload_certificates());
+        assert_eq!(errors.len(), 2, "{text:?}");
+        assert!(errors[0].to_string().contains("crl.pem"), "{}", errors[0]);
+        let mut refused = stolen.dial(broker.addresses[0]);
+        let _ = refused.write_all(&connect(VIN, 0));
+        assert!(refused.read(&mut [0]).is_err());
+    }
+    check_round_trip(&mut connected, b"still here");
+}
+
+#[test]
+fn an_authority_without_a_list_is_a_matter_of_configuration() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    for (crl_unknown, accepted) in [(CrlUnknown::Refuse, false), (CrlUnknown::Allow, true)] {
+        let mut listeners = listeners(&authority);
+        let crl_file = authority.write("crl.pem", &other.revocations(&[]));
+        let tls = listeners[0].tls.as_mut().unwrap();
+        (tls.crl_file, tls.crl_unknown) = (Some(crl_file), crl_unknown);
+        let broker = Broker::start(listeners);
+        let mut client = vehicle(&authority, VIN, ONLY_TLS13).dial(broker.addresses[0]);
+        let _ = client.write_all(&connect(VIN, 0));
+        assert_eq!(client.read(&mut [0]).is_ok(), accepted);
     }
 }

@@ -86,7 +86,7 @@ fn certificates_are_replaced_while_running() {
     before.connect("before");
 
     authority.settings(ClientCertificate::None);
-    assert!(broker.running().reload_certificates().is_empty());
+    assert!(broker.wait_for(broker.running().reload_certificates()).is_empty());
 
     let mut after = Client::new(authority.dial(broker.addresses[0], ONLY_TLS13, false));
     after.connect("after");

@@ -59,7 +59,8 @@ impl Exchange {
             return Ok(verdict);
         };
         if identity.principal != certified.principal {
-            let why = format!("the certificate is for {}, and {} has logged in", certified.principal, identity.principal);
+            let why =
+                format!("the certificate is for {}, and {} has logged in", certified.principal, identity.principal);
             return Err(deny(ReasonCode::NotAuthorized, why));
         }
         let ends = [identity.valid_until_ms, certified.valid_until_ms];

@@ -78,6 +78,8 @@ fn config(options: &Options) -> Config {
             key_file: key_file.clone(),
             client_ca_file: None,
             client_certificate: Default::default(),
+            crl_file: None,
+            crl_unknown: Default::default(),
             min_version: Default::default(),
         }),
         _ => None,

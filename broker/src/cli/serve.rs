@@ -107,7 +107,7 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
         tokio::select! {
             outcome = running.failed() => break outcome,
             told_to = signals.next() => match told_to {
-                ToldTo::Reload => reload(&config, &authenticator, &running),
+                ToldTo::Reload => reload(&config, &authenticator, &running).await,
                 ToldTo::Stop(signal) => {
                     tracing::info!(target: "causeway::server", "{signal}: stopping");
                     told.phase.store(STOPPING, Ordering::Relaxed);
@@ -131,7 +131,7 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
     Ok(())
 }
 
-fn reload(config: &Config, authenticator: &Authenticator, running: &Running) {
+async fn reload(config: &Config, authenticator: &Authenticator, running: &Running) {
     if config.authentication.password_file.is_some() {
         match authenticator.reload() {
             Ok(users) => tracing::info!(target: "causeway::server", users, "read the password file again"),
@@ -140,7 +140,7 @@ fn reload(config: &Config, authenticator: &Authenticator, running: &Running) {
             }
         }
     }
-    let errors = running.reload_certificates();
+    let errors = running.reload_certificates().await;
     for error in &errors {
         tracing::error!(target: "causeway::server", %error, "certificates are wrong, the old ones stay");
     }

@@ -175,14 +175,19 @@ fn check_client_certificates(tls: &Tls, path: &str, found: &mut Vec<Finding>) {
         }
         _ => {}
     }
+    if tls.crl_file.is_some() && !asked {
+        let message = "crl_file has no effect while client_certificate is \"none\"";
+        found.push(warning(format!("{path}.crl_file"), message));
+    }
 }
 
 /// First each file alone, so that the place is the key's; then all as the listener loads them.
 fn check_certificates(tls: &Tls, websocket: bool, path: &str, found: &mut Vec<Finding>) {
     let certificate = ("certificate_file", Some(&tls.certificate_file));
     let authorities = ("client_ca_file", tls.client_ca_file.as_ref());
+    let revoked = ("crl_file", tls.crl_file.as_ref());
     let mut readable = true;
-    for (key, file) in [certificate, ("key_file", Some(&tls.key_file)), authorities] {
+    for (key, file) in [certificate, ("key_file", Some(&tls.key_file)), authorities, revoked] {
         if let Some((file, wrong)) = file.and_then(|file| Some((file, File::open(file).err()?))) {
             readable = false;
             found.push(error(format!("{path}.{key}"), format!("{}: {wrong}", file.display())));

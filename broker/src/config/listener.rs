@@ -153,6 +153,14 @@ pub struct Tls {
     /// Whether clients must show a certificate.
     #[serde(default)]
     pub client_certificate: ClientCertificate,
+    /// PEM file: the certificate revocation lists of these authorities, and of those between. Who shows a certificate that is on one is
+    /// refused, and who is connected with it is closed, within a second of the file's change.
+    #[serde(default)]
+    #[schemars(example = "vehicles-crl.pem")]
+    pub crl_file: Option<PathBuf>,
+    /// With a crl_file: what becomes of a client with a certificate of an authority that has no list in it.
+    #[serde(default)]
+    pub crl_unknown: CrlUnknown,
     /// The oldest version of TLS that is accepted.
     #[serde(default)]
     pub min_version: TlsVersion,
@@ -169,6 +177,17 @@ pub enum ClientCertificate {
     Optional,
     /// Without a valid one, the TLS handshake fails.
     Required,
+}
+
+/// What becomes of a client of whose certificate nobody knows whether it is revoked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CrlUnknown {
+    /// It is refused. So is one with a certificate of an authority between that has no list.
+    #[default]
+    Refuse,
+    /// It is let in.
+    Allow,
 }
 
 /// A version of TLS.

@@ -20,7 +20,9 @@ pub use check::Depth;
 pub use environment::{CONFIG_VARIABLE, PREFIX as ENVIRONMENT_PREFIX};
 pub use identity::{CertificateName, CertificateVin, IdentitySettings};
 pub use limits::LimitSettings;
-pub use listener::{ClientCertificate, Listener, OverflowPolicy, ProxyProtocol, Tls, TlsVersion, Transport};
+pub use listener::{
+    ClientCertificate, CrlUnknown, Listener, OverflowPolicy, ProxyProtocol, Tls, TlsVersion, Transport,
+};
 pub use load::{Loaded, load, load_to, parse};
 pub use network::Network;
 pub use problem::{Place, Problem, Severity};

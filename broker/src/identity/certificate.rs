@@ -21,16 +21,15 @@ use crate::shown::shown;
 /// Bytes of the issuer's hash that stand in the name of a credential.
 const ISSUER_HASH_BYTES: usize = 8;
 
-/// Who a chain of certificates is for, the client's own first; it is valid until the first of them ends.
+/// Who a certificate is for, and until when.
 ///
 /// # Errors
 /// Why it is for nobody who may connect here, for the log and the client.
-pub fn identify(chain: &[CertificateDer<'_>], settings: &IdentitySettings) -> Result<Identity, String> {
-    let chain: Vec<X509Certificate<'_>> = chain.iter().map(parse).collect::<Result<_, _>>()?;
-    let own = chain.first().ok_or("there is no certificate")?;
-    let ends = chain.iter().map(|certificate| certificate.validity().not_after.timestamp()).min().unwrap_or(0);
+pub fn identify(certificate: &CertificateDer<'_>, settings: &IdentitySettings) -> Result<Identity, String> {
+    let own = parse(certificate)?;
+    let ends = own.validity().not_after.timestamp();
     Ok(Identity {
-        principal: principal_of(own, settings)?,
+        principal: principal_of(&own, settings)?,
         groups: Groups::default(),
         credential: Some(credential_of(own.raw_serial(), own.issuer().as_raw())),
         // The second that stands there is the last one.
@@ -63,11 +62,13 @@ fn principal_of(certificate: &X509Certificate<'_>, settings: &IdentitySettings) 
     let vin: Option<Vin> = common_name.and_then(|name| name.parse().ok());
     match (by_uri, vin) {
         (Some(Principal::Vehicle(named)), Some(vin)) if vin == named => Ok(Principal::Vehicle(vin)),
-        (Some(principal), Some(vin)) => Err(format!("the certificate is for {principal}, and its common name is the VIN {vin}")),
-        (Some(principal), None) => Ok(principal),
-        (None, Some(vin)) if settings.certificate_vin == CertificateVin::SanUri => {
-            Err(format!("the VIN {vin} is only the common name of the certificate: it must stand in a SAN URI, urn:vin:{vin}"))
+        (Some(principal), Some(vin)) => {
+            Err(format!("the certificate is for {principal}, and its common name is the VIN {vin}"))
         }
+        (Some(principal), None) => Ok(principal),
+        (None, Some(vin)) if settings.certificate_vin == CertificateVin::SanUri => Err(format!(
+            "the VIN {vin} is only the common name of the certificate: it must stand in a SAN URI, urn:vin:{vin}"
+        )),
         (None, Some(vin)) => check_vin(vin.as_str(), settings.vin_check_digit).map(Principal::Vehicle),
         (None, None) => principal_by_name(common_name, settings.certificate_name),
     }
@@ -177,7 +178,7 @@ mod tests {
     }
 
     fn found(common_names: &[&str], uris: &[&str], settings: &IdentitySettings) -> String {
-        match identify(&[certificate(common_names, uris)], settings) {
+        match identify(&certificate(common_names, uris), settings) {
             Ok(identity) => identity.principal.to_string(),
             Err(why) => format!("refused: {why}"),
         }
@@ -253,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_certificate_ends_and_can_be_revoked() {
-        let identity = identify(&[certificate(&[VIN], &[])], &IdentitySettings::default()).unwrap();
+        let identity = identify(&certificate(&[VIN], &[]), &IdentitySettings::default()).unwrap();
         assert_eq!(identity.valid_until_ms, Some(2_208_988_801_000));
         let credential = identity.credential.unwrap();
         let (serial, issuer) = credential.split_once('@').unwrap();
@@ -267,10 +268,9 @@ mod tests {
         let der = certificate(&[VIN], &[]);
         let settings = IdentitySettings::default();
         for length in 0..der.len() {
-            assert!(identify(&[CertificateDer::from(&der[..length])], &settings).is_err());
+            assert!(identify(&CertificateDer::from(&der[..length]), &settings).is_err());
         }
         let longer = [&der[..], b"x"].concat();
-        assert!(identify(&[CertificateDer::from(longer)], &settings).is_err());
-        assert!(identify(&[], &settings).is_err());
+        assert!(identify(&CertificateDer::from(longer), &settings).is_err());
     }
 }

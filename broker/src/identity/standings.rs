@@ -89,7 +89,8 @@ mod tests {
         let Verdict::Allow { identity, .. } = settled(vehicle(VIN), "x") else { panic!("refused") };
         assert!(identity.groups.contains("eu"));
         assert!(matches!(settled(Principal::service("a"), "password:a"), Verdict::Allow { .. }));
-        for refused in [settled(vehicle("WVWZZZ1JZ3W386752"), "x"), settled(Principal::service("eve"), "password:eve")] {
+        for refused in [settled(vehicle("WVWZZZ1JZ3W386752"), "x"), settled(Principal::service("eve"), "password:eve")]
+        {
             assert!(matches!(refused, Verdict::Deny { reason: ReasonCode::NotAuthorized, .. }));
         }
     }

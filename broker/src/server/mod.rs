@@ -3,6 +3,7 @@
 //! Owns the order in which they start and stop. It never touches a packet.
 
 mod backups;
+mod certificates;
 mod counters;
 mod links;
 mod log_report;
@@ -38,6 +39,7 @@ pub use crate::shard_loop::ShardError;
 pub use crate::tls::TlsError;
 pub(crate) use backups::Wanted;
 pub use backups::{Backups, Made, NoBackup};
+use certificates::Certificates;
 pub use counters::{Counter, EdgeCounters};
 pub use log_report::{Gauge, LogReport};
 pub use notices::Notices;
@@ -104,6 +106,7 @@ pub struct Running {
     shards: Shards,
     notices: Notices,
     registry: Arc<Registry>,
+    certificates: Certificates,
     /// For the shards, there is somebody who hands clients over.
     _door: Arc<FrontDoor>,
     shutdown_timeout: Duration,
@@ -184,7 +187,10 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     }
     observed.watch_listeners(listeners.clone());
     let shutdown_timeout = Duration::from_secs(config.broker.shutdown_timeout_seconds);
-    Ok(Running { listeners, accepting, shards, notices, registry, _door: door, shutdown_timeout })
+    let certificates = Certificates::new(&listeners, notices.clone());
+    let watching = certificates.clone();
+    accepting.spawn(async move { watching.watch().await });
+    Ok(Running { listeners, accepting, shards, notices, registry, certificates, _door: door, shutdown_timeout })
 }
 
 /// What each of so many shards is made of.
@@ -224,12 +230,8 @@ impl Running {
     }
 
     /// Reads the certificates of all listeners again. Where they are wrong, the old ones stay, and the errors say which.
-    pub fn reload_certificates(&self) -> Vec<ServerError> {
-        let reload = |listener: &Arc<Listener>| {
-            let source = Box::new(listener.tls.as_ref()?.reload().err()?);
-            Some(ServerError::Tls { listener: listener.settings.name.clone(), source })
-        };
-        self.listeners.iter().filter_map(reload).collect()
+    pub async fn reload_certificates(&self) -> Vec<ServerError> {
+        self.certificates.reload().await
     }
 
     /// Where all shards are told what they are to know.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use causeway_broker::auth::Authenticator;
-use causeway_broker::config::{ClientCertificate, Config, Listener, Tls, TlsVersion, Transport};
+use causeway_broker::config::{ClientCertificate, Config, CrlUnknown, Listener, Tls, TlsVersion, Transport};
 use causeway_broker::server::{self, Observed, Running, ServerError};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -269,6 +269,7 @@ impl Authority {
         params.distinguished_name.push(rcgen::DnType::CommonName, format!("authority of {}", folder.path().display()));
         let certificate = params.self_signed(&key).unwrap();
         std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.path().join("own.pem"), certificate.pem()).unwrap();
         let der = certificate.der().clone();
         Authority { folder, issuer: rcgen::Issuer::new(params, key), certificate: der }
     }
@@ -294,6 +295,8 @@ impl Authority {
             key_file: write("server.key", key),
             client_ca_file: Some(self.folder.path().join("ca.pem")),
             client_certificate,
+            crl_file: None,
+            crl_unknown: CrlUnknown::Refuse,
             min_version: TlsVersion::V1_2,
         }
     }
@@ -341,6 +344,11 @@ impl Authority {
         list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
+    /// Its certificate.
+    pub fn pem(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("own.pem")).unwrap()
+    }
+
     /// A file beside those of the authority.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.folder.path().join(name);
@@ -377,6 +385,13 @@ pub struct ClientOf {
 }
 
 impl ClientOf {
+    /// The same client, when it has lost what it needs to resume a session.
+    pub fn without_sessions(&self) -> ClientOf {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = rustls::client::Resumption::disabled();
+        ClientOf { config: Arc::new(config), serial: self.serial.clone() }
+    }
+
     pub fn dial(&self, address: SocketAddr) -> TlsStream {
         let name = ServerName::try_from("localhost").unwrap();
         StreamOwned::new(ClientConnection::new(self.config.clone(), name).unwrap(), dial(address))
