@@ -19,10 +19,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::auth::{Authenticator, Exchange, hashing};
 use crate::config::{IdentitySettings, ProxyProtocol, Transport};
 use crate::home_shard::home_shard;
-use crate::identity::{Standings, identify, settle, unix_ms};
+use crate::identity::{Admission, identify};
 use crate::listener::{Accepted, ConnectionPermit, Listener};
 use crate::log_gate::LogGate;
 use crate::proxy;
+use crate::registry::now_ms;
 use crate::server::{EdgeCounters, Notices};
 use crate::shown::{Line, shown};
 use crate::tls::{ListenerTls, TlsRules};
@@ -49,7 +50,7 @@ pub(crate) struct FrontDoor {
     /// What certificates mean.
     pub(crate) identity: IdentitySettings,
     /// Who of those who have proven a name may come in.
-    pub(crate) standings: Arc<dyn Standings>,
+    pub(crate) admission: Admission,
     /// By the number of the shard.
     pub(crate) shards: Vec<mpsc::Sender<Box<Arrival>>>,
     /// What the shards are told of rights.
@@ -66,7 +67,7 @@ impl FrontDoor {
         limits: Arc<Limits>,
         authenticator: Authenticator,
         identity: IdentitySettings,
-        standings: Arc<dyn Standings>,
+        admission: Admission,
         shards: Vec<mpsc::Sender<Box<Arrival>>>,
         notices: Notices,
         counters: Arc<EdgeCounters>,
@@ -76,7 +77,7 @@ impl FrontDoor {
             limits,
             authenticator,
             identity,
-            standings,
+            admission,
             shards,
             notices,
             counters,
@@ -321,17 +322,17 @@ impl Greeting {
                 Step::Verify(credentials) => {
                     let verified = self.door.authenticator.verify(&credentials.username, &credentials.password);
                     tokio::select! {
-                        verdict = verified => handshake.verdict(settle(&*self.door.standings, verdict)),
+                        verdict = verified => handshake.verdict(self.door.admission.settle(verdict).await),
                         error = gone(&mut self.socket) => return Err(End::Gone(error)),
                     }
                 }
                 Step::Confirm { .. } => {
                     let verdict = self.certified().map_or_else(not_authorized, allow);
-                    handshake.verdict(settle(&*self.door.standings, verdict))
+                    handshake.verdict(self.door.admission.settle(verdict).await)
                 }
                 Step::Exchange { method, data, .. } => {
                     let verdict = self.exchange(&method, &data);
-                    handshake.verdict(settle(&*self.door.standings, verdict))
+                    handshake.verdict(self.door.admission.settle(verdict).await)
                 }
             };
         }
@@ -348,7 +349,7 @@ impl Greeting {
         let identity = identify(own, &self.door.identity)?;
         let credential = identity.credential.as_deref().unwrap_or_default();
         tls.current().check(began_with, &shown, credential)?;
-        match identity.valid_until_ms.is_some_and(|until| until <= unix_ms()) {
+        match identity.valid_until_ms.is_some_and(|until| until <= now_ms()) {
             true => Err("the certificate has ended".to_owned()),
             false => Ok(identity),
         }

@@ -8,9 +8,9 @@ pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod identity;
 pub mod pki;
 pub mod registry;
-pub mod identity;
 pub mod telemetry;
 
 mod data_directory;

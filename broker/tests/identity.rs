@@ -6,9 +6,13 @@ mod support;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
+use causeway_broker::auth::{PasswordFile, hashing};
 use causeway_broker::config::{
-    CertificateVin, ClientCertificate, Config, CrlUnknown, IdentitySettings, Listener, Transport,
+    Authentication, CertificateVin, ClientCertificate, Config, CrlUnknown, IdentitySettings, Listener, Registry,
+    Transport, UnknownVehicles,
 };
+use causeway_broker::registry::State;
+use causeway_fleet::Vin;
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use support::*;
@@ -26,6 +30,16 @@ fn listeners(authority: &Authority) -> Vec<Listener> {
     vec![secure("tls", Transport::Tls), secure("wss", Transport::Wss), listener(Transport::Tcp)]
 }
 
+/// Vehicles need not be registered.
+fn config(listener: Vec<Listener>) -> Config {
+    let registry = Registry { unknown_vehicles: UnknownVehicles::Allow };
+    Config { listener, registry, ..Config::default() }
+}
+
+fn start(listeners: Vec<Listener>) -> Broker {
+    Broker::with(config(listeners))
+}
+
 fn vehicle(authority: &Authority, vin: &str, versions: Versions) -> ClientOf {
     authority.client("TCU", &[&format!("urn:vin:{vin}")], versions)
 }
@@ -33,7 +47,7 @@ fn vehicle(authority: &Authority, vin: &str, versions: Versions) -> ClientOf {
 #[test]
 fn a_vehicle_is_who_its_certificate_says() {
     let authority = Authority::new();
-    let broker = Broker::start(listeners(&authority));
+    let broker = start(listeners(&authority));
     for versions in [ONLY_TLS12, ONLY_TLS13] {
         let tcu = vehicle(&authority, VIN, versions);
         for (id, reason) in [(VIN, 0), (&format!("{VIN}/hmi"), 0), (OTHER, 0x85), ("tcu-17", 0x85)] {
@@ -50,7 +64,7 @@ fn a_vehicle_is_who_its_certificate_says() {
 #[test]
 fn a_certificate_outranks_a_user_name() {
     let authority = Authority::new();
-    let broker = Broker::start(listeners(&authority));
+    let broker = start(listeners(&authority));
     let tcu = vehicle(&authority, VIN, ONLY_TLS13);
     let mut client = Client::new(tcu.dial(broker.addresses[0]));
     client.send(&connect_as(VIN, "?SDK=Python&Version=1.0", ""));
@@ -67,7 +81,7 @@ fn a_certificate_outranks_a_user_name() {
 #[test]
 fn identifiers_of_vehicles_are_theirs_alone() {
     let authority = Authority::new();
-    let broker = Broker::start(listeners(&authority));
+    let broker = start(listeners(&authority));
     let service = authority.client("x", &["urn:causeway:service:ota"], ONLY_TLS13);
     for (id, reason) in [("ota", 0), (VIN, 0x85), (&format!("{VIN}/x"), 0x85)] {
         let mut client = Client::new(service.dial(broker.addresses[0]));
@@ -82,7 +96,7 @@ fn identifiers_of_vehicles_are_theirs_alone() {
 #[test]
 fn who_is_nobody_is_refused() {
     let authority = Authority::new();
-    let broker = Broker::start(listeners(&authority));
+    let broker = start(listeners(&authority));
     for (common_name, uri) in
         [("claim:plant-7", "urn:causeway:claim:plant-7"), (OTHER, &format!("urn:vin:{VIN}")), ("", "https://a.example")]
     {
@@ -98,7 +112,7 @@ fn who_is_nobody_is_refused() {
 fn where_the_vin_stands_is_configured() {
     let authority = Authority::new();
     let identity = IdentitySettings { certificate_vin: CertificateVin::SanUri, ..IdentitySettings::default() };
-    let broker = Broker::with(Config { listener: listeners(&authority), identity, ..Config::default() });
+    let broker = Broker::with(Config { identity, ..config(listeners(&authority)) });
     let by_name = authority.client(VIN, &[], ONLY_TLS13);
     for (client, reason) in [(by_name, 0x87), (vehicle(&authority, VIN, ONLY_TLS13), 0)] {
         let mut client = Client::new(client.dial(broker.addresses[0]));
@@ -126,7 +140,7 @@ fn resume(client: &ClientOf, address: SocketAddr, id: &str, reason: u8) {
 #[test]
 fn revoked_certificates_are_closed_at_once_and_refused() {
     let authority = Authority::new();
-    let broker = Broker::start(with_revocations(&authority, &[]));
+    let broker = start(with_revocations(&authority, &[]));
     for versions in [ONLY_TLS12, ONLY_TLS13] {
         authority.write("crl.pem", &authority.revocations(&[]));
         let (stolen, other) = (vehicle(&authority, VIN, versions), vehicle(&authority, OTHER, versions));
@@ -158,7 +172,7 @@ fn revoked_certificates_are_closed_at_once_and_refused() {
 #[test]
 fn a_resumed_session_is_verified_by_the_authorities_of_now() {
     let (authority, other) = (Authority::new(), Authority::new());
-    let broker = Broker::start(listeners(&authority));
+    let broker = start(listeners(&authority));
     let tcu = vehicle(&authority, VIN, ONLY_TLS13);
     Client::new(tcu.dial(broker.addresses[0])).connect(VIN);
     resume(&tcu, broker.addresses[0], VIN, 0);
@@ -179,7 +193,7 @@ fn a_resumed_session_is_verified_by_the_authorities_of_now() {
 fn a_wrong_list_keeps_the_old_one() {
     let authority = Authority::new();
     let stolen = vehicle(&authority, VIN, ONLY_TLS13);
-    let broker = Broker::start(with_revocations(&authority, &[&stolen.serial]));
+    let broker = start(with_revocations(&authority, &[&stolen.serial]));
     let mut connected = Client::new(vehicle(&authority, OTHER, ONLY_TLS13).dial(broker.addresses[0]));
     connected.connect(OTHER);
     for text in ["", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n", "-----BEGIN X509 CRL-----\n"] {
@@ -202,9 +216,79 @@ fn an_authority_without_a_list_is_a_matter_of_configuration() {
         let crl_file = authority.write("crl.pem", &other.revocations(&[]));
         let tls = listeners[0].tls.as_mut().unwrap();
         (tls.crl_file, tls.crl_unknown) = (Some(crl_file), crl_unknown);
-        let broker = Broker::start(listeners);
+        let broker = start(listeners);
         let mut client = vehicle(&authority, VIN, ONLY_TLS13).dial(broker.addresses[0]);
         let _ = client.write_all(&connect(VIN, 0));
         assert_eq!(client.read(&mut [0]).is_ok(), accepted);
     }
+}
+
+#[test]
+fn a_suspended_vehicle_is_closed_at_once_and_refused() {
+    let authority = Authority::new();
+    let broker = start(listeners(&authority));
+    let vins: [Vin; 2] = [VIN, OTHER].map(|vin| vin.parse().unwrap());
+    let registry = broker.running().registry().clone();
+    vins.iter().for_each(|vin| drop(registry.register(vin, 1).unwrap()));
+    let tcu = vehicle(&authority, VIN, ONLY_TLS13);
+    let mut tls = Client::new(tcu.dial(broker.addresses[0]));
+    tls.connect(VIN);
+    let mut wss = Client::new(WebSocket::upgrade(tcu.dial(broker.addresses[1])));
+    wss.connect(&format!("{VIN}/wss"));
+    let mut other = Client::new(vehicle(&authority, OTHER, ONLY_TLS13).dial(broker.addresses[0]));
+    other.connect(OTHER);
+
+    registry.set_state(&vins[..1], State::Suspended, 2).unwrap();
+    tls.expect_disconnect(0x87);
+    wss.expect_disconnect(0x87);
+    check_round_trip(&mut other, b"still here");
+    let mut refused = Client::new(tcu.without_sessions().dial(broker.addresses[0]));
+    refused.send(&connect(VIN, 0));
+    let (_, body) = refused.read_packet();
+    assert_eq!(body[1], 0x87);
+    assert!(String::from_utf8_lossy(&body).contains("is suspended"));
+
+    registry.set_state(&vins[..1], State::Active, 3).unwrap();
+    Client::new(tcu.dial(broker.addresses[0])).connect(VIN);
+}
+
+#[test]
+fn a_vehicle_that_nobody_knows_is_refused() {
+    let authority = Authority::new();
+    let registry = Registry { unknown_vehicles: UnknownVehicles::Refuse };
+    let broker = Broker::with(Config { registry, ..config(listeners(&authority)) });
+    let mut refused = Client::new(vehicle(&authority, VIN, ONLY_TLS13).dial(broker.addresses[0]));
+    refused.send(&connect(VIN, 0));
+    refused.expect_connack(0x87);
+}
+
+#[test]
+fn users_of_a_password_file_may_be_vehicles_and_lose_their_right_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("users");
+    let vehicle = format!("vehicle:{VIN}");
+    let mut users = PasswordFile::default();
+    for name in [&vehicle, "operator:olga"] {
+        users.users.insert(name.to_owned(), hashing::user("pencil", false).unwrap());
+    }
+    users.store(&path).unwrap();
+    let authentication = Authentication { password_file: Some(path.clone()), ..Authentication::default() };
+    let broker = Broker::with(Config { authentication, ..config(vec![listener(Transport::Tcp)]) });
+    for (id, user, reason) in [(VIN, "operator:olga", 0x85), ("olga", &vehicle, 0x85), ("x", &"?".to_owned(), 0x86)] {
+        let mut client = broker.dial();
+        client.send(&connect_as(id, user, "pencil"));
+        client.expect_connack(reason);
+    }
+    let mut connected = [(VIN, vehicle.as_str()), ("olga", "operator:olga")].map(|(id, user)| {
+        let mut client = broker.dial();
+        client.send(&connect_as(id, user, "pencil"));
+        client.expect_connack(0);
+        client
+    });
+    users.users.remove(&vehicle);
+    users.store(&path).unwrap();
+    let gone = broker.authenticator.reload().unwrap().gone;
+    broker.wait_for(broker.running().revoke(gone, "gone"));
+    connected[0].expect_disconnect(0x87);
+    check_round_trip(&mut connected[1], b"still here");
 }

@@ -9,8 +9,9 @@ pub mod password_file;
 mod verifier;
 
 pub use exchange::Exchange;
-pub use password_file::{PasswordFile, PasswordFileError};
+pub use password_file::{PasswordFile, PasswordFileError, User};
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,6 +68,15 @@ pub struct LoginCounts {
     pub pending: u64,
 }
 
+/// What a reload found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reloaded {
+    /// How many users there are.
+    pub users: usize,
+    /// What proves nothing any more (see [`Identity::credential`]): users that were removed, or have another password.
+    pub gone: HashSet<Arc<str>>,
+}
+
 /// The users, as of the last load.
 struct Users {
     file: PasswordFile,
@@ -99,15 +109,16 @@ impl Authenticator {
         Ok(Authenticator { shared: Arc::new(shared) })
     }
 
-    /// Reads the users again, and says how many there are. Connections that are open stay so.
+    /// Reads the users again. Whoever is connected with what is gone by then is for the caller to close.
     ///
     /// # Errors
     /// The file cannot be read or is wrong; the users stay as they were.
-    pub fn reload(&self) -> Result<usize, PasswordFileError> {
-        let users = load_users(self.shared.settings.password_file.as_ref())?;
-        let count = users.file.users.len();
-        self.shared.users.store(Arc::new(users));
-        Ok(count)
+    pub fn reload(&self) -> Result<Reloaded, PasswordFileError> {
+        let users = Arc::new(load_users(self.shared.settings.password_file.as_ref())?);
+        let before = self.shared.users.swap(users.clone());
+        let is_gone = |(name, user): &(&String, &User)| users.file.users.get(*name) != Some(user);
+        let gone = before.file.users.iter().filter(is_gone).map(|(name, _)| credential_of(name)).collect();
+        Ok(Reloaded { users: users.file.users.len(), gone })
     }
 
     /// What a listener asks of its clients.
@@ -116,7 +127,7 @@ impl Authenticator {
         HandshakePolicy {
             anonymous_allowed: listener.anonymous_allowed(&self.shared.settings),
             password_allowed: self.shared.settings.password_file.is_some(),
-            vehicle_ids_reserved: false,
+            vehicle_ids_reserved: self.knows_vehicles(),
             methods,
             overflow: match listener.overflow {
                 OverflowPolicy::RefuseNew => Overflow::RefuseNew,
@@ -189,6 +200,11 @@ impl Authenticator {
         self.shared.settings.scram && self.shared.settings.password_file.is_some()
     }
 
+    /// Whether somebody can log in as a vehicle.
+    fn knows_vehicles(&self) -> bool {
+        self.users().file.users.keys().any(|user| Principal::of_user(user).vin().is_some())
+    }
+
     fn users(&self) -> Arc<Users> {
         self.shared.users.load_full()
     }
@@ -214,8 +230,11 @@ fn load_users(path: Option<&PathBuf>) -> Result<Users, PasswordFileError> {
 
 /// Who a user of the password file is.
 fn identity_of(user: &str) -> Identity {
-    let credential = Some(Arc::from(format!("password:{user}")));
-    Identity { credential, ..Principal::of_user(user).into() }
+    Identity { credential: Some(credential_of(user)), ..Principal::of_user(user).into() }
+}
+
+fn credential_of(user: &str) -> Arc<str> {
+    Arc::from(format!("password:{user}"))
 }
 
 fn count(counter: &AtomicU64) {

@@ -3,7 +3,7 @@
 //! Owns its format, reading and replacing. It never verifies a password, and holds none.
 //!
 //! One user a line, `NAME:ARGON2` or `NAME:ARGON2:SCRAM`, where ARGON2 is a PHC string (`$argon2id$...`) and SCRAM is what
-//! [`Keys`] prints. A line `:secret:BASE64` holds what the salts of users who do not exist are made from. Empty lines and
+//! [`Keys`] prints. A NAME may begin with `vehicle:`, `service:` or `operator:`. A line `:secret:BASE64` holds what the salts of users who do not exist are made from. Empty lines and
 //! lines that begin with `#` are skipped.
 
 use std::collections::BTreeMap;
@@ -14,6 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use causeway_fleet::Principal;
 use causeway_fleet::scram::Keys;
 use thiserror::Error;
 
@@ -106,10 +107,10 @@ impl PasswordFile {
             self.secret = BASE64_STANDARD.decode(secret).map_err(|_| "the secret is not Base64")?;
             return Ok(());
         }
-        let mut fields = line.splitn(3, ':');
-        let (Some(name), Some(argon2)) = (fields.next(), fields.next()) else {
-            return Err("not of the form NAME:ARGON2 or NAME:ARGON2:SCRAM");
-        };
+        const FORM: &str = "not of the form NAME:ARGON2 or NAME:ARGON2:SCRAM";
+        let (name, hashes) = split_name(line).ok_or(FORM)?;
+        let mut fields = hashes.splitn(2, ':');
+        let argon2 = fields.next().ok_or(FORM)?;
         check_name(name)?;
         hashing::check(argon2)?;
         let scram = fields.next().map(|keys| keys.parse().map_err(|_| "the SCRAM keys are malformed")).transpose()?;
@@ -164,6 +165,26 @@ impl PasswordFile {
     }
 }
 
+/// What says of a name whose it is.
+const KINDS: [&str; 3] = ["vehicle:", "service:", "operator:"];
+
+/// The kind of a name, empty where it has none, and the rest. `operator` alone is a name like any other.
+fn split_kind(text: &str) -> (&str, &str) {
+    let kind = KINDS.into_iter().find(|kind| text.starts_with(kind)).map_or(0, str::len);
+    match text.split_at(kind) {
+        // A hash begins so, and no name.
+        (_, rest) if rest.starts_with('$') => ("", text),
+        split => split,
+    }
+}
+
+/// A line's name, and what follows on it.
+fn split_name(line: &str) -> Option<(&str, &str)> {
+    let (kind, rest) = split_kind(line);
+    let end = kind.len() + rest.find(':')?;
+    Some((&line[..end], &line[end + 1..]))
+}
+
 /// Whether somebody can have this name.
 ///
 /// # Errors
@@ -172,7 +193,11 @@ pub fn check_name(name: &str) -> Result<(), &'static str> {
     match name {
         "" => Err("the user name is empty"),
         name if name.len() > USER_BYTES_MAX => Err("the user name is longer than 256 bytes"),
-        name if name.contains(':') => Err("the user name has a colon"),
+        name if split_kind(name).1.contains(':') => Err("the user name has a colon"),
+        name if KINDS.contains(&name) => Err("the user name has nothing behind its colon"),
+        name if name.starts_with("vehicle:") && Principal::of_user(name).vin().is_none() => {
+            Err("the user name vehicle:VIN has no VIN: 17 of 0-9 and A-Z without I, O and Q")
+        }
         name if name.starts_with('#') => Err("the user name begins with #"),
         name if name.chars().any(char::is_control) => Err("the user name has a control character"),
         _ => Ok(()),
@@ -229,6 +254,21 @@ mod tests {
         assert!(PasswordFile::load(&path).unwrap().users.is_empty());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left lying about");
+    }
+
+    #[test]
+    fn a_name_may_say_whose_it_is() {
+        let mut users = PasswordFile::default();
+        let names = ["operator", "operator:olga", "service", "service:ota", "vehicle:1M8GDM9AXKP042788", "vehicle"];
+        for name in names {
+            assert_eq!(check_name(name), Ok(()), "{name}");
+            let user = file().users.remove("alice").unwrap();
+            users.users.insert(name.to_owned(), User { scram: user.scram.filter(|_| name.len() % 2 == 0), ..user });
+        }
+        assert!(PasswordFile::parse(&users.text()).unwrap() == users);
+        for name in ["operator:", "vehicle:x", "vehicle:1m8gdm9axkp042788", "operator:a:b", "admin:a", "operator:$x"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
     }
 
     #[test]

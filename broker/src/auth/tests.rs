@@ -76,8 +76,13 @@ async fn too_many_at_once_are_refused_as_busy() {
 #[tokio::test]
 async fn users_are_read_again() {
     let (folder, authenticator) = one_user();
-    write_user(&folder.path().join("users"), "bob");
-    assert_eq!(authenticator.reload().unwrap(), 1);
+    let path = folder.path().join("users");
+    let found = |users, gone: &[&str]| Reloaded { users, gone: gone.iter().map(|name| Arc::from(*name)).collect() };
+    assert_eq!(authenticator.reload().unwrap(), found(1, &[]));
+    write_user(&path, "alice");
+    assert_eq!(authenticator.reload().unwrap(), found(1, &["password:alice"]), "another salt may be another password");
+    write_user(&path, "bob");
+    assert_eq!(authenticator.reload().unwrap(), found(1, &["password:alice"]));
     assert_user(&authenticator.clone().verify("bob", b"pencil").await, "bob");
     assert_denied(authenticator.verify("alice", b"pencil").await, ReasonCode::BadUserNameOrPassword);
 

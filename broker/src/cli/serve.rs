@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::check;
 use crate::admin::{AdminServer, ListenerState, Source};
-use crate::auth::Authenticator;
+use crate::auth::{Authenticator, Reloaded};
 use crate::config::{Config, Problem, load};
 use crate::server::{self, Backups, EdgeCounters, Observed, ObservedShard, Running};
 use crate::telemetry;
@@ -134,7 +134,10 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
 async fn reload(config: &Config, authenticator: &Authenticator, running: &Running) {
     if config.authentication.password_file.is_some() {
         match authenticator.reload() {
-            Ok(users) => tracing::info!(target: "causeway::server", users, "read the password file again"),
+            Ok(Reloaded { users, gone }) => {
+                tracing::info!(target: "causeway::server", users, gone = gone.len(), "read the password file again");
+                running.revoke(gone, "the password is no longer valid").await;
+            }
             Err(error) => {
                 tracing::error!(target: "causeway::server", %error, "the password file is wrong, its users stay as they were");
             }

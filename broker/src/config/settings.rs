@@ -52,7 +52,9 @@ impl Config {
 pub struct Authentication {
     /// Who may connect without credentials. A listener can say otherwise.
     pub anonymous: Anonymous,
-    /// File of users and password hashes, written by `causewayd passwd` and read again on SIGHUP. Without it, there are no users.
+    /// File of users and password hashes, written by `causewayd passwd` and read again on SIGHUP, when those are closed who are not in it
+    /// any more, or with another password. A user named vehicle:VIN or operator:NAME is that; all others are services. Without it, there
+    /// are no users.
     #[schemars(example = &"users")]
     pub password_file: Option<PathBuf>,
     /// Whether MQTT 5 clients may log in with the authentication method SCRAM-SHA-256, which never sends the password.

@@ -7,8 +7,6 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_core::{Notice, Revocation, Revoked};
-use causeway_protocol::ReasonCode;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Notices, ServerError};
@@ -78,17 +76,10 @@ impl Certificates {
             tokio::task::spawn_blocking(move || reloading.tls.as_ref().map_or(Ok(HashSet::new()), ListenerTls::reload));
         // It fails only where the process ends.
         let revoked = read.await.unwrap_or_else(|_| Ok(HashSet::new())).map_err(wrong)?;
-        self.close(revoked).await;
-        Ok(())
-    }
-
-    async fn close(&self, revoked: HashSet<Arc<str>>) {
-        if revoked.is_empty() {
-            return;
+        if !revoked.is_empty() {
+            tracing::info!(target: "causeway::server", certificates = revoked.len(), "certificates were revoked");
         }
-        tracing::info!(target: "causeway::server", certificates = revoked.len(), "certificates were revoked");
-        let revoked = Revoked::Credentials(Arc::new(revoked));
-        let (reason, why) = (ReasonCode::NotAuthorized, Arc::from("the certificate is revoked"));
-        self.notices.tell(Notice::Revoke(Revocation { revoked, reason, why, ends_sessions: false })).await;
+        self.notices.revoke(revoked, "the certificate is revoked").await;
+        Ok(())
     }
 }

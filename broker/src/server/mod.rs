@@ -12,6 +12,7 @@ mod observed;
 mod rights;
 mod shards;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::auth::{Authenticator, hashing};
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
 use crate::frontdoor::{FrontDoor, greet};
-use crate::identity::Open;
+use crate::identity::Admission;
 use crate::listener::{Listener, Sockets, accept_all, bind, listen};
 use crate::registry::{Registry, RegistryError};
 use crate::shard_loop::ShardParts;
@@ -166,7 +167,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         limits,
         authenticator,
         identity,
-        Arc::new(Open),
+        Admission::new(registry.clone(), config.registry.unknown_vehicles),
         inboxes,
         notices.clone(),
         observed.door.clone(),
@@ -232,6 +233,11 @@ impl Running {
     /// Reads the certificates of all listeners again. Where they are wrong, the old ones stay, and the errors say which.
     pub async fn reload_certificates(&self) -> Vec<ServerError> {
         self.certificates.reload().await
+    }
+
+    /// Closes whoever is connected with one of these credentials (see [`causeway_fleet::Identity::credential`]).
+    pub async fn revoke(&self, credentials: HashSet<Arc<str>>, why: &str) {
+        self.notices.revoke(credentials, why).await;
     }
 
     /// Where all shards are told what they are to know.

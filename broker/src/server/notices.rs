@@ -2,10 +2,12 @@
 //!
 //! Owns the order and the numbers of notices: all shards hear all of them, in the same order. It never decides what is told.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use causeway_core::Notice;
+use causeway_core::{Notice, Revocation, Revoked};
+use causeway_protocol::ReasonCode;
 use tokio::sync::{Mutex, mpsc};
 
 /// Where shards are told. Clones tell the same shards.
@@ -35,6 +37,16 @@ impl Notices {
             // One that has ended has no clients.
             let _ = shard.send((number, notice.clone())).await;
         }
+    }
+
+    /// Tells all shards that nobody may go on who is connected with one of these credentials.
+    pub async fn revoke(&self, credentials: HashSet<Arc<str>>, why: &str) {
+        if credentials.is_empty() {
+            return;
+        }
+        let revoked = Revoked::Credentials(Arc::new(credentials));
+        let (reason, why) = (ReasonCode::NotAuthorized, Arc::from(why));
+        self.tell(Notice::Revoke(Revocation { revoked, reason, why, ends_sessions: false })).await;
     }
 
     /// The number of the last notice: what is proven from now on is proven with all that it says.

@@ -32,6 +32,7 @@ pub fn listener(transport: Transport) -> Listener {
 pub struct Broker {
     running: Option<Running>,
     runtime: Runtime,
+    pub authenticator: Authenticator,
     pub observed: Observed,
     pub addresses: Vec<SocketAddr>,
 }
@@ -53,9 +54,9 @@ impl Broker {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let observed = Observed::default();
         let authenticator = Authenticator::load(&config.authentication).unwrap();
-        let running = runtime.block_on(server::start(&config, authenticator, &observed))?;
+        let running = runtime.block_on(server::start(&config, authenticator.clone(), &observed))?;
         let addresses = running.addresses().into_iter().map(|(_, address)| address).collect();
-        Ok(Broker { running: Some(running), runtime, observed, addresses })
+        Ok(Broker { running: Some(running), runtime, authenticator, observed, addresses })
     }
 
     /// A TCP connection to the first listener.
