@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use causeway_protocol::{Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
 
-use crate::message::{MessageId, Registry};
+use crate::fleet::{VINS, Vehicle, said_topic};
+use crate::message::{MessageId, Registry, TOPICS};
 use crate::oracle::state::LinkId;
 use crate::oracle::{AckKind, Rule, Violation};
 
@@ -25,6 +26,8 @@ pub(crate) struct Outgoing {
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) name: String,
+    /// Whose client it is, where it is a vehicle's.
+    pub(crate) vehicle: Option<Vehicle>,
     pub(crate) version: ProtocolVersion,
     pub(crate) is_persistent: bool,
     pub(crate) is_careful: bool,
@@ -69,6 +72,7 @@ impl Client {
     pub(crate) fn new(index: usize, version: ProtocolVersion) -> Client {
         Client {
             name: format!("c{index}"),
+            vehicle: None,
             version,
             is_persistent: true,
             is_careful: true,
@@ -90,6 +94,23 @@ impl Client {
             taken: 0,
             expiry_at_connect: 0,
         }
+    }
+
+    /// It is a client of this vehicle.
+    pub(crate) fn be_of(&mut self, vehicle: Vehicle) {
+        self.vehicle = Some(vehicle);
+        self.name = format!("{}/{}", VINS[vehicle], self.name);
+    }
+
+    /// A topic as it says it.
+    pub(crate) fn says(&self, topic: usize) -> &'static str {
+        if self.vehicle.is_some() { said_topic(topic) } else { TOPICS[topic] }
+    }
+
+    /// The full topic of what it got.
+    pub(crate) fn means(&self, topic: String, payload: &[u8], registry: &Registry) -> String {
+        let full = self.vehicle.and_then(|_| registry.full_topic(&topic, payload));
+        full.map_or(topic, str::to_owned)
     }
 
     /// The next identifier that is free.

@@ -14,6 +14,7 @@ mod broker;
 mod client;
 mod committed;
 mod disk;
+mod fleet;
 mod folding;
 mod link;
 mod message;
@@ -121,6 +122,7 @@ pub fn limits(seed: u64) -> Limits {
         urgent_topics: match any(0, 5) {
             0 => vec!["a/#".to_owned()],
             1 => vec!["w/+".to_owned(), "b".to_owned()],
+            2 => vec!["fleet/#".to_owned(), "vehicles/+/a".to_owned()],
             _ => Vec::new(),
         },
         sys_interval_seconds: 0,

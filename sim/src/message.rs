@@ -5,12 +5,78 @@
 use causeway_protocol::{QoS, filter_matches, parse_shared};
 use smallvec::SmallVec;
 
+use crate::fleet::said_topic;
+
 /// Where messages are published.
-pub(crate) const TOPICS: [&str; 8] = ["a", "a/b", "a/c", "b", "b/c", "c/b/d", "w/1", "w/2"];
+pub(crate) const TOPICS: [&str; 18] = [
+    "a",
+    "a/b",
+    "a/c",
+    "b",
+    "b/c",
+    "c/b/d",
+    "w/1",
+    "w/2",
+    "vehicles/1M8GDM9AXKP042788/a",
+    "vehicles/1M8GDM9AXKP042788/b/c",
+    "vehicles/WVWZZZ1JZ3W386752/a",
+    "vehicles/WVWZZZ1JZ3W386752/b/c",
+    "groups/g/a",
+    "groups/g/b/c",
+    "groups/h/a",
+    "groups/h/b/c",
+    "fleet/a",
+    "fleet/b/c",
+];
+
+/// So many are behind no mount; `fleet` knows the others.
+pub(crate) const PLAIN_TOPICS: usize = 8;
 
 /// What clients subscribe to.
-pub(crate) const FILTERS: [&str; 12] =
-    ["a", "a/#", "+/b", "#", "a/+", "b/#", "w/+", "c/b/d", "b", "$share/g/a/#", "$share/h/#", "$share/g/b/#"];
+pub(crate) const FILTERS: [&str; 39] = [
+    "a",
+    "a/#",
+    "+/b",
+    "#",
+    "a/+",
+    "b/#",
+    "w/+",
+    "c/b/d",
+    "b",
+    "$share/g/a/#",
+    "$share/h/#",
+    "$share/g/b/#",
+    "vehicles/1M8GDM9AXKP042788/a",
+    "vehicles/WVWZZZ1JZ3W386752/a",
+    "groups/g/a",
+    "groups/h/a",
+    "fleet/a",
+    "vehicles/1M8GDM9AXKP042788/#",
+    "vehicles/WVWZZZ1JZ3W386752/#",
+    "groups/g/#",
+    "groups/h/#",
+    "fleet/#",
+    "vehicles/1M8GDM9AXKP042788/+",
+    "vehicles/WVWZZZ1JZ3W386752/+",
+    "groups/g/+",
+    "groups/h/+",
+    "fleet/+",
+    "vehicles/1M8GDM9AXKP042788/b/#",
+    "vehicles/WVWZZZ1JZ3W386752/b/#",
+    "groups/g/b/#",
+    "groups/h/b/#",
+    "fleet/b/#",
+    "$share/g/vehicles/1M8GDM9AXKP042788/#",
+    "$share/g/vehicles/WVWZZZ1JZ3W386752/#",
+    "vehicles/+/a",
+    "vehicles/#",
+    "groups/+/+",
+    "$share/g/groups/#",
+    "$share/h/vehicles/+/b/c",
+];
+
+/// So many are over no mount; `fleet` knows the others.
+pub(crate) const PLAIN_FILTERS: usize = 12;
 
 /// Names a message; its place in the [`Registry`].
 pub(crate) type MessageId = u32;
@@ -120,6 +186,13 @@ impl Registry {
         bytes.extend_from_slice(&u64::from(id).to_be_bytes());
         bytes.extend((HEAD_BYTES..message.payload_bytes).map(|at| filler(id, at)));
         bytes
+    }
+
+    /// The full topic of what a vehicle got, if it got it by the right name.
+    pub(crate) fn full_topic(&self, said: &str, payload: &[u8]) -> Option<&'static str> {
+        let id = payload.get(4..HEAD_BYTES).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes)?;
+        let topic = self.messages.get(usize::try_from(id).ok()?)?.topic;
+        (said_topic(topic) == said).then_some(TOPICS[topic])
     }
 
     /// The message whose payload this is, if it is one and intact. An empty payload names none.

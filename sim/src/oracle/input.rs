@@ -2,11 +2,14 @@
 //!
 //! Owns the transitions of the model that clients bring about. Those of time are in `time`.
 
+use std::collections::BTreeMap;
+
 use causeway_protocol::{ProtocolVersion, QoS, ReasonCode, RetainHandling};
 
 use super::route::{Match, Matches, Room};
 use super::state::{ClientIndex, Due, FlightKind, Holder, LinkId, Op, Session, Sub, WillModel};
 use super::{AckDue, AckKind, AnswerDue, Conn, Finished, Oracle, Rule, is_expired};
+use crate::fleet::follows;
 use crate::message::{MessageId, is_shared};
 
 /// What a CONNECT asked for.
@@ -289,11 +292,17 @@ impl Oracle {
         let (last, max) = (self.last, self.limits.subscriptions_per_session_max);
         let mut reasons = Vec::new();
         let mut lsn = 0;
+        // What follows from a subscription fares as that does.
+        let mut existed = false;
         for one in wanted {
             let Some((client, session)) = self.session_of(link) else { return };
-            let existed = session.subs.contains_key(&one.filter);
-            if !existed && session.subs.len() >= max {
-                reasons.push(ReasonCode::QuotaExceeded);
+            if !one.sub.follows {
+                existed = session.subs.contains_key(&one.filter);
+                if !existed && session.subs.values().filter(|sub| !sub.follows).count() >= max {
+                    reasons.push(ReasonCode::QuotaExceeded);
+                }
+            }
+            if reasons.last() == Some(&ReasonCode::QuotaExceeded) {
                 continue;
             }
             let (epoch, recorded) = (session.epoch, session.recorded);
@@ -307,14 +316,41 @@ impl Oracle {
             let op = Op::Subscribe { client, epoch, filter: one.filter, sub: one.sub, backlog };
             self.change(op, recorded);
             lsn = if recorded { last } else { 0 };
-            reasons.push(match one.sub.qos {
-                QoS::AtMostOnce => ReasonCode::Success,
-                QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
-                QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
-            });
+            if !one.sub.follows {
+                reasons.push(match one.sub.qos {
+                    QoS::AtMostOnce => ReasonCode::Success,
+                    QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
+                    QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
+                });
+            }
         }
         if let Some(conn) = self.conns.get_mut(&link) {
             conn.answers.push_back(AnswerDue { packet_id, reasons: Some(reasons), lsn });
+        }
+    }
+
+    /// The client's vehicle is in these groups now, whether it is connected or not.
+    pub(crate) fn regroup(&mut self, now: u64, client: ClientIndex, groups: u64) {
+        let Some(session) = &self.live.sessions[client] else { return };
+        let (epoch, recorded) = (session.epoch, session.recorded);
+        let (has, made): (Vec<_>, Vec<_>) = session.subs.clone().into_iter().partition(|(_, sub)| sub.follows);
+        let follows = |(own, sub): &(usize, Sub)| {
+            let sub = Sub { follows: true, ..*sub };
+            follows(*own, groups).into_iter().map(move |filter| (filter, sub))
+        };
+        let wanted: BTreeMap<usize, Sub> = made.iter().flat_map(follows).collect();
+        for (filter, _) in has.iter().filter(|(filter, _)| !wanted.contains_key(filter)) {
+            self.tally.left_groups += 1;
+            self.change(Op::Unsubscribe { client, epoch, filter: *filter }, recorded);
+        }
+        for (filter, sub) in wanted {
+            if has.iter().any(|(known, _)| *known == filter) {
+                continue;
+            }
+            self.tally.joined_groups += 1;
+            let handling = RetainHandling::Always;
+            let backlog = if sub.unretained { Vec::new() } else { self.due(now, &Wanted { filter, sub, handling }) };
+            self.change(Op::Subscribe { client, epoch, filter, sub, backlog }, recorded);
         }
     }
 

@@ -20,7 +20,7 @@ pub(crate) trait Judge {
     fn is_tainted(&self) -> bool;
     fn drops_oldest(&self, client: ClientIndex) -> bool;
 
-    /// What the client subscribes to, and which session it has.
+    /// What the client subscribed to itself, and which session it has.
     fn filters_of(&self, client: ClientIndex) -> Vec<usize>;
     fn epoch_of(&self, client: ClientIndex) -> u64;
     fn is_open(&self, link: LinkId) -> bool;
@@ -40,6 +40,8 @@ pub(crate) trait Judge {
     fn pubcomp(&mut self, now: u64, link: LinkId, packet_id: u16);
     fn subscribe(&mut self, now: u64, link: LinkId, packet_id: u16, wanted: &[Wanted]);
     fn unsubscribe(&mut self, link: LinkId, packet_id: u16, filters: &[usize]);
+    /// The client's vehicle is in these groups now.
+    fn regroup(&mut self, now: u64, client: ClientIndex, groups: u64);
     fn disconnect(&mut self, now: u64, link: LinkId, expiry_seconds: Option<u32>, with_will: bool);
     fn closed(&mut self, now: u64, link: LinkId);
 
@@ -69,7 +71,8 @@ impl Judge for Oracle {
     fn drops_oldest(&self, client: ClientIndex) -> bool { self.drops_oldest[client] }
 
     fn filters_of(&self, client: ClientIndex) -> Vec<usize> {
-        self.live.sessions[client].iter().flat_map(|session| session.subs.keys().copied()).collect()
+        let subs = self.live.sessions[client].iter().flat_map(|session| &session.subs);
+        subs.filter(|(_, sub)| !sub.follows).map(|(filter, _)| *filter).collect()
     }
     fn epoch_of(&self, client: ClientIndex) -> u64 {
         self.live.sessions[client].as_ref().map_or(0, |session| session.epoch)
@@ -95,6 +98,7 @@ impl Judge for Oracle {
         self.subscribe(now, link, packet_id, wanted);
     }
     fn unsubscribe(&mut self, link: LinkId, packet_id: u16, filters: &[usize]) { self.unsubscribe(link, packet_id, filters); }
+    fn regroup(&mut self, now: u64, client: ClientIndex, groups: u64) { self.regroup(now, client, groups); }
     fn disconnect(&mut self, now: u64, link: LinkId, expiry_seconds: Option<u32>, with_will: bool) {
         self.disconnect(now, link, expiry_seconds, with_will);
     }

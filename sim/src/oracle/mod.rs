@@ -234,6 +234,9 @@ pub struct Tally {
     pub dropped_oldest: u64,
     pub directed: u64,
     pub handed: u64,
+    pub joined_groups: u64,
+    pub left_groups: u64,
+    pub to_vehicles: u64,
 }
 
 impl Tally {
@@ -260,6 +263,9 @@ impl Tally {
         self.dropped_oldest += other.dropped_oldest;
         self.directed += other.directed;
         self.handed += other.handed;
+        self.joined_groups += other.joined_groups;
+        self.left_groups += other.left_groups;
+        self.to_vehicles += other.to_vehicles;
     }
 
     pub(crate) fn folded(&mut self, folded: Folded) {

@@ -24,6 +24,10 @@ pub(crate) struct Sub {
     pub(crate) retain_as_published: bool,
     /// Zero is none.
     pub(crate) identifier: u32,
+    /// Of a vehicle: it was not asked for, but follows from one that was.
+    pub(crate) follows: bool,
+    /// It asked for nothing retained.
+    pub(crate) unretained: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,16 +5,21 @@
 use std::num::NonZeroU16;
 
 use bytes::BytesMut;
+use causeway_core::{Groups, Identity, Notice, Principal};
 use causeway_protocol::{
     Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, ProtocolVersion, Publish, PublishProperties, QoS,
     ReasonCode, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe, Will, decode, encode,
 };
 
-use super::{Over, World};
+use super::{BROKER_SLOT, Over, World};
 use crate::broker::Broker;
 use crate::client::{Outgoing, Reaction};
+use crate::fleet::{
+    FILTERS_OF_BACKENDS, FILTERS_SAID, GROUP_SETS, MOUNTED_TOPICS, VINS, filter_of_backend, names, own_filter, said,
+    topic_of,
+};
 use crate::link::{Link, first_packet, resolve};
-use crate::message::{FILTERS, Message, MessageId, Registry, TOPICS, is_shared};
+use crate::message::{FILTERS, Message, MessageId, PLAIN_FILTERS, PLAIN_TOPICS, Registry, is_shared};
 use crate::oracle::state::LinkId;
 use crate::oracle::{AckKind, Rule};
 
@@ -78,7 +83,7 @@ impl<B: Broker> World<B> {
             Will {
                 qos: message.qos,
                 retain: message.retain,
-                topic: TOPICS[message.topic],
+                topic: self.clients[index].says(message.topic),
                 payload: &payload,
                 delay_interval_seconds,
                 message_expiry_interval_seconds: message.expiry_seconds,
@@ -100,11 +105,74 @@ impl<B: Broker> World<B> {
         self.send(id, &Packet::Connect(Box::new(connect)));
     }
 
+    /// Somewhere the client may publish.
+    fn any_topic(&mut self, client: usize) -> usize {
+        match self.clients[client].vehicle {
+            Some(vehicle) => topic_of(vehicle, self.random.below(2) as usize),
+            None if self.has_vehicles && self.random.chance(50) => {
+                PLAIN_TOPICS + self.random.below(MOUNTED_TOPICS as u64) as usize
+            }
+            None => self.random.below(PLAIN_TOPICS as u64) as usize,
+        }
+    }
+
+    /// Something the client may subscribe to, by its full name.
+    fn any_filter(&mut self, client: usize) -> usize {
+        match self.clients[client].vehicle {
+            Some(vehicle) => own_filter(vehicle, self.random.below(FILTERS_SAID as u64) as usize),
+            None if self.has_vehicles && self.random.chance(40) => {
+                filter_of_backend(self.random.below(FILTERS_OF_BACKENDS as u64) as usize)
+            }
+            None => self.random.below(PLAIN_FILTERS as u64) as usize,
+        }
+    }
+
+    fn says_filter(&self, client: usize, filter: usize) -> &'static str {
+        let said = self.clients[client].vehicle.and_then(|vehicle| said(vehicle, filter));
+        said.unwrap_or(FILTERS[filter])
+    }
+
+    /// A vehicle joins or leaves groups, and all shards are told.
+    pub(super) fn regroup(&mut self) -> Result<(), Over> {
+        if !self.has_vehicles {
+            return Ok(());
+        }
+        let vehicle = self.random.below(VINS.len() as u64) as usize;
+        let mut groups = *self.grouped.last().unwrap_or(&[0; 2]);
+        groups[vehicle] = self.random.below(GROUP_SETS);
+        self.grouped.push(groups);
+        self.note("vehicle is in groups", [vehicle as u64, groups[vehicle], 0]);
+        let number = self.grouped.len() as u64 - 1;
+        let Ok(vin) = VINS[vehicle].parse() else { return Ok(()) };
+        for core in 0..self.cores.len() {
+            self.at(BROKER_SLOT)?;
+            let notice = Notice::Groups(vec![(vin, names_of(groups[vehicle]))]);
+            self.input(core, |shard, now| shard.notice(now, number, notice));
+            for client in (0..self.clients.len()).filter(|client| self.home(*client) == core).collect::<Vec<_>>() {
+                if self.clients[client].vehicle == Some(vehicle) {
+                    self.oracle.regroup(self.now, client, groups[vehicle]);
+                }
+            }
+            self.observe()?;
+        }
+        Ok(())
+    }
+
+    /// Who a client is proven to be, as of a notice that may be older than the newest.
+    pub(super) fn identity(&mut self, client: usize) -> (Identity, u64) {
+        let Some(vehicle) = self.clients[client].vehicle else { return (Principal::Anonymous.into(), u64::MAX) };
+        let newest = self.grouped.len() - 1;
+        let known = if self.random.chance(30) { self.random.below(newest as u64 + 1) as usize } else { newest };
+        let principal = Principal::of_user(&format!("vehicle:{}", VINS[vehicle]));
+        (Identity { groups: names_of(self.grouped[known][vehicle]), ..principal.into() }, known as u64)
+    }
+
     fn new_message(&mut self, client: usize, is_will: bool) -> MessageId {
-        let topic = self.random.below(TOPICS.len() as u64) as usize;
+        let topic = self.any_topic(client);
         let qos = self.qos();
         let retain = self.random.chance(15);
-        if retain && !is_will && self.random.chance(25) {
+        // Without a payload, a vehicle that got it could not be asked by which full name.
+        if retain && !is_will && topic < PLAIN_TOPICS && self.random.chance(25) {
             return Registry::clearing(topic);
         }
         let payload_bytes = match self.random.below(40) {
@@ -204,11 +272,13 @@ impl<B: Broker> World<B> {
         let payload = self.oracle.registry().payload(message);
         let one = self.oracle.registry().get(message);
         let message_expiry_interval_seconds = one.expiry_seconds;
+        let Some(link) = self.links.get(&id) else { return };
+        let says = self.clients[link.client].says(one.topic);
         let publish = Publish {
             dup,
             qos: one.qos,
             retain: one.retain,
-            topic: TOPICS[one.topic],
+            topic: says,
             packet_id: NonZeroU16::new(packet_id),
             properties: PublishProperties { message_expiry_interval_seconds, ..PublishProperties::default() },
             payload: &payload,
@@ -217,7 +287,7 @@ impl<B: Broker> World<B> {
     }
 
     pub(super) fn subscribe_something(&mut self, index: usize, id: LinkId) {
-        let filter = self.random.below(FILTERS.len() as u64) as usize;
+        let filter = self.any_filter(index);
         // One group at a time, so that it is clear through which a message came.
         let in_group = self.oracle.filters_of(index).into_iter().any(is_shared);
         if is_shared(filter) && (in_group || self.links[&id].up.len() > 2) {
@@ -245,7 +315,7 @@ impl<B: Broker> World<B> {
             packet_id: self.clients[index].request_id(),
             subscription_identifier: identified.then(|| 1 + self.random.below(9) as u32),
             user_properties: Vec::new(),
-            filters: vec![(FILTERS[filter], options)],
+            filters: vec![(self.says_filter(index, filter), options)],
         };
         self.send(id, &Packet::Subscribe(subscribe));
     }
@@ -253,11 +323,11 @@ impl<B: Broker> World<B> {
     fn unsubscribe_something(&mut self, index: usize, id: LinkId) {
         let subs = self.oracle.filters_of(index);
         let filter = if subs.is_empty() || self.random.chance(10) {
-            self.random.below(FILTERS.len() as u64) as usize
+            self.any_filter(index)
         } else {
             subs[self.random.below(subs.len() as u64) as usize]
         };
-        let filters = vec![FILTERS[filter]];
+        let filters = vec![self.says_filter(index, filter)];
         let packet_id = self.clients[index].request_id();
         self.send(id, &Packet::Unsubscribe(Unsubscribe { packet_id, user_properties: Vec::new(), filters }));
     }
@@ -323,7 +393,10 @@ impl<B: Broker> World<B> {
             let rest = link.received.split_off(head.total_bytes());
             let bytes = std::mem::replace(&mut link.received, rest);
             let Ok(packet) = decode(&head, &bytes[head.header_bytes..], link.version) else { return Ok(()) };
-            let topic = resolve(&mut link.aliases[1], &packet);
+            let mut topic = resolve(&mut link.aliases[1], &packet);
+            if let Packet::Publish(publish) = &packet {
+                topic = self.clients[index].means(topic, publish.payload, self.oracle.registry());
+            }
             let link_epoch = link.epoch;
             if matches!(packet, Packet::ConnAck(_)) {
                 self.clients[index].given(link.epoch);
@@ -359,4 +432,9 @@ impl<B: Broker> World<B> {
             }
         }
     }
+}
+
+/// A set of groups as the broker has it.
+fn names_of(groups: u64) -> Groups {
+    Groups::new(names(groups)).unwrap_or_default()
 }

@@ -91,6 +91,8 @@ impl<B: Broker> World<B> {
     /// All shards run, and found the records up to these.
     fn started(&mut self, through: &[u64]) -> Result<(), Over> {
         self.oracle.tally().starts += 1;
+        // What was told before is forgotten, but not what the groups are.
+        self.grouped.drain(..self.grouped.len() - 1);
         self.slow = 0;
         for (at, through) in through.iter().enumerate() {
             let core = &mut self.cores[at];

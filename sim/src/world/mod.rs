@@ -14,12 +14,13 @@ use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use causeway_core::{ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Millis, Overflow, Shard, Step};
-use causeway_protocol::{Packet, ProtocolVersion, QoS, decode};
+use causeway_core::{ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Millis, Overflow, Shard, Step, Verdict};
+use causeway_protocol::{Packet, ProtocolVersion, QoS, RetainHandling, decode};
 use causeway_storage::fault::Random;
 
 use crate::broker::Broker;
 use crate::client::Client;
+use crate::fleet::{filter_said, follows};
 use crate::link::{Link, first_packet, resolve};
 use crate::message::{FILTERS, Registry, TOPICS};
 use crate::oracle::input::{Asked, Wanted};
@@ -57,6 +58,9 @@ pub(crate) struct World<B> {
     /// All shards know what the others' clients want: clients may come.
     is_listening: bool,
     next_link: LinkId,
+    /// Whether some of the clients are vehicles; and the groups of each vehicle, as of each notice of theirs since the start.
+    has_vehicles: bool,
+    grouped: Vec<[u64; 2]>,
     slow: u64,
     /// An outbox was over its bound.
     was_full: bool,
@@ -209,7 +213,12 @@ impl<B: Broker> World<B> {
             let Some(link) = self.links.get_mut(&id) else { return };
             match decode(&head, &packet[head.header_bytes..], link.version) {
                 Ok(packet) => {
-                    let topic = resolve(&mut link.aliases[0], &packet);
+                    let client = link.client;
+                    let mut topic = resolve(&mut link.aliases[0], &packet);
+                    if let Packet::Publish(publish) = &packet {
+                        topic = self.clients[client].means(topic, publish.payload, self.oracle.registry());
+                        self.oracle.tally().to_vehicles += u64::from(self.clients[client].vehicle.is_some());
+                    }
                     let numbers = numbers(id, &packet, self.oracle.registry(), &topic);
                     self.note(name(&packet, false), numbers);
                     self.oracle.emitted(self.now, id, &packet, &topic);
@@ -301,18 +310,23 @@ impl<B: Broker> World<B> {
         let drops = self.links.get(&id).is_some_and(|link| self.oracle.drops_oldest(link.client));
         let overflow = if drops { Overflow::DropOldest } else { Overflow::RefuseNew };
         let policy = HandshakePolicy { anonymous_allowed: true, overflow, ..HandshakePolicy::default() };
-        let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned());
-        let (Step::Accept(request), Packet::Connect(connect)) = (handshake.handle(packet), packet) else {
+        let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, "assigned".to_owned()).proven();
+        let Some(client) = self.links.get(&id).map(|link| link.client) else { return Ok(()) };
+        let (identity, rights_as_of) = self.identity(client);
+        handshake.handle(packet);
+        let step = handshake.verdict(Verdict::Allow { identity, data: Vec::new() });
+        let (Step::Accept(mut request), Packet::Connect(connect)) = (step, packet) else {
             self.oracle.breach(Rule::Connection, format!("not accepted: {packet:?}"));
             return Err(Over);
         };
-        let Some(client) = self.links.get(&id).map(|link| link.client) else { return Ok(()) };
+        request.rights_as_of = rights_as_of;
         let core = self.home(client);
         let connection = self.input(core, |shard, now| shard.open(now, *request));
         self.links.get_mut(&id).into_iter().for_each(|link| link.connection = Some(connection));
         self.by_connection.insert((core, connection), id);
         let will = connect.will.as_ref().and_then(|will| {
-            let message = self.oracle.registry().recognise(will.topic, will.payload).ok().flatten()?;
+            let topic = self.clients[client].means(will.topic.to_owned(), will.payload, self.oracle.registry());
+            let message = self.oracle.registry().recognise(&topic, will.payload).ok().flatten()?;
             Some(WillModel { message, delay_seconds: will.delay_interval_seconds.unwrap_or(0) })
         });
         let expiry_seconds = match (connect.version, connect.clean_start) {
@@ -330,6 +344,10 @@ impl<B: Broker> World<B> {
         };
         self.note("-> CONNECT link client expiry", [u64::from(id), client as u64, u64::from(expiry_seconds)]);
         self.oracle.open(self.now, id, asked);
+        if let Some(vehicle) = self.clients[client].vehicle {
+            let groups = self.grouped.last().map_or(0, |groups| groups[vehicle]);
+            self.oracle.regroup(self.now, client, groups);
+        }
         // Which session it is, CONNACK says.
         let observed = self.observe();
         let epoch = self.oracle.epoch_of(client);
@@ -350,8 +368,14 @@ impl<B: Broker> World<B> {
         let before = refusals(self.shard(core));
         self.input(core, |shard, now| shard.handle(now, connection, packet));
         let refused = refusals(self.shard(core)) != before;
-        let topic = if let Packet::Publish(publish) = packet { publish.topic } else { "" };
-        let numbers = numbers(id, packet, self.oracle.registry(), topic);
+        let Some(client) = self.links.get(&id).map(|link| link.client) else { return Ok(()) };
+        let topic = match packet {
+            Packet::Publish(publish) => {
+                self.clients[client].means(publish.topic.to_owned(), publish.payload, self.oracle.registry())
+            }
+            _ => String::new(),
+        };
+        let numbers = numbers(id, packet, self.oracle.registry(), &topic);
         self.note(name(packet, true), numbers);
         let now = self.now;
         if self.oracle.heard(now, id).is_none() {
@@ -359,10 +383,9 @@ impl<B: Broker> World<B> {
         }
         match packet {
             Packet::Publish(publish) => {
-                let topic = TOPICS.iter().position(|topic| *topic == publish.topic).unwrap_or(0);
-                let message = match self.oracle.registry().recognise(publish.topic, publish.payload) {
+                let message = match self.oracle.registry().recognise(&topic, publish.payload) {
                     Ok(Some(message)) => message,
-                    Ok(None) | Err(_) => Registry::clearing(topic),
+                    Ok(None) | Err(_) => Registry::clearing(TOPICS.iter().position(|one| *one == topic).unwrap_or(0)),
                 };
                 let packet_id = publish.packet_id.map_or(0, |packet_id| packet_id.get());
                 self.oracle.publish(now, id, message, packet_id, refused);
@@ -372,21 +395,27 @@ impl<B: Broker> World<B> {
             Packet::PubRel(ack) => self.oracle.pubrel(id, ack.packet_id.get()),
             Packet::PubComp(ack) => self.oracle.pubcomp(now, id, ack.packet_id.get()),
             Packet::Subscribe(subscribe) => {
-                let wanted = subscribe.filters.iter().map(|(filter, options)| Wanted {
-                    filter: filter_number(filter),
-                    sub: Sub {
+                let wanted = subscribe.filters.iter().flat_map(|(filter, options)| {
+                    let sub = Sub {
                         qos: options.qos,
                         no_local: options.no_local,
                         retain_as_published: options.retain_as_published,
                         identifier: subscribe.subscription_identifier.unwrap_or(0),
-                    },
-                    handling: options.retain_handling,
+                        follows: false,
+                        unretained: options.retain_handling == RetainHandling::Never,
+                    };
+                    self.meant(client, filter).into_iter().enumerate().map(move |(at, filter)| Wanted {
+                        filter,
+                        sub: Sub { follows: at > 0, ..sub },
+                        handling: options.retain_handling,
+                    })
                 });
                 let wanted: Vec<Wanted> = wanted.collect();
                 self.oracle.subscribe(now, id, subscribe.packet_id.get(), &wanted);
             }
             Packet::Unsubscribe(unsubscribe) => {
-                let filters: Vec<usize> = unsubscribe.filters.iter().map(|filter| filter_number(filter)).collect();
+                let filters: Vec<usize> =
+                    unsubscribe.filters.iter().flat_map(|filter| self.meant(client, filter)).collect();
                 self.oracle.unsubscribe(id, unsubscribe.packet_id.get(), &filters);
             }
             Packet::Disconnect(disconnect) => {
@@ -396,6 +425,14 @@ impl<B: Broker> World<B> {
             _ => {}
         }
         self.observe()
+    }
+
+    /// All full filters that a client's is for, its own first.
+    fn meant(&self, client: ClientIndex, filter: &str) -> Vec<usize> {
+        let Some(vehicle) = self.clients[client].vehicle else { return vec![filter_number(filter)] };
+        let groups = self.grouped.last().map_or(0, |groups| groups[vehicle]);
+        let own = filter_said(vehicle, filter);
+        [own].into_iter().chain(follows(own, groups)).collect()
     }
 
     /// The broker's end of a link is gone.

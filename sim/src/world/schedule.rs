@@ -14,6 +14,7 @@ use super::{BROKER_SLOT, Over, World};
 use crate::Options;
 use crate::broker::{Broker, Keeping};
 use crate::client::Client;
+use crate::fleet::{GROUP_SETS, VINS};
 use crate::oracle::state::LinkId;
 use crate::oracle::{Judge, Oracle, Rule, Several};
 use crate::trace::Trace;
@@ -42,6 +43,14 @@ impl<B: Broker> World<B> {
             }
             clients.push(client);
         }
+        let mut fleet = Random::new(options.seed ^ 0x44);
+        let has_vehicles = fleet.chance(50);
+        for client in clients.iter_mut().take(count).filter(|_| has_vehicles) {
+            if fleet.chance(55) {
+                client.be_of(fleet.below(VINS.len() as u64) as usize);
+            }
+        }
+        let grouped = vec![[fleet.below(GROUP_SETS), fleet.below(GROUP_SETS)]];
         let cores: Vec<Core<B>> = brokers.into_iter().map(|broker| Core::new(broker, random.next())).collect();
         let is_folding = crate::keeping(options) != Keeping::Memory;
         let mut drops_oldest = vec![false; clients.len()];
@@ -70,6 +79,8 @@ impl<B: Broker> World<B> {
             wires: Vec::new(),
             is_listening: false,
             next_link: 0,
+            has_vehicles,
+            grouped,
             slow: 0,
             was_full: false,
             is_damaging: options.damage,
@@ -132,7 +143,8 @@ impl<B: Broker> World<B> {
                 self.act(index);
                 Ok(())
             }
-            300..540 => self.with_link(|world, id| {
+            300..306 => self.regroup(),
+            306..540 => self.with_link(|world, id| {
                 let bytes = world.how_many();
                 world.carry_up(id, bytes)
             }),

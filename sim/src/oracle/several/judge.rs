@@ -23,7 +23,7 @@ impl Judge for Several {
 
     fn filters_of(&self, client: ClientIndex) -> Vec<usize> {
         let stays = self.sessions[client].iter().flat_map(|session| &session.stays);
-        stays.filter(|stay| stay.ended.is_none()).map(|stay| stay.filter).collect()
+        stays.filter(|stay| stay.ended.is_none() && !stay.sub.follows).map(|stay| stay.filter).collect()
     }
     fn epoch_of(&self, client: ClientIndex) -> u64 {
         self.sessions[client].as_ref().map_or(0, |session| session.epoch)
@@ -48,6 +48,7 @@ impl Judge for Several {
     fn pubcomp(&mut self, _: u64, _: LinkId, _: u16) {}
     fn subscribe(&mut self, _: u64, link: LinkId, packet_id: u16, wanted: &[Wanted]) { self.subscribe(link, packet_id, wanted); }
     fn unsubscribe(&mut self, link: LinkId, packet_id: u16, filters: &[usize]) { self.unsubscribe(link, packet_id, filters); }
+    fn regroup(&mut self, _: u64, client: ClientIndex, groups: u64) { self.regroup(client, groups); }
     fn disconnect(&mut self, now: u64, link: LinkId, expiry_seconds: Option<u32>, with_will: bool) {
         self.disconnect(now, link, expiry_seconds, with_will);
     }

@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use causeway_protocol::{QoS, ReasonCode};
 
 use super::{AnswerDue, Conn, OwedToGroup, Session, Several, Stay};
+use crate::fleet::follows;
 use crate::message::is_shared;
 use crate::oracle::Rule;
 use crate::oracle::input::{Asked, Wanted};
-use crate::oracle::state::{ClientIndex, LinkId};
+use crate::oracle::state::{ClientIndex, LinkId, Sub};
 
 impl Several {
     pub(super) fn open(&mut self, now: u64, link: LinkId, asked: Asked) {
@@ -231,6 +232,35 @@ impl Several {
         }
     }
 
+    /// The client's vehicle is in these groups now. Nobody is told when other shards know: what follows from that may come from now on.
+    pub(super) fn regroup(&mut self, client: ClientIndex, groups: u64) {
+        self.turn += 1;
+        let turn = self.turn;
+        let Some(session) = &mut self.sessions[client] else { return };
+        let here = |stay: &&mut Stay| stay.ended.is_none() && !stay.is_gone;
+        let made: Vec<Stay> =
+            session.stays.iter_mut().filter(here).filter(|stay| !stay.sub.follows).map(|one| *one).collect();
+        let mut wanted: Vec<Stay> = Vec::new();
+        for own in made {
+            let sub = Sub { follows: true, ..own.sub };
+            let follows = follows(own.filter, groups).into_iter();
+            wanted.extend(follows.map(|filter| Stay { filter, sub, asked: turn, acked: None, is_unsure: true, ..own }));
+        }
+        let mut changed = Vec::new();
+        for stay in session.stays.iter_mut().filter(here).filter(|stay| stay.sub.follows) {
+            if wanted.iter().all(|one| one.filter != stay.filter) {
+                stay.ended = Some(turn);
+                changed.push(stay.filter);
+            }
+            wanted.retain(|one| one.filter != stay.filter);
+        }
+        self.tally.left_groups += changed.len() as u64;
+        self.tally.joined_groups += wanted.len() as u64;
+        changed.extend(wanted.iter().map(|stay| stay.filter));
+        session.stays.extend(wanted);
+        changed.into_iter().for_each(|filter| self.loosen(client, filter, true));
+    }
+
     /// A subscription changes: what is on its way from another shard may come as it was wanted before, or as it is now; or not at all,
     /// where that need not be.
     fn loosen(&mut self, client: ClientIndex, filter: usize, may_be_missing: bool) {
@@ -257,7 +287,8 @@ impl Several {
         let Some((_, session)) = self.session_of(link) else { return };
         let mut wrong = None;
         for (at, filter) in due.filters.iter().enumerate() {
-            let reason = reasons.and_then(|reasons| reasons.get(at)).copied();
+            // What follows from a subscription fares as that does, and has no reason of its own.
+            let reason = reasons.and_then(|reasons| reasons.get(at).or(reasons.last())).copied();
             for stay in session.stays.iter_mut().filter(|stay| stay.filter == *filter) {
                 stay.is_gone |= stay.ended.is_some_and(|ended| ended <= due.asked);
             }

@@ -1,5 +1,6 @@
 //! Several shards, each of them a client of the others.
 
+mod mounting;
 mod retained;
 mod shared;
 
