@@ -19,6 +19,7 @@ mod folding;
 mod link;
 mod message;
 mod oracle;
+mod presence;
 mod trace;
 mod world;
 
@@ -33,6 +34,7 @@ pub use broker::{BeforeReplay, Broker, DurableBroker, Keeping, Replayed, Setup, 
 pub use disk::{WatchedDisk, Written};
 pub use folding::Folded;
 pub use oracle::{Rule, Tally, Violation};
+pub use presence::{PresenceFailure, PresenceOptions, PresenceReport, PresenceTally, run_presence, run_presence_with};
 use world::World;
 
 /// What is played.

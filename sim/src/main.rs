@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use causeway_sim::{KNOWN, Options, Rule, Tally, run};
+use causeway_sim::{KNOWN, Options, PresenceOptions, PresenceTally, Rule, Tally, run, run_presence};
 
 /// Failures after which it stops.
 const FAILURES_MAX: usize = 20;
@@ -19,7 +19,19 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    match arguments(std::env::args().skip(1)) {
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if(|word| word == "presence").is_some() {
+        return match presence_arguments(words) {
+            Ok(arguments) => play_presence(&arguments),
+            Err(error) => {
+                eprintln!(
+                    "{error}\nusage: causeway-sim presence [--seed N] [--steps M] [--seeds COUNT] [--connects COUNT] [--shards 1..3]"
+                );
+                ExitCode::FAILURE
+            }
+        };
+    }
+    match arguments(words) {
         Ok(arguments) => play(&arguments),
         Err(error) => {
             eprintln!(
@@ -59,6 +71,52 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
         }
     }
     Ok(arguments)
+}
+
+/// Runs of presence: until so many seeds or so many connects, whichever comes last.
+struct PresenceArguments {
+    options: PresenceOptions,
+    seeds: u64,
+    connects: u64,
+}
+
+fn presence_arguments(mut words: impl Iterator<Item = String>) -> Result<PresenceArguments, String> {
+    let options = PresenceOptions { seed: 1, steps: 3000, shards: None };
+    let mut arguments = PresenceArguments { options, seeds: 1, connects: 0 };
+    while let Some(word) = words.next() {
+        let text = words.next().ok_or(format!("{word} needs a number"))?;
+        let number = text.parse::<u64>().map_err(|error| format!("{word} {text}: {error}"))?;
+        match word.as_str() {
+            "--seed" => arguments.options.seed = number,
+            "--seeds" => arguments.seeds = number,
+            "--connects" => arguments.connects = number,
+            "--steps" => arguments.options.steps = number.try_into().map_err(|_| "too many steps".to_owned())?,
+            "--shards" if (1..=3).contains(&number) => arguments.options.shards = Some(number as usize),
+            other => return Err(format!("unknown argument {other} {number}")),
+        }
+    }
+    Ok(arguments)
+}
+
+fn play_presence(arguments: &PresenceArguments) -> ExitCode {
+    let begun = Instant::now();
+    let (mut tally, mut failed, mut played) = (PresenceTally::default(), 0, 0);
+    while played < arguments.seeds || tally.connects < arguments.connects {
+        match run_presence(PresenceOptions { seed: arguments.options.seed + played, ..arguments.options }) {
+            Ok(report) => tally.add(&report.tally),
+            Err(failure) => {
+                failed += 1;
+                println!("{failure}\n");
+                if failed == FAILURES_MAX {
+                    println!("stopped after {FAILURES_MAX} failures");
+                    break;
+                }
+            }
+        }
+        played += 1;
+    }
+    println!("{played} seeds, {failed} failed, {:.1?}; {tally:?}", begun.elapsed());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Takes a rule out of those that are tolerated.

@@ -464,7 +464,7 @@ impl<B: Broker> World<B> {
 }
 
 /// All bytes of an outbox.
-fn gather(outbox: causeway_core::OutboxRef<'_>) -> Vec<u8> {
+pub(crate) fn gather(outbox: causeway_core::OutboxRef<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut slices = [IoSlice::new(&[]); 512];
     let used = outbox.chunks(&mut slices);
