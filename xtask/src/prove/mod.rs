@@ -22,6 +22,7 @@ mod kill;
 mod load;
 mod million_sessions;
 mod powercut;
+mod presence;
 mod side_by_side;
 mod soak;
 mod speed;
@@ -138,6 +139,11 @@ const PROOFS: &[Proof] = &[
         claim: "10,000 clients who come at once are all let in, and those who were there lose nothing",
         run: |workspace, options| speed::prove_storm(&options.beside(workspace), options.full),
     },
+    Proof {
+        name: "presence",
+        claim: "whoever believes the largest epoch knows which vehicles are connected, after 100,000 connects, takeovers, drops and crashes",
+        run: |workspace, options| presence::prove(workspace, options.full),
+    },
 ];
 
 /// Whether `name` can be given to `cargo xtask prove`.
@@ -181,7 +187,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(!options.unsynced || proof.name == "powercut", "only the proof of powercut knows --unsynced");
     ensure!(options.seconds.is_none() || proof.name == "soak", "only the proof of soak knows --seconds");
     let is_of_another = options.against != Product::Causeway;
-    let needs_causeway = ["powercut", "disk-full", "broadcast", "million-sessions", "soak"].contains(&proof.name);
+    let needs_causeway =
+        ["powercut", "disk-full", "broadcast", "million-sessions", "soak", "presence"].contains(&proof.name);
     let stands_beside_others = ["speed", "latency", "idle", "storm-baseline"].contains(&proof.name);
     let can_be_drawn = stands_beside_others || proof.name == "soak";
     ensure!(options.plot.is_none() || can_be_drawn, "{} knows no --plot", proof.name);
