@@ -16,6 +16,7 @@ use causeway_protocol::{ReasonCode, decode, frame};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::audit::{Audit, AuditEvent, Decision, What};
 use crate::auth::{Authenticator, Exchange, hashing};
 use crate::config::{IdentitySettings, ProxyProtocol, Transport};
 use crate::home_shard::home_shard;
@@ -60,9 +61,11 @@ pub(crate) struct FrontDoor {
     pub(crate) held: Arc<AtomicUsize>,
     /// For lines about those who are not let in.
     pub(crate) refusals: Arc<LogGate>,
+    pub(crate) audit: Audit,
 }
 
 impl FrontDoor {
+    /// One that records nothing.
     pub(crate) fn new(
         limits: Arc<Limits>,
         authenticator: Authenticator,
@@ -73,17 +76,8 @@ impl FrontDoor {
         counters: Arc<EdgeCounters>,
     ) -> FrontDoor {
         let refusals = Arc::new(LogGate::new("connections were refused"));
-        FrontDoor {
-            limits,
-            authenticator,
-            identity,
-            admission,
-            shards,
-            notices,
-            counters,
-            held: Arc::default(),
-            refusals,
-        }
+        let (held, audit) = Default::default();
+        FrontDoor { limits, authenticator, identity, admission, shards, notices, counters, held, refusals, audit }
     }
 }
 
@@ -484,6 +478,11 @@ impl Greeting {
 
     fn log_refusal(&self, client: &str, reason: Option<ReasonCode>, why: &str) {
         self.door.counters.refused_handshake.add(1);
+        if self.door.audit.is_on() {
+            let (client, peer) = (client.to_owned(), Some(self.peer));
+            let event = AuditEvent::new(What::Connect, Decision::Deny, why);
+            self.door.audit.record(AuditEvent { client, peer, reason, ..event });
+        }
         if !self.door.refusals.pass() {
             return;
         }

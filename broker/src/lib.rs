@@ -5,6 +5,7 @@
 //! in `causeway-fleet`.
 
 pub mod admin;
+pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod config;

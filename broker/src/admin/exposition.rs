@@ -3,10 +3,13 @@
 //! Owns names, units and help. The numbers are kept elsewhere: each scrape copies them. What clients do is told for the whole broker; what
 //! belongs to a log, or says whether shards bear the same load, is told for each shard, with the label `shard`.
 
+use std::sync::atomic::Ordering;
+
 use causeway_core::{Bound, Counters, Gauges};
 use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Source, process};
+use crate::audit::AuditCounts;
 use crate::config::Config;
 use crate::server::{EdgeCounters, LogReport, ObservedShard};
 
@@ -116,6 +119,18 @@ const EDGE_COUNTERS: &Table<EdgeCounters> = &[
     ("causeway_sent_bytes_total", "Bytes written to sockets.", |e| e.bytes_sent.get()),
 ];
 
+const AUDIT_COUNTERS: &Table<AuditCounts> = &[
+    ("causeway_audit_lines_total", "Lines of the audit log that are on the disk.", |a| a.lines.load(Ordering::Relaxed)),
+    (
+        "causeway_audit_lost_total",
+        "Events that are not in the audit log: its queue was full, or the disk failed. The log says so, too.",
+        |a| a.lost.load(Ordering::Relaxed),
+    ),
+    ("causeway_audit_write_failures_total", "Writes to the audit log that failed.", |a| {
+        a.failures.load(Ordering::Relaxed)
+    }),
+];
+
 /// How the load of the broker is spread over its shards.
 const LOAD_GAUGES: &Table<(Counters, Gauges)> = &[
     ("causeway_shard_connections", "Connections of the shard that have sent CONNECT.", |(_, g)| g.connections),
@@ -200,6 +215,9 @@ pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<S
         page.logs(shards)?;
     }
     page.logins(source)?;
+    if config.audit.directory.is_some() {
+        page.counters(AUDIT_COUNTERS, &source.audit())?;
+    }
     page.listeners(config, source)?;
     page.process()?;
     TextEncoder::new().encode_to_string(&page.0.gather())

@@ -21,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
 
+use crate::audit::AuditCounts;
 use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::server::{Backups, EdgeCounters, ObservedShard, which};
@@ -39,6 +40,8 @@ pub trait Source: Send + Sync + 'static {
     fn authenticator(&self) -> &Authenticator;
     /// What the listeners hold.
     fn listeners(&self) -> Vec<ListenerState>;
+    /// What the audit log counted.
+    fn audit(&self) -> Arc<AuditCounts>;
     /// Where backups are asked for.
     fn backups(&self) -> Arc<Backups>;
     /// Whether clients can be served.

@@ -36,6 +36,10 @@ impl Source for Fixed {
         vec![ListenerState { name: "mqtt".to_owned(), connections_open: 5, handshakes_pending: 2 }]
     }
 
+    fn audit(&self) -> Arc<AuditCounts> {
+        Arc::default()
+    }
+
     fn backups(&self) -> Arc<Backups> {
         self.backups.clone()
     }

@@ -3,6 +3,7 @@
 //! Owns commands, options and exit codes: 0 for success, 1 for failure, 2 for a wrong command line. Each command does its work in a
 //! module of its own.
 
+mod audit;
 mod backup;
 mod check;
 mod dev;
@@ -81,6 +82,8 @@ Example:
     Backup(backup::Options),
     /// Make a data directory of a backup
     Restore(backup::RestoreOptions),
+    /// Verify an audit log, and show what is in it
+    Audit(audit::Options),
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
 }
@@ -140,6 +143,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(options) => inspect::run(&options, &mut stdout()),
         Command::Backup(options) => backup::run(&options, &mut stdout()),
         Command::Restore(options) => backup::restore(&options, &mut stdout()),
+        Command::Audit(options) => audit::run(&options, &mut stdout()),
         Command::Schema => {
             writeln!(stdout(), "{:#}", json_schema())?;
             Ok(ExitCode::SUCCESS)

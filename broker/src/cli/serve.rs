@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::check;
 use crate::admin::{AdminServer, ListenerState, Source};
+use crate::audit::{AuditCounts, AuditEvent, Decision, What};
 use crate::auth::{Authenticator, Reloaded};
 use crate::config::{Config, Problem, load};
 use crate::server::{self, Backups, EdgeCounters, Observed, ObservedShard, Running};
@@ -136,19 +137,26 @@ async fn reload(config: &Config, authenticator: &Authenticator, running: &Runnin
         match authenticator.reload() {
             Ok(Reloaded { users, gone }) => {
                 tracing::info!(target: "causeway::server", users, gone = gone.len(), "read the password file again");
+                let detail = format!("the password file was read again: {users} users");
+                running.audit().record(AuditEvent::new(What::Credentials, Decision::Note, detail));
                 running.revoke(gone, "the password is no longer valid").await;
             }
             Err(error) => {
+                let event = AuditEvent::new(What::Credentials, Decision::Fail, error.to_string());
+                running.audit().record(event);
                 tracing::error!(target: "causeway::server", %error, "the password file is wrong, its users stay as they were");
             }
         }
     }
     let errors = running.reload_certificates().await;
     for error in &errors {
+        running.audit().record(AuditEvent::new(What::Certificates, Decision::Fail, error.to_string()));
         tracing::error!(target: "causeway::server", %error, "certificates are wrong, the old ones stay");
     }
     if errors.is_empty() && config.listener.iter().any(|listener| listener.tls.is_some()) {
         tracing::info!(target: "causeway::server", "read the certificates again");
+        let event = AuditEvent::new(What::Certificates, Decision::Note, "the certificates were read again");
+        running.audit().record(event);
     }
 }
 
@@ -218,6 +226,10 @@ impl Source for Told {
 
     fn listeners(&self) -> Vec<ListenerState> {
         self.observed.listeners()
+    }
+
+    fn audit(&self) -> Arc<AuditCounts> {
+        self.observed.audit.clone()
     }
 
     fn backups(&self) -> Arc<Backups> {

@@ -63,6 +63,7 @@ pub(super) fn check(config: &Config, depth: Depth) -> Vec<Finding> {
     check_limits(config, &mut found);
     check_admin(config, &mut found);
     check_storage(config, depth, &mut found);
+    check_audit(config, &mut found);
     if depth == Depth::Files {
         check_password_file(config, &mut found);
     }
@@ -257,6 +258,16 @@ fn check_storage(config: &Config, depth: Depth, found: &mut Vec<Finding>) {
             "storage.durability",
             "with durability = \"os\", messages that were acknowledged are lost when the machine crashes or loses power",
         ));
+    }
+}
+
+fn check_audit(config: &Config, found: &mut Vec<Finding>) {
+    let Some(folder) = &config.audit.directory else { return };
+    if config.storage.data_directory.as_ref() == Some(folder) {
+        let message = "the audit log needs a folder of its own; one in the data directory will do";
+        found.push(error("audit.directory", message));
+    } else if folder.exists() && !folder.is_dir() {
+        found.push(error("audit.directory", format!("{} is not a folder", folder.display())));
     }
 }
 

@@ -113,6 +113,7 @@ fn resolve_paths(config: &mut Config, folder: &Path) {
     let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
     config.authentication.password_file.as_mut().map(resolve);
     config.storage.data_directory.as_mut().map(resolve);
+    config.audit.directory.as_mut().map(resolve);
     for tls in config.listener.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
         resolve(&mut tls.certificate_file);
         resolve(&mut tls.key_file);

@@ -35,6 +35,8 @@ pub struct Config {
     pub log: Log,
     /// Where state is kept.
     pub storage: Storage,
+    /// Who did what, and what was decided: lines that are chained to each other.
+    pub audit: Audit,
     /// The process itself.
     pub broker: Broker,
 }
@@ -223,6 +225,41 @@ pub enum Durability {
     Fsync,
     /// Once the system has it: acknowledged messages survive the end of the process, not the power going.
     Os,
+}
+
+/// Who did what, and what was decided: lines that are chained to each other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Audit {
+    /// Folder of the audit log, `audit-*.jsonl`, which `causewayd audit` verifies and shows. It must not be the data directory itself.
+    /// Without it, there is none.
+    #[schemars(length(min = 1), example = &"/var/lib/causeway/audit")]
+    pub directory: Option<PathBuf>,
+    /// Which connections that are let in have a line. Those that are refused always have.
+    pub connects: AuditedConnects,
+    /// Bytes of a file. Behind them, the next one begins.
+    #[schemars(range(min = 4096, max = 1_073_741_824))]
+    pub file_bytes_max: u64,
+    /// Files that are kept; older ones are removed. 0 keeps all.
+    #[schemars(range(max = 1_000_000))]
+    pub files_kept: usize,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Audit { directory: None, connects: AuditedConnects::Refused, file_bytes_max: 16 << 20, files_kept: 64 }
+    }
+}
+
+/// Which connections have a line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AuditedConnects {
+    /// Those that are refused, and those of operators.
+    #[default]
+    Refused,
+    /// All, those of vehicles included.
+    All,
 }
 
 /// The process itself.

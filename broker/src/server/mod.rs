@@ -24,6 +24,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 use tokio::task::JoinSet;
 
+use crate::audit::{Audit, AuditError, AuditEvent, Decision, What};
 use crate::auth::{Authenticator, hashing};
 use crate::config::Config;
 use crate::data_directory::DataDirectory;
@@ -87,6 +88,9 @@ pub enum ServerError {
         /// What is wrong, and where.
         source: RegistryError,
     },
+    /// The audit log cannot be written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The shards could not be connected with each other.
     #[error("cannot connect the shards: {0}")]
     Links(io::Error),
@@ -108,6 +112,7 @@ pub struct Running {
     notices: Notices,
     registry: Arc<Registry>,
     certificates: Certificates,
+    audit: Audit,
     /// For the shards, there is somebody who hands clients over.
     _door: Arc<FrontDoor>,
     shutdown_timeout: Duration,
@@ -147,14 +152,15 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     let mut directory =
         storage.data_directory.as_ref().map(|path| DataDirectory::take(path, storage, count)).transpose()?;
     let registry = Arc::new(open_registry(directory.as_ref()).await?);
+    let audit = Audit::open(&config.audit, observed.audit.clone())?;
     let bound = config
         .listener
         .iter()
         .map(|settings| bind_listener(settings, config, &authenticator, &sockets))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let parts = shard_parts(config, count, directory.as_ref(), observed)?;
-    let (shards, inboxes, notices) = Shards::start(parts).await?;
+    let parts = shard_parts(config, count, directory.as_ref(), observed, &audit)?;
+    let (shards, inboxes, notices) = Shards::start(parts, &audit).await?;
     if let Some(directory) = &mut directory {
         directory.all_begun()?;
     }
@@ -163,7 +169,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
 
     let limits = Arc::new(config.limits.to_core());
     let identity = config.identity.clone();
-    let door = Arc::new(FrontDoor::new(
+    let door = FrontDoor::new(
         limits,
         authenticator,
         identity,
@@ -171,7 +177,8 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         inboxes,
         notices.clone(),
         observed.door.clone(),
-    ));
+    );
+    let door = Arc::new(FrontDoor { audit: audit.clone(), ..door });
     let mut accepting = JoinSet::new();
     let mut listeners = Vec::new();
     for (listener, socket) in bound {
@@ -187,11 +194,13 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         listeners.push(listener);
     }
     observed.watch_listeners(listeners.clone());
+    let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
+    audit.record(AuditEvent::new(What::Start, Decision::Note, version));
     let shutdown_timeout = Duration::from_secs(config.broker.shutdown_timeout_seconds);
     let certificates = Certificates::new(&listeners, notices.clone());
     let watching = certificates.clone();
     accepting.spawn(async move { watching.watch().await });
-    Ok(Running { listeners, accepting, shards, notices, registry, certificates, _door: door, shutdown_timeout })
+    Ok(Running { listeners, accepting, shards, notices, registry, certificates, audit, _door: door, shutdown_timeout })
 }
 
 /// What each of so many shards is made of.
@@ -200,6 +209,7 @@ fn shard_parts(
     count: u32,
     directory: Option<&DataDirectory>,
     observed: &Observed,
+    audit: &Audit,
 ) -> Result<Vec<ShardParts>, ServerError> {
     let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
     let links = links::link(count).map_err(ServerError::Links)?;
@@ -219,6 +229,7 @@ fn shard_parts(
         report: watched.report,
         log_report: watched.log,
         backups: backups.clone(),
+        audit: audit.clone(),
         hash_seed,
     });
     Ok(parts.collect())
@@ -250,6 +261,11 @@ impl Running {
         &self.registry
     }
 
+    /// Where events are recorded.
+    pub fn audit(&self) -> &Audit {
+        &self.audit
+    }
+
     /// Completes when the broker stops by itself, which is always a failure.
     pub async fn failed(&mut self) -> Result<(), ServerError> {
         self.shards.ended().await
@@ -261,8 +277,11 @@ impl Running {
     /// Where a shard failed.
     pub async fn stop(mut self) -> Result<(), ServerError> {
         self.accepting.shutdown().await;
+        self.audit.record(AuditEvent::new(What::Stop, Decision::Note, ""));
         self.shards.stop(self.shutdown_timeout);
-        self.shards.ended().await
+        let outcome = self.shards.ended().await;
+        self.audit.close();
+        outcome
     }
 }
 

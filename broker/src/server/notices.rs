@@ -7,8 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use causeway_core::{Notice, Revocation, Revoked};
+use causeway_fleet::Principal;
 use causeway_protocol::ReasonCode;
 use tokio::sync::{Mutex, mpsc};
+
+use crate::audit::{Audit, AuditEvent, Decision, What};
 
 /// Where shards are told. Clones tell the same shards.
 #[derive(Clone)]
@@ -20,16 +23,18 @@ struct Shared {
     /// Held while one is told to all.
     shards: Mutex<Vec<mpsc::Sender<(u64, Notice)>>>,
     told: AtomicU64,
+    audit: Audit,
 }
 
 impl Notices {
-    pub(super) fn new(shards: Vec<mpsc::Sender<(u64, Notice)>>) -> Notices {
-        Notices { shared: Arc::new(Shared { shards: Mutex::new(shards), told: AtomicU64::new(0) }) }
+    pub(super) fn new(shards: Vec<mpsc::Sender<(u64, Notice)>>, audit: Audit) -> Notices {
+        Notices { shared: Arc::new(Shared { shards: Mutex::new(shards), told: AtomicU64::new(0), audit }) }
     }
 
     /// Tells all shards. What the notice is about must be known to whoever proves a client from now on: change it before. Waits
     /// where a shard is behind.
     pub async fn tell(&self, notice: Notice) {
+        record(&self.shared.audit, &notice);
         let shards = self.shared.shards.lock().await;
         // From here on, who begins to prove a client sees what changed; who began before has a smaller number.
         let number = self.shared.told.fetch_add(1, Ordering::SeqCst) + 1;
@@ -53,4 +58,16 @@ impl Notices {
     pub fn told(&self) -> u64 {
         self.shared.told.load(Ordering::SeqCst)
     }
+}
+
+/// What it closes, the shards record; who wanted it, whoever was asked.
+fn record(audit: &Audit, notice: &Notice) {
+    let Notice::Revoke(revocation) = notice else { return };
+    let who = match &revocation.revoked {
+        Revoked::Vehicle(vin) => Principal::Vehicle(*vin).to_string(),
+        Revoked::Principal(principal) => principal.to_string(),
+        Revoked::Credentials(_) | Revoked::Whoever(_) => String::new(),
+    };
+    let reason = Some(revocation.reason);
+    audit.record(AuditEvent { who, reason, ..AuditEvent::new(What::Revoke, Decision::Note, &*revocation.why) });
 }

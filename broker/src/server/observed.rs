@@ -9,6 +9,7 @@ use causeway_core::{Counters, Gauges};
 
 use super::{Backups, EdgeCounters, LogReport};
 use crate::admin::ListenerState;
+use crate::audit::AuditCounts;
 use crate::listener::Listener;
 use crate::registry::Registry;
 
@@ -106,6 +107,8 @@ pub struct Observed {
     /// Where backups of what is on disk are asked for.
     pub backups: Arc<Backups>,
     registry: OnceLock<Arc<Registry>>,
+    /// What the audit log counts.
+    pub audit: Arc<AuditCounts>,
     shards: OnceLock<Vec<ObservedShard>>,
     listeners: OnceLock<Vec<Arc<Listener>>>,
 }

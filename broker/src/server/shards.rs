@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Notices, ServerError, StorageError};
+use crate::audit::Audit;
 use crate::frontdoor::Arrival;
 use crate::shard_loop::{self, ShardError, ShardHandle, ShardParts};
 
@@ -39,6 +40,7 @@ impl Shards {
     /// [`ServerError::Shard`]. Then all have ended.
     pub(super) async fn start(
         parts: Vec<ShardParts>,
+        audit: &Audit,
     ) -> Result<(Shards, Vec<mpsc::Sender<Box<Arrival>>>, Notices), ServerError> {
         let (several, stops, running) = (parts.len() > 1, Vec::new(), Vec::new());
         let mut shards = Shards { several, stops, running, failure: None, deadline: None };
@@ -71,7 +73,7 @@ impl Shards {
             }
         }
         if shards.failure.is_none() {
-            return Ok((shards, inboxes, Notices::new(notices)));
+            return Ok((shards, inboxes, Notices::new(notices, audit.clone())));
         }
         // Nobody wants the others to become ready any more.
         drop((starting, inboxes, notices));

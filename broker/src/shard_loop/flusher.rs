@@ -18,6 +18,7 @@ use super::budget::after_next_io;
 use super::connection::End;
 use super::pause::CatchUp;
 use super::{PanicWatch, ShardLoop, Upkeep, World, find, pause};
+use crate::audit::AuditEvent;
 use crate::server::Counter;
 use crate::shown::Line;
 
@@ -343,11 +344,16 @@ fn carry_out(world: &mut World, effect: Effect, now: Millis) {
 
 /// One line for whoever reads the log. Of warnings, which strangers may cause, there are a few a second.
 fn tell(world: &mut World, event: &Event) {
+    let id = event.connection;
+    let peer = id.and_then(|id| world.connection(id)).map(|connection| connection.peer);
+    if world.audit.is_on()
+        && let Some(event) = AuditEvent::of_shard(event, peer)
+    {
+        world.audit.record(event);
+    }
     if event.level() == EventLevel::Warn && !world.warnings.pass() {
         return;
     }
-    let id = event.connection;
-    let peer = id.and_then(|id| world.connection(id)).map(|connection| connection.peer);
     let peer = peer.map(tracing::field::display);
     match event.level() {
         EventLevel::Debug => tracing::debug!(target: "causeway::client", peer, "{}", Line(event)),

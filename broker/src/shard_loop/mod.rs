@@ -35,6 +35,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::spawn_local;
 
+use crate::audit::{Audit, AuditEvent, Decision, What};
 use crate::data_directory::{ShardDirectory, StorageError};
 use crate::frontdoor::Arrival;
 use crate::log_gate::LogGate;
@@ -75,6 +76,8 @@ pub(crate) struct ShardParts {
     pub(crate) log_report: Arc<LogReport>,
     /// Where backups are asked for, if it makes any.
     pub(crate) backups: Option<Arc<Backups>>,
+    /// Where it records what is about rights.
+    pub(crate) audit: Audit,
     pub(crate) hash_seed: u64,
 }
 
@@ -180,6 +183,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         holding_since: None,
         failure: None,
         warnings: Arc::new(LogGate::new("warnings about clients were not logged")),
+        audit: parts.audit,
     };
     let shard_loop = Rc::new(ShardLoop {
         world: RefCell::new(world),
@@ -228,6 +232,7 @@ struct World {
     failure: Option<ShardError>,
     /// Bounds what is logged about clients.
     warnings: Arc<LogGate>,
+    audit: Audit,
 }
 
 impl World {
@@ -394,6 +399,7 @@ impl ShardLoop {
 
     /// Makes a client that was let in a connection of the shard.
     fn admit(self: &Rc<Self>, arrival: Arrival) {
+        let admission = admission(&self.world.borrow().audit, &arrival);
         let stream = match TcpStream::from_std(arrival.socket) {
             Ok(stream) => stream,
             Err(error) => {
@@ -405,6 +411,9 @@ impl ShardLoop {
         let world = &mut *self.world.borrow_mut();
         let version = arrival.request.version;
         let id = world.shard.open(now, *arrival.request);
+        if let Some(admission) = admission.filter(|_| world.shard.is_open(id)) {
+            world.audit.record(admission);
+        }
         let mut connection = Box::new(Connection::new(
             id,
             version,
@@ -533,6 +542,17 @@ impl ShardLoop {
         after_next_io(context);
         Poll::Pending
     }
+}
+
+/// What is recorded once a client is let in. None where it is not worth a line.
+fn admission(audit: &Audit, arrival: &Arrival) -> Option<AuditEvent> {
+    let identity = &arrival.request.identity;
+    if !audit.wants_connect(&identity.principal) {
+        return None;
+    }
+    let (who, client, peer) = (identity.principal.to_string(), arrival.request.client_id.clone(), Some(arrival.peer));
+    let by = identity.credential.as_deref().unwrap_or_default();
+    Some(AuditEvent { who, client, peer, ..AuditEvent::new(What::Connect, Decision::Allow, by) })
 }
 
 #[cfg(test)]

@@ -80,6 +80,11 @@ impl Broker {
         self.running.as_ref().unwrap()
     }
 
+    /// Runs what has to run within the broker's runtime.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
     /// Waits until the broker ends by itself, and for why.
     pub fn fails(mut self) -> ServerError {
         let mut running = self.running.take().unwrap();

@@ -1,0 +1,169 @@
+//! What is worth a line of the audit log.
+//!
+//! Owns the words. Whether it happened, and why, is decided where it happens.
+
+use std::net::SocketAddr;
+
+use causeway_core::{Event, EventLevel};
+use causeway_protocol::ReasonCode;
+
+/// What happened. The word in the line is [`What::word`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum What {
+    /// The broker serves from now on.
+    Start,
+    /// The broker was told to stop.
+    Stop,
+    /// A client wanted to connect.
+    Connect,
+    /// The broker ended a connection for want of rights.
+    Disconnect,
+    /// A message was to be published.
+    Publish,
+    /// A filter was to be subscribed to.
+    Subscribe,
+    /// A will was to be left.
+    Will,
+    /// Rights were taken away.
+    Revoke,
+    /// Somebody is not let in for a while.
+    Ban,
+    /// A ban was taken back.
+    Unban,
+    /// The registry of vehicles was changed.
+    Registry,
+    /// A certificate was asked for.
+    Enrol,
+    /// The policy was read again.
+    Policy,
+    /// Certificates and revocation lists were read again.
+    Certificates,
+    /// The password file or keys were read again.
+    Credentials,
+    /// Events had no room here, or the disk failed: so many are not in the log.
+    Lost,
+    /// A crash left something that is no line: see [`super::Torn`].
+    Torn,
+    /// A file was begun.
+    Rotate,
+}
+
+impl What {
+    /// One word for the line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            What::Start => "start",
+            What::Stop => "stop",
+            What::Connect => "connect",
+            What::Disconnect => "disconnect",
+            What::Publish => "publish",
+            What::Subscribe => "subscribe",
+            What::Will => "will",
+            What::Revoke => "revoke",
+            What::Ban => "ban",
+            What::Unban => "unban",
+            What::Registry => "registry",
+            What::Enrol => "enrol",
+            What::Policy => "policy",
+            What::Certificates => "certificates",
+            What::Credentials => "credentials",
+            What::Lost => "lost",
+            What::Torn => "torn",
+            What::Rotate => "rotate",
+        }
+    }
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// It was allowed, and happened.
+    Allow,
+    /// It was refused.
+    Deny,
+    /// Nobody had to decide.
+    Note,
+    /// It was allowed, and did not succeed.
+    Fail,
+}
+
+impl Decision {
+    /// One word for the line.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Decision::Allow => "allow",
+            Decision::Deny => "deny",
+            Decision::Note => "note",
+            Decision::Fail => "fail",
+        }
+    }
+}
+
+/// One event. Texts of any length and content are welcome: they are cut and escaped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// What happened.
+    pub what: What,
+    /// What became of it.
+    pub decision: Decision,
+    /// The principal, such as `vehicle:VIN` or `operator:NAME`; empty where nobody has been proven.
+    pub who: String,
+    /// The client identifier; empty where there is none.
+    pub client: String,
+    /// Where from.
+    pub peer: Option<SocketAddr>,
+    /// What the client was told.
+    pub reason: Option<ReasonCode>,
+    /// The rule of the policy, or the limit, that decided; empty where none did.
+    pub rule: String,
+    /// For people; may be empty.
+    pub detail: String,
+    /// How many of these there were, at least 1.
+    pub count: u64,
+}
+
+impl AuditEvent {
+    /// One of nobody in particular, to be completed.
+    pub fn new(what: What, decision: Decision, detail: impl Into<String>) -> AuditEvent {
+        let (who, client, rule) = Default::default();
+        AuditEvent { what, decision, who, client, peer: None, reason: None, rule, detail: detail.into(), count: 1 }
+    }
+
+    /// What a shard tells, where it is about rights.
+    pub(crate) fn of_shard(event: &Event, peer: Option<SocketAddr>) -> Option<AuditEvent> {
+        if event.level != EventLevel::Warn {
+            return None;
+        }
+        let of_rights = event.reason.is_some_and(is_of_rights);
+        let what = match event.what {
+            "refused connection" if event.detail.starts_with("will: ") => What::Will,
+            "refused connection" => What::Connect,
+            "refused publish" if of_rights => What::Publish,
+            "refused subscription" if of_rights => What::Subscribe,
+            // Clients of MQTT 3.x can be told in no other way.
+            "disconnected client" if of_rights && event.detail.starts_with("publish refused: ") => What::Publish,
+            "disconnected client" if of_rights => What::Disconnect,
+            _ => return None,
+        };
+        Some(AuditEvent {
+            who: event.principal.clone(),
+            client: event.client.clone(),
+            peer,
+            reason: event.reason,
+            ..AuditEvent::new(what, Decision::Deny, event.detail.clone())
+        })
+    }
+}
+
+/// Whether a client is told this because of who it is.
+fn is_of_rights(reason: ReasonCode) -> bool {
+    matches!(
+        reason,
+        ReasonCode::NotAuthorized
+            | ReasonCode::AdministrativeAction
+            | ReasonCode::Banned
+            | ReasonCode::BadUserNameOrPassword
+            | ReasonCode::BadAuthenticationMethod
+            | ReasonCode::ConnectionRateExceeded
+    )
+}
