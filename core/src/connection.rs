@@ -8,6 +8,7 @@ use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use causeway_fleet::policy::{Rights, Subject};
 use causeway_fleet::{Identity, Mount, Principal, mount};
 use causeway_protocol::{
     ForwardedProperties, Packet, PacketId, ProtocolVersion, PublishHead, QoS, encode, encode_publish_head,
@@ -118,6 +119,10 @@ pub(crate) struct Connection {
     pub(crate) version: ProtocolVersion,
     pub(crate) client_id: Arc<str>,
     pub(crate) identity: Identity,
+    /// The roles of the identity.
+    pub(crate) rights: Rights,
+    /// Whether each delivery is looked at: not all that its subscriptions bring may be received.
+    pub(crate) checks_deliveries: bool,
     /// `None` once the connection lost its session: it only waits for its socket to close.
     pub(crate) session: Option<SessionKey>,
     pub(crate) outbox: Outbox,
@@ -181,6 +186,7 @@ impl AliasesOut {
 
 /// What [`Connection::new`] needs beside the request's identity.
 pub(crate) struct ConnectionTerms {
+    pub(crate) rights: Rights,
     pub(crate) keep_alive_seconds: u16,
     pub(crate) window: u16,
     pub(crate) packet_bytes_max: u32,
@@ -206,6 +212,8 @@ impl Connection {
             version,
             client_id,
             identity,
+            rights: terms.rights,
+            checks_deliveries: false,
             session: None,
             outbox: Outbox::default(),
             corked: false,
@@ -239,6 +247,12 @@ impl Connection {
     /// Whether one more message of QoS 0 may be written: beyond the bound, those are dropped.
     pub(crate) fn takes_more(&self, limits: &Limits) -> bool {
         self.outbox.bytes() <= if self.is_link() { LINK_BYTES_MAX } else { limits.outbox_bytes_max }
+    }
+
+    /// Who asks, when it is decided what the client may do.
+    #[inline]
+    pub(crate) fn subject(&self) -> Subject<'_> {
+        Subject { principal: &self.identity.principal, groups: &self.identity.groups, rights: &self.rights }
     }
 
     /// Whether it leads to another shard.

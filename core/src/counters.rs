@@ -108,6 +108,8 @@ pub struct Counters {
     pub dropped_slow_consumer: u64,
     /// Messages dropped because the client's Maximum Packet Size is smaller.
     pub dropped_packet_too_large: u64,
+    /// Messages not sent to clients who may not receive them.
+    pub dropped_unauthorized: u64,
     /// Messages that expired before delivery.
     pub dropped_expired: u64,
     /// Queued messages that ended with their session.
@@ -149,6 +151,7 @@ impl AddAssign<&Counters> for Counters {
             subscriptions_refused,
             dropped_slow_consumer,
             dropped_packet_too_large,
+            dropped_unauthorized,
             dropped_expired,
             dropped_session_ended,
             dropped_queue_full,
@@ -177,6 +180,7 @@ impl AddAssign<&Counters> for Counters {
         self.subscriptions_refused += subscriptions_refused;
         self.dropped_slow_consumer += dropped_slow_consumer;
         self.dropped_packet_too_large += dropped_packet_too_large;
+        self.dropped_unauthorized += dropped_unauthorized;
         self.dropped_expired += dropped_expired;
         self.dropped_session_ended += dropped_session_ended;
         self.dropped_queue_full += dropped_queue_full;

@@ -230,6 +230,11 @@ impl Session {
         queues.push(&mut lane.queue, Queued { sequence, delivery });
     }
 
+    /// Whether anything waits for its client, or is on its way to it.
+    pub(crate) fn holds_messages(&self) -> bool {
+        self.queued() > 0 || !self.inflight.is_empty() || !self.backlog.is_empty()
+    }
+
     /// The number of a message that need not wait in its lane, though it takes its place in it.
     pub(crate) fn pass_through(&mut self, name: LaneName) -> u64 {
         let lane = self.lanes.get_mut(name);

@@ -3,7 +3,6 @@
 //! Everything here is a pure decision over values. It never waits, and knows no sockets, disks, clocks or ambient
 //! randomness: the caller brings nonces, salts and the time.
 
-pub mod acl;
 mod identity;
 pub mod mount;
 pub mod policy;

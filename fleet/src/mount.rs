@@ -1,7 +1,7 @@
 //! Topic mounting: what a vehicle says, and what the broker means by it.
 //!
 //! Owns the names. A vehicle speaks of its own topics in short, local words, and there is no word it could say for another
-//! vehicle's. It never decides who may do what with a full name: see [`crate::acl`].
+//! vehicle's. It never decides who may do what with a full name: see [`crate::policy`].
 //!
 //! | The vehicle says | The broker means |
 //! |---|---|

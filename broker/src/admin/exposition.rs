@@ -62,6 +62,7 @@ const PUBLISH_REFUSED: &Labelled<Counters> = &[
 const MESSAGES_DROPPED: &Labelled<Counters> = &[
     ("outbox_bytes_max", |c| c.dropped_slow_consumer),
     ("packet_too_large", |c| c.dropped_packet_too_large),
+    ("not_authorized", |c| c.dropped_unauthorized),
     ("expired", |c| c.dropped_expired),
     ("session_ended", |c| c.dropped_session_ended),
     ("session_queue_max", |c| c.dropped_queue_full),

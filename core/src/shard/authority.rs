@@ -6,6 +6,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
+use causeway_fleet::policy::Policy;
 use causeway_fleet::{Groups, Identity, Principal, Vin};
 use causeway_protocol::ReasonCode;
 
@@ -23,6 +24,8 @@ pub enum Notice {
     Revoke(Revocation),
     /// Vehicles are in these groups now.
     Groups(Vec<(Vin, Groups)>),
+    /// This policy is in force.
+    Policy(Arc<Policy>),
 }
 
 /// Which connections are to end, and what they are told.
@@ -100,6 +103,7 @@ impl Shard {
         match &notice {
             Notice::Revoke(revocation) => self.revoke(now, revocation),
             Notice::Groups(changed) => self.regroup(now, changed),
+            Notice::Policy(policy) => self.change_policy(now, policy),
         }
         self.noticed.push(number, notice);
     }
@@ -114,7 +118,8 @@ impl Shard {
                 Notice::Revoke(revocation) if revocation.revoked.concerns(&request.identity) => {
                     return Err((ReasonCode::NotAuthorized, revocation.why.to_string()));
                 }
-                Notice::Revoke(_) | Notice::Groups(_) => {}
+                // The policy in force is asked as a client comes.
+                Notice::Revoke(_) | Notice::Groups(_) | Notice::Policy(_) => {}
             }
         }
         Ok(())
@@ -124,7 +129,7 @@ impl Shard {
     pub(super) fn groups_since(&self, number: u64, vin: &Vin) -> Option<Groups> {
         self.noticed.since(number).find_map(|notice| match notice {
             Notice::Groups(changed) => changed.iter().rev().find(|(of, _)| of == vin).map(|(_, groups)| groups.clone()),
-            Notice::Revoke(_) => None,
+            Notice::Revoke(_) | Notice::Policy(_) => None,
         })
     }
 

@@ -91,6 +91,8 @@ impl Shard {
     /// Takes the session from its connection: will, expiry, shared messages. `why` is for who watches vehicles.
     pub(super) fn detach(&mut self, now: Millis, id: ConnectionId, with_will: bool, why: &'static str) {
         self.forget_authority(id);
+        // The policy may be another one by now.
+        let with_will = with_will && self.keeps_will(id);
         let Some(connection) = self.connection_mut(id) else {
             return;
         };

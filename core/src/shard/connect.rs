@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use causeway_fleet::Principal;
-use causeway_fleet::acl::{Action, Decision, decide};
 use causeway_protocol::{ConnAck, ConnAckProperties, Packet, PropertyHolder, ProtocolVersion, QoS, ReasonCode};
 
+use super::policy::NOT_AUTHORISED;
 use super::{Release, Shard};
 use crate::connection::{Connection, ConnectionTerms};
 use crate::effect::{Effect, EventLevel};
@@ -24,7 +24,12 @@ impl Shard {
         let id = self.insert_connection(now, &mut request);
         if let Err((reason, why)) = admitted {
             self.counters.connections_refused += 1;
-            self.refuse(id, &request, reason, &why);
+            self.refuse(id, &request, reason, (&why, &why));
+            return id;
+        }
+        if let Err(why) = self.may_leave_will(id) {
+            self.counters.connections_refused += 1;
+            self.refuse(id, &request, ReasonCode::NotAuthorized, (NOT_AUTHORISED, &why));
             return id;
         }
         let before = self.recorder.last();
@@ -41,7 +46,7 @@ impl Shard {
             self.detach(now, id, false, "connack-too-large");
             self.counters.connections_refused += 1;
             let why = "CONNACK is larger than the client's Maximum Packet Size";
-            self.refuse(id, &request, ReasonCode::PacketTooLarge, why);
+            self.refuse(id, &request, ReasonCode::PacketTooLarge, (why, why));
             return id;
         }
         self.event(EventLevel::Debug, id, "connected", None, "");
@@ -62,6 +67,7 @@ impl Shard {
         let entry = self.connections.vacant_entry();
         let id = ConnectionId { index: entry.key() as u32, generation: self.generation };
         let terms = ConnectionTerms {
+            rights: self.in_force.rights(&request.identity),
             keep_alive_seconds: keep_alive(&self.limits, request),
             //= [MQTT-3.3.4-9] never more unacknowledged than the client's Receive Maximum
             window: match request.identity.principal {
@@ -101,20 +107,15 @@ impl Shard {
         if existing.is_some_and(|session| session.principal != request.identity.principal) {
             return Err((ReasonCode::NotAuthorized, "the client identifier is another user's".to_owned()));
         }
-        self.still_holds(request)?;
-        if let Some(will) = &request.will
-            && let Decision::Deny(why) = decide(&request.identity.principal, Action::Publish, &will.message.topic)
-        {
-            return Err((ReasonCode::NotAuthorized, format!("will: {why}")));
-        }
-        Ok(())
+        self.still_holds(request)
     }
 
-    fn refuse(&mut self, id: ConnectionId, request: &ConnectRequest, reason: ReasonCode, why: &str) {
+    /// `told` is for the client, `why` for the log.
+    fn refuse(&mut self, id: ConnectionId, request: &ConnectRequest, reason: ReasonCode, (told, why): (&str, &str)) {
         let reason = reason.fitting(PropertyHolder::ConnAck);
         //= [MQTT-3.2.2-6] session present is 0 in a refusal
         let properties = ConnAckProperties {
-            reason_string: Some(why).filter(|_| request.problem_information),
+            reason_string: Some(told).filter(|_| request.problem_information),
             ..ConnAckProperties::default()
         };
         self.write(id, Packet::ConnAck(Box::new(ConnAck { session_present: false, reason, properties })));
@@ -149,6 +150,9 @@ impl Shard {
             false => granted_expiry(&self.limits, request.session_expiry_seconds.unwrap_or(0)),
         };
         session.overflow = request.overflow;
+        // Before the session has the connection: what it shared goes to others.
+        self.admit_session(now, id, key);
+        let session = &mut self.sessions[key as usize];
         session.attach(id);
         let client_id = Arc::clone(&session.client_id);
         let will = self.connections[id.index()].will.take();
@@ -237,16 +241,4 @@ fn keep_alive(limits: &Limits, request: &ConnectRequest) -> u16 {
 
 pub(super) fn granted_expiry(limits: &Limits, asked: u32) -> u32 {
     asked.min(limits.session_expiry_seconds_max)
-}
-
-impl Shard {
-    /// Whether the connection's principal may publish to the topic.
-    pub(super) fn may_publish(&self, id: ConnectionId, topic: &str) -> Decision {
-        match self.connection(id) {
-            // Another shard has checked what it hands on, and what it says itself is the broker's word.
-            Some(connection) if connection.is_link() => Decision::Allow,
-            Some(connection) => decide(&connection.identity.principal, Action::Publish, topic),
-            None => Decision::Deny("not connected"),
-        }
-    }
 }

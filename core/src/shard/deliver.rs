@@ -517,6 +517,12 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.index()) else {
             return;
         };
+        if connection.checks_deliveries
+            && let Err(why) = self.in_force.may_receive(connection, publication.topic)
+        {
+            self.refused_delivery(now, id, publication.topic, &why);
+            return;
+        }
         if !connection.takes_more(&self.limits) {
             self.counters.reached(Bound::OutboxBytes);
             self.counters.dropped_slow_consumer += 1;

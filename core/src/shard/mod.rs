@@ -14,6 +14,7 @@ mod fetch;
 mod gauges;
 mod mounting;
 mod peers;
+mod policy;
 mod presence;
 mod publish;
 mod pump;
@@ -56,6 +57,7 @@ use deliver::Match;
 use fetch::Fetches;
 use gauges::Survey;
 use peers::Peers;
+use policy::InForce;
 use presence::{Late, Presence};
 use timers::Timers;
 
@@ -142,6 +144,7 @@ pub struct Shard {
     releases: VecDeque<(Lsn, Release)>,
     timers: Timers,
     noticed: Noticed,
+    in_force: InForce,
     presence: Presence,
     dirty: VecDeque<ConnectionId>,
     /// Which of the broker's shards this is.
@@ -202,6 +205,7 @@ impl Shard {
             releases: VecDeque::new(),
             timers: Timers::default(),
             noticed: Noticed::default(),
+            in_force: InForce::open(hash_seed),
             presence: Presence::new(hash_seed),
             dirty: VecDeque::new(),
             number: 0,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use causeway_fleet::{Groups, Mount, MountError, Vin, mount};
-use causeway_protocol::{ReasonCode, SubscriptionOptions, check_topic_filter};
+use causeway_protocol::{QoS, ReasonCode, SubscriptionOptions, check_topic_filter, parse_shared};
 
 use super::subscribe::wants_retained;
 use super::{Release, Shard};
@@ -51,28 +51,37 @@ impl Shard {
         filter: &str,
         (mount, groups): (Mount, Groups),
         (options, mut subscription): (SubscriptionOptions, Subscription),
-    ) -> Result<Lsn, (ReasonCode, String)> {
+    ) -> Result<(Lsn, QoS), (ReasonCode, String)> {
         let refused = |error: MountError| (of_filter(error), error.to_string());
-        let filters = mount.subscribe(filter, &groups).map_err(refused)?;
-        let Some(own) = filters.first() else { return Ok(Lsn(0)) };
+        let own = mount.own(filter).map_err(refused)?;
+        let own = own.as_str();
         self.check_count(key, own)?;
-        self.may_subscribe(id, own)?;
+        subscription.qos = subscription.qos.min(self.may_subscribe(id, own)?.qos_max);
+        // Of its groups' and the fleet's, it gets what it may have.
+        let mut filters = vec![(own.to_owned(), subscription.qos)];
+        if parse_shared(filter).is_ok_and(|shared| shared.is_none()) {
+            for full in mount::broadcasts(filter, &groups) {
+                let qos = self.qos_of_broadcast(key, &groups, &full);
+                filters.extend(qos.map(|qos| (full, qos.min(subscription.qos))));
+            }
+        }
         subscription.unretained = options.retain_handling == causeway_protocol::RetainHandling::Never;
         let existed = self.sessions[key as usize].subscriptions.get(own).is_some();
         let sends_retained = wants_retained(own, options, existed);
         let mut due = Vec::with_capacity(filters.len());
         let mut taken = 0;
         // Found before anything changes, so that a refusal leaves no trace.
-        for full in &filters {
+        for (full, _) in &filters {
             due.push(if sends_retained { self.retained_due(now, key, full, taken)? } else { Vec::new() });
             taken += due.last().map_or(0, Vec::len);
         }
         let mut durable_at = Lsn(0);
-        for (full, due) in filters.iter().zip(due) {
+        for ((full, qos), due) in filters.iter().zip(due) {
+            let subscription = Subscription { qos: *qos, ..subscription };
             let at = self.subscribe_named(now, key, full, (subscription, sends_retained), due)?;
             durable_at = durable_at.max(at);
         }
-        Ok(durable_at)
+        Ok((durable_at, subscription.qos))
     }
 
     /// A vehicle unsubscribes.
@@ -108,6 +117,10 @@ impl Shard {
             self.sessions.iter().filter_map(|(key, session)| Some((key as SessionKey, of_vehicle(session)?))).collect();
         for (key, groups) in concerned {
             self.align_broadcasts(now, key, groups);
+            // Roles may be those of a group.
+            if let Some(id) = self.sessions.get(key as usize).and_then(|session| session.connection) {
+                self.review(now, id);
+            }
             let Some(epoch) = self.sessions.get(key as usize).map(|session| session.epoch) else { continue };
             let last = self.recorder.last();
             self.when_durable(now, last, Release::Session { session: key, epoch });
@@ -135,15 +148,26 @@ impl Shard {
                 unwanted.push(filter.into());
             }
         }
+        let wanted: BTreeMap<String, Subscription> = wanted
+            .into_iter()
+            .filter_map(|(filter, of)| {
+                let qos = self.qos_of_broadcast(key, groups, &filter)?.min(of.qos);
+                Some((filter, Subscription { qos, ..of }))
+            })
+            .collect();
         unwanted.retain(|filter| !wanted.contains_key(&**filter));
-        wanted.retain(|filter, _| session.subscriptions.get(filter).is_none());
         // In an order that does not depend on a table's.
         unwanted.sort_unstable();
         for filter in unwanted {
             self.unsubscribe_named(now, key, &filter);
         }
         for (filter, subscription) in wanted {
-            let sends_retained = !subscription.unretained;
+            let has = self.sessions.get(key as usize).and_then(|session| session.subscriptions.get(&filter));
+            // Only what a policy lowered differs from what it follows from.
+            if has.is_some_and(|has| has.qos <= subscription.qos) {
+                continue;
+            }
+            let sends_retained = !subscription.unretained && has.is_none();
             // There is nobody to refuse: what is more than may wait is not sent, counted.
             let due = if sends_retained { self.retained_due(now, key, &filter, 0).ok() } else { None };
             let (sends_retained, due) = (due.is_some(), due.unwrap_or_default());

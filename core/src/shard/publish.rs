@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use causeway_fleet::MountError;
-use causeway_fleet::acl::Decision;
 use causeway_protocol::{
     Ack, ForwardedProperties, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicError,
     check_topic_levels,
@@ -226,11 +225,16 @@ impl Shard {
         publish: &Publish<'_>,
         (topic, forwarded): (&str, ForwardedProperties<'_>),
     ) -> Result<Routed, (ReasonCode, String)> {
-        if let Decision::Deny(why) = self.may_publish(id, topic) {
+        let connection = self.connections.get(id.index()).filter(|connection| connection.id == id);
+        let allowed = match connection {
+            Some(connection) => self.in_force.may_publish(connection, topic, publish.qos, publish.retain),
+            None => Err("not connected".to_owned()),
+        };
+        let session = connection.and_then(|connection| connection.session);
+        if let Err(why) = allowed {
             self.counters.publish_refused_unauthorized += 1;
-            return Err((ReasonCode::NotAuthorized, why.to_owned()));
+            return Err((ReasonCode::NotAuthorized, why));
         }
-        let session = self.connection(id).and_then(|connection| connection.session);
         let mut publication = Publication::of_publish(now, publish, topic);
         publication.forwarded = forwarded;
         self.take_carried(id, &publish.properties.subscription_identifiers, &mut publication);

@@ -51,7 +51,7 @@ impl Shard {
         let Some(connection) = session.connection.and_then(|id| self.connections.get_mut(id.index())) else {
             return;
         };
-        let mut lost = Vec::new();
+        let (mut lost, mut refused) = (Vec::new(), Vec::new());
         let mut wanted = false;
         //= [MQTT-4.4.0-1] unacknowledged PUBLISH and PUBREL are sent again, with their identifiers
         //= [MQTT-4.6.0-1] in the order in which they were first sent
@@ -76,6 +76,13 @@ impl Shard {
                         continue;
                     };
                     let message = Arc::clone(message);
+                    if connection.checks_deliveries
+                        && let Err(why) = self.in_force.may_receive(connection, &message.topic)
+                    {
+                        refused.push((connection.id, message, why));
+                        lost.push(at);
+                        continue;
+                    }
                     //= [MQTT-3.3.1-1] DUP marks a repeated delivery
                     let outgoing = outgoing(&message, delivery, true, Some(inflight.packet_id));
                     let sent = connection.write_publish(now, &outgoing);
@@ -98,8 +105,14 @@ impl Shard {
             let landed = self.sessions.get_mut(key as usize).and_then(|session| session.land(at));
             if let Some(Phase::Publish(delivery)) = landed.map(|landed| landed.phase) {
                 self.settle(&delivery);
+                if let Some(group) = delivery.group {
+                    self.finish_in_group(now, group, delivery.lsn);
+                }
             }
             self.note_progress(now, key);
+        }
+        for (id, message, why) in refused {
+            self.refused_delivery(now, id, &message.topic, &why);
         }
         if wanted {
             self.fetch_in_flight(key);
@@ -208,6 +221,17 @@ impl Shard {
         let Some(connection) = session.connection.and_then(|id| self.connections.get_mut(id.index())) else {
             return;
         };
+        // Who shares may receive all that is shared.
+        if connection.checks_deliveries
+            && delivery.group.is_none()
+            && let Err(why) = self.in_force.may_receive(connection, &message.topic)
+        {
+            let id = connection.id;
+            self.settle(&delivery);
+            self.note_progress(now, key);
+            self.refused_delivery(now, id, &message.topic, &why);
+            return;
+        }
         let (qos, bytes) = (delivery.qos, message.payload.len());
         if qos == QoS::AtMostOnce {
             let sent = connection.write_publish(now, &outgoing(&message, &delivery, false, None));

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use causeway_fleet::acl::{Action, Decision, decide};
 use causeway_fleet::mount::MOUNT_LEVELS;
 use causeway_protocol::{
     FilterError, Packet, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscriptionOptions, UnsubAck,
@@ -52,9 +51,9 @@ impl Shard {
                 options.retain_handling = RetainHandling::Never;
             }
             match self.subscribe_one(now, id, key, filter, (options, subscription)) {
-                Ok(at) => {
+                Ok((at, qos)) => {
                     //= [MQTT-3.8.4-7] what is granted may be less than what was asked for
-                    reasons.push(granted(subscription.qos));
+                    reasons.push(granted(qos));
                     durable_at = durable_at.max(at);
                 }
                 Err((reason, why)) => {
@@ -109,30 +108,31 @@ impl Shard {
         self.answer(now, id, key, Packet::UnsubAck(unsuback), durable_at);
     }
 
-    /// Makes or replaces one subscription, with the retained messages it is due; the record it is durable with.
+    /// Makes or replaces one subscription, with the retained messages it is due; the record it is durable with, and its QoS.
     fn subscribe_one(
         &mut self,
         now: Millis,
         id: ConnectionId,
         key: SessionKey,
         filter: &str,
-        (options, subscription): (SubscriptionOptions, Subscription),
-    ) -> Result<Lsn, (ReasonCode, String)> {
+        (options, mut subscription): (SubscriptionOptions, Subscription),
+    ) -> Result<(Lsn, QoS), (ReasonCode, String)> {
         self.check_filter(id, key, filter)?;
         if let Some(mounted) = self.mount_of(id) {
             return self.subscribe_mounted(now, id, key, filter, mounted, (options, subscription));
         }
         self.check_count(key, filter)?;
-        self.may_subscribe(id, filter)?;
+        subscription.qos = subscription.qos.min(self.may_subscribe(id, filter)?.qos_max);
         let before = self.sessions[key as usize].subscriptions.get(filter);
         if before == Some(subscription) && self.is_peer(id) {
-            return Ok(self.recorder.last());
+            return Ok((self.recorder.last(), subscription.qos));
         }
         let existed = before.is_some();
         let sends_retained = wants_retained(filter, options, existed);
         // Found before anything changes, so that a refusal leaves no trace.
         let due = if sends_retained { self.retained_due(now, key, filter, 0)? } else { Vec::new() };
-        self.subscribe_named(now, key, filter, (subscription, sends_retained), due)
+        let at = self.subscribe_named(now, key, filter, (subscription, sends_retained), due)?;
+        Ok((at, subscription.qos))
     }
 
     /// Makes or replaces one subscription by its full filter; the record it is durable with.
@@ -229,17 +229,6 @@ impl Shard {
             return Err((ReasonCode::QuotaExceeded, "subscriptions_per_session_max is reached".to_owned()));
         }
         Ok(())
-    }
-
-    /// Whether the client has the right to subscribe to a full filter.
-    pub(super) fn may_subscribe(&self, id: ConnectionId, filter: &str) -> Result<(), (ReasonCode, String)> {
-        let Some(connection) = self.connection(id) else {
-            return Ok(());
-        };
-        match decide(&connection.identity.principal, Action::Subscribe, filter) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(why) => Err((ReasonCode::NotAuthorized, why.to_owned())),
-        }
     }
 
     fn unsubscribe_one(&mut self, now: Millis, id: ConnectionId, key: SessionKey, filter: &str) -> ReasonCode {

@@ -8,9 +8,9 @@ use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
 
-use super::decide::{Decision, Denial, Outcome, Sent};
+use super::decide::{Decision, Outcome, Sent};
 use super::rule::Action;
-use super::{Policy, Rights, Subject, is_the_brokers};
+use super::{Policy, Rights, Rules, Subject};
 use crate::{Groups, Principal};
 
 /// Decisions that are remembered. A power of two.
@@ -63,27 +63,23 @@ impl DecisionCache {
     /// [`Policy::publish`].
     #[inline]
     pub fn publish(&mut self, policy: &Policy, subject: Subject<'_>, topic: &str, qos: u8, retain: bool) -> Decision {
-        if is_the_brokers(topic) {
-            return Decision::Deny(Denial::Broker);
-        }
-        if policy.rules_for(subject).is_none() {
-            return Decision::OPEN;
-        }
+        let rules = match policy.sends(subject, topic) {
+            Ok(Some(rules)) => rules,
+            Ok(None) => return Decision::OPEN,
+            Err(denial) => return Decision::Deny(denial),
+        };
         let sent = Sent { action: Action::Publish, topic, qos, retain };
-        sent.decide(|action, topic| self.look_up(policy, subject, action, topic))
+        sent.decide(|action, topic| self.look_up(rules, subject, action, topic))
     }
 
     /// [`Policy::receive`].
     #[inline]
     pub fn receive(&mut self, policy: &Policy, subject: Subject<'_>, topic: &str) -> Decision {
-        if policy.rules_for(subject).is_none() {
-            return Decision::OPEN;
-        }
-        self.look_up(policy, subject, Action::Receive, topic).of_qos(Action::Receive, 0)
+        let Some(rules) = policy.rules_for(subject) else { return Decision::OPEN };
+        self.look_up(rules, subject, Action::Receive, topic).of_qos(Action::Receive, 0)
     }
 
-    fn look_up(&mut self, policy: &Policy, subject: Subject<'_>, action: Action, topic: &str) -> Outcome {
-        let Some(rules) = policy.rules_for(subject) else { return Outcome::NOTHING };
+    fn look_up(&mut self, rules: &Rules, subject: Subject<'_>, action: Action, topic: &str) -> Outcome {
         if topic.len() > TOPIC_BYTES_MAX {
             return rules.look_up(subject, action, topic);
         }

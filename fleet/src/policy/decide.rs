@@ -2,6 +2,7 @@
 //!
 //! Owns what is asked for each action, and the answer with its reason.
 
+use super::rule::Rule;
 use super::{Action, Policy, RuleId, Rules, Subject, is_the_brokers};
 use crate::Principal;
 
@@ -75,7 +76,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub(super) const NOTHING: Outcome = Outcome { denied: None, allowed: None };
+    const NOTHING: Outcome = Outcome { denied: None, allowed: None };
 
     #[inline]
     fn see(&mut self, rules: &Rules, id: RuleId, action: Action, subject: Subject<'_>) {
@@ -112,10 +113,15 @@ impl Rules {
         outcome
     }
 
+    fn rules_of(&self, subject: Subject<'_>) -> impl Iterator<Item = (usize, &Rule)> {
+        let ranges = subject.rights.roles().filter_map(|role| self.of_role.get(role).cloned());
+        ranges.flatten().filter_map(|at| Some((at, self.rules.get(at)?)))
+    }
+
     /// All rules about a filter: those that allow all of it, and those that deny all of it.
     fn look_up_filter(&self, subject: Subject<'_>, filter: &str) -> Outcome {
         let mut outcome = Outcome::NOTHING;
-        for (at, rule) in self.rules.iter().enumerate().filter(|(_, rule)| subject.rights.has(rule.terms.role)) {
+        for (at, rule) in self.rules_of(subject) {
             if rule.topics.iter().any(|(topic, _)| topic.holds(subject, filter)) {
                 outcome.see(self, RuleId(at as u16), Action::Subscribe, subject);
             }
@@ -125,7 +131,7 @@ impl Rules {
 
     fn receives_all(&self, subject: Subject<'_>, filter: &str) -> bool {
         let mut is_allowed = false;
-        for rule in self.rules.iter().filter(|rule| subject.rights.has(rule.terms.role)) {
+        for (_, rule) in self.rules_of(subject) {
             let mut topics = rule.topics.iter().map(|(topic, _)| topic);
             if rule.terms.is_allow {
                 is_allowed |=
@@ -172,6 +178,18 @@ impl Policy {
         self.rules.as_deref().filter(|_| !matches!(subject.principal, Principal::Shard(_)))
     }
 
+    /// The rules about what somebody sends to a topic, if there are any.
+    ///
+    /// # Errors
+    /// Nobody may send there, whatever the rules. Shards are no client: they hand on what was decided.
+    #[inline]
+    pub(super) fn sends(&self, subject: Subject<'_>, topic: &str) -> Result<Option<&Rules>, Denial> {
+        match is_the_brokers(topic) && !matches!(subject.principal, Principal::Shard(_)) {
+            true => Err(Denial::Broker),
+            false => Ok(self.rules_for(subject)),
+        }
+    }
+
     /// Whether somebody may publish such a message. Topics are whole names here and below: after mounting.
     pub fn publish(&self, subject: Subject<'_>, topic: &str, qos: u8, retain: bool) -> Decision {
         self.sent(subject, Sent { action: Action::Publish, topic, qos, retain })
@@ -183,12 +201,10 @@ impl Policy {
     }
 
     fn sent(&self, subject: Subject<'_>, sent: Sent<'_>) -> Decision {
-        if is_the_brokers(sent.topic) {
-            return Decision::Deny(Denial::Broker);
-        }
-        match self.rules_for(subject) {
-            Some(rules) => sent.decide(|action, topic| rules.look_up(subject, action, topic)),
-            None => Decision::OPEN,
+        match self.sends(subject, sent.topic) {
+            Ok(Some(rules)) => sent.decide(|action, topic| rules.look_up(subject, action, topic)),
+            Ok(None) => Decision::OPEN,
+            Err(denial) => Decision::Deny(denial),
         }
     }
 

@@ -16,9 +16,10 @@ mod template;
 mod tests;
 mod tree;
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::{Groups, Principal};
+use crate::{Groups, Principal, mount};
 use member::Members;
 use rule::{Role, Rule, Terms};
 use tree::Tree;
@@ -41,8 +42,10 @@ pub struct Policy {
 struct Rules {
     roles: Vec<Role>,
     members: Members,
-    /// In the order of the file, as [`RuleId`] counts.
+    /// In the order of the file, as [`RuleId`] counts: those of one role side by side.
     rules: Vec<Rule>,
+    /// Where the rules of each role are.
+    of_role: Vec<Range<usize>>,
     /// The same, and no more than decisions need.
     terms: Vec<Terms>,
     tree: Tree,
@@ -50,13 +53,27 @@ struct Rules {
 
 /// The roles of somebody under one policy. Cheap to clone; those of another policy are others.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Rights(Option<Arc<[u64]>>);
+pub struct Rights(Option<Arc<Roles>>);
+
+/// A bit for each role. Behind a pointer of one word: everybody who is connected has one.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Roles(Box<[u64]>);
 
 impl Rights {
     #[inline]
+    fn words(&self) -> &[u64] {
+        self.0.as_deref().map(|roles| &*roles.0).unwrap_or_default()
+    }
+
+    #[inline]
     fn has(&self, role: u16) -> bool {
-        let words = self.0.as_deref().unwrap_or_default();
+        let words = self.words();
         words.get(usize::from(role / 64)).is_some_and(|word| word >> (role % 64) & 1 != 0)
+    }
+
+    fn roles(&self) -> impl Iterator<Item = usize> {
+        let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 != 0);
+        self.words().iter().enumerate().flat_map(move |(at, word)| bits(*word).map(move |bit| at * 64 + bit))
     }
 }
 
@@ -98,7 +115,7 @@ impl Policy {
         let Some(rules) = &self.rules else { return Rights::default() };
         let mut words = vec![0u64; rules.roles.len().div_ceil(64)];
         rules.members.roles_of(principal, groups, |role| words[usize::from(role / 64)] |= 1 << (role % 64));
-        Rights(words.iter().any(|word| *word != 0).then(|| words.into()))
+        Rights(words.iter().any(|word| *word != 0).then(|| Arc::new(Roles(words.into()))))
     }
 
     /// A rule by its number.
@@ -111,13 +128,14 @@ impl Policy {
 
     /// The names of somebody's roles, in the order of the file.
     pub fn role_names<'a>(&'a self, rights: &'a Rights) -> impl Iterator<Item = &'a str> {
-        let roles = self.rules.iter().flat_map(|rules| &rules.roles).enumerate();
-        roles.filter(|(role, _)| rights.has(*role as u16)).map(|(_, role)| &*role.name)
+        let roles = rights.roles().filter_map(|role| self.rules.as_deref()?.roles.get(role));
+        roles.map(|role| &*role.name)
     }
 }
 
-/// Whether a topic name is for the broker alone to publish to.
+/// Whether a full topic name is for the broker alone to publish to.
 #[inline]
 pub fn is_the_brokers(topic: &str) -> bool {
-    topic.starts_with('$') && ["$SYS", "$presence"].contains(&topic.split('/').next().unwrap_or_default())
+    mount::is_brokers(topic)
+        || topic.strip_prefix("$presence").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

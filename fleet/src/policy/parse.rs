@@ -58,8 +58,10 @@ impl Policy {
         for (at, rule) in rules.iter().enumerate() {
             rule.topics.iter().for_each(|(topic, _)| tree.insert(topic, RuleId(at as u16)));
         }
+        let first = |role: usize| rules.partition_point(|rule| usize::from(rule.terms.role) < role);
+        let of_role = (0..roles.len()).map(|role| first(role)..first(role + 1)).collect();
         let terms = rules.iter().map(|rule| rule.terms).collect();
-        Policy { rules: Some(Box::new(Rules { roles, members, rules, terms, tree })) }
+        Policy { rules: Some(Box::new(Rules { roles, members, rules, of_role, terms, tree })) }
     }
 }
 

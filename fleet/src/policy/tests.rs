@@ -223,14 +223,18 @@ fn an_open_policy_allows_all_but_the_brokers_word() {
     let policy = Policy::open();
     let mut cache = DecisionCache::new(7);
     for who in ["anonymous", "alice", "operator:olga", "shard"] {
+        let says_the_brokers_word = who == "shard";
         for (asked, is_allowed) in [
             ("publish 2 retain vehicles/1/state", true),
-            ("publish 0 $SYS", false),
-            ("publish 0 $SYS/uptime", false),
-            ("publish 0 $presence/1", false),
+            ("publish 0 $SYS", says_the_brokers_word),
+            ("publish 0 vehicles/1/$shadow/get", says_the_brokers_word),
+            ("publish 0 groups/g/$x", says_the_brokers_word),
+            ("publish 0 fleet/$x", says_the_brokers_word),
+            ("publish 0 $SYS/uptime", says_the_brokers_word),
+            ("publish 0 $presence/1", says_the_brokers_word),
             ("publish 0 $SYSTEM/uptime", true),
             ("publish 0 a/$SYS/b", true),
-            ("will 0 $SYS/uptime", false),
+            ("will 0 $SYS/uptime", says_the_brokers_word),
             ("subscribe $SYS/#", true),
             ("share #", true),
             ("receive $SYS/uptime", true),

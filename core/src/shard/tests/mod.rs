@@ -8,6 +8,7 @@ mod flow;
 mod messages;
 mod mounting;
 mod peers;
+mod policy;
 mod presence;
 mod robustness;
 mod shared;
