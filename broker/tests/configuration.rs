@@ -12,7 +12,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use causeway_broker::config::{Config, Listener, json_schema, parse, reference, sample};
+use causeway_broker::config::{Config, Listener, json_schema, parse, read_policy, reference, sample};
 
 const RENEW: &str = "UPDATE=1 cargo test -p causeway-broker --test configuration";
 const TABLES_BEGIN: &str = "<!-- tables of all keys: generated -->\n";
@@ -103,7 +103,11 @@ fn every_configuration_of_the_repository_is_right() {
     let mut checked = 0;
     for entry in fs::read_dir(path("config")).unwrap() {
         let file = entry.unwrap().path();
-        if file.extension().is_some_and(|extension| extension == "toml") {
+        let is_policy = file.file_name().is_some_and(|name| name == "policy.toml");
+        if is_policy {
+            let (policy, warnings) = read_policy(&file).map_err(|error| error.to_string()).unwrap();
+            assert!(!policy.is_open() && warnings.is_empty(), "{warnings:?}");
+        } else if file.extension().is_some_and(|extension| extension == "toml") {
             let name = file.display().to_string();
             let parsed = parse(&name, &fs::read_to_string(&file).unwrap(), []);
             parsed.map_err(|problems| problems[0].to_string()).unwrap();

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::{Config, Depth, Durability, Listener, Problem, Storage, load_to};
+use crate::config::{Config, Depth, Durability, Listener, Place, Problem, Storage, load_to};
 
 /// Checks the files, with the environment that `causewayd run` would have.
 pub(super) fn run(
@@ -20,11 +20,21 @@ pub(super) fn run(
     for file in files {
         match load_to(file, environment.to_vec(), depth) {
             Ok(loaded) => {
-                print(&loaded.warnings, errors)?;
+                let of_policy = |problem: &&Problem| !is_of_policy(problem, &loaded.config);
+                let warnings: Vec<Problem> = loaded.warnings.iter().filter(of_policy).cloned().collect();
+                print(&warnings, errors)?;
+                // Who asks is to be told of rules that never decide anything, and a start goes on with them.
+                let doubts = loaded.config.policy.file.as_deref().map(super::policy::doubts).unwrap_or_default();
+                if depth == Depth::Files && !doubts.is_empty() {
+                    print(&doubts, errors)?;
+                    code = ExitCode::FAILURE;
+                    continue;
+                }
                 writeln!(out, "{}: ok", file.display())?;
                 for listener in &loaded.config.listener {
                     writeln!(out, "  {}", summary(&loaded.config, listener))?;
                 }
+                writeln!(out, "  {}", policy(&loaded.config))?;
                 writeln!(out, "  {}", storage(&loaded.config.storage))?;
             }
             Err(problems) => {
@@ -56,6 +66,20 @@ fn summary(config: &Config, listener: &Listener) -> String {
         (false, _) => "",
     };
     format!("{}: {} on {} ({who}{how})", listener.name, listener.transport, listener.bind)
+}
+
+/// Who may do what.
+fn policy(config: &Config) -> String {
+    match &config.policy.file {
+        Some(file) => format!("policy: {}", file.display()),
+        None => "policy: none, whoever is let in may do everything, a vehicle within its own topics".to_owned(),
+    }
+}
+
+/// Whether it was found in the policy, of which more is said.
+fn is_of_policy(problem: &Problem, config: &Config) -> bool {
+    let Some(policy) = &config.policy.file else { return false };
+    matches!(&problem.place, Place::Line { file, .. } if *file == policy.display().to_string())
 }
 
 /// What is kept, and where.
@@ -95,6 +119,7 @@ mod tests {
         assert!(
             out.ends_with(
                 "c.toml: ok\n  mqtt: tcp on 127.0.0.1:1883 (everybody may connect, without logging in)\n  \
+                 policy: none, whoever is let in may do everything, a vehicle within its own topics\n  \
                  storage: none, nothing survives the end of the process\n"
             ),
             "{out}"

@@ -10,6 +10,7 @@ mod dev;
 mod inspect;
 mod passwd;
 mod pki;
+mod policy;
 mod serve;
 
 use std::ffi::OsString;
@@ -49,7 +50,7 @@ Keys can be set by environment variables, too: CAUSEWAY_LOG__LEVEL=debug sets le
 
 Signals:
   SIGTERM, SIGINT  stop: clients are told, and given time to leave; a second one stops at once
-  SIGHUP           read the password file and the certificates again
+  SIGHUP           read the password file, the policy and the certificates again
 
 Example:
   causewayd run --config /etc/causeway/causeway.toml")]
@@ -74,6 +75,8 @@ Example:
     },
     /// Add, remove, list and verify the users of a password file
     Passwd(passwd::Options),
+    /// Explain what a policy decides, and check it
+    Policy(policy::Options),
     /// Make, list and revoke the certificates of a fleet, with an authority of its own
     Pki(pki::Options),
     /// Show what a data directory or a backup holds, and check it
@@ -139,6 +142,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             check::run(&files, &environment()?, depth, &mut stdout(), &mut stderr())
         }
         Command::Passwd(options) => passwd::run(&options, &mut stdout()),
+        Command::Policy(options) => policy::run(&options, &environment()?, &mut stdout(), &mut stderr()),
         Command::Pki(options) => pki::run(&options, &mut stdout()),
         Command::Inspect(options) => inspect::run(&options, &mut stdout()),
         Command::Backup(options) => backup::run(&options, &mut stdout()),
@@ -196,6 +200,9 @@ mod tests {
             "causewayd check --without-files a.toml",
             "causewayd passwd users add alice --password-stdin",
             "causewayd passwd users list",
+            "causewayd policy check a.toml",
+            "causewayd policy explain --policy p.toml --as vehicle:1M8GDM9AXKP042788,group=eu publish a --qos 1 --retain",
+            "causewayd policy explain --config c.toml --as anonymous subscribe a/#",
             "causewayd pki init pki --name fleet --days 9 --list-days 1",
             "causewayd pki server pki --name localhost --name 10.0.0.1",
             "causewayd pki revoke pki 5f --reason superseded",
@@ -214,6 +221,10 @@ mod tests {
             "causewayd dev --tls-port 8883",
             "causewayd dev --port x",
             "causewayd passwd users add",
+            "causewayd policy explain --as anonymous publish a",
+            "causewayd policy explain --policy p.toml --as olga publish a",
+            "causewayd policy explain --policy p.toml --as vehicle:1 publish a",
+            "causewayd policy explain --policy p.toml --as anonymous eat a",
             "causewayd pki server pki",
             "causewayd pki revoke pki 5f --vehicle 1M8GDM9AXKP042788",
             "causewayd inspect data --limit 3",

@@ -108,7 +108,10 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
         tokio::select! {
             outcome = running.failed() => break outcome,
             told_to = signals.next() => match told_to {
-                ToldTo::Reload => reload(&config, &authenticator, &running).await,
+                ToldTo::Reload => {
+                    reload(&config, &authenticator, &running).await;
+                    running.reload_policy().await;
+                }
                 ToldTo::Stop(signal) => {
                     tracing::info!(target: "causeway::server", "{signal}: stopping");
                     told.phase.store(STOPPING, Ordering::Relaxed);

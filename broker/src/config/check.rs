@@ -66,6 +66,7 @@ pub(super) fn check(config: &Config, depth: Depth) -> Vec<Finding> {
     check_audit(config, &mut found);
     if depth == Depth::Files {
         check_password_file(config, &mut found);
+        check_policy_file(config, &mut found);
     }
     found
 }
@@ -277,6 +278,14 @@ fn check_shards(config: &Config, folder: &Path, found: &mut Vec<Finding>) {
         // Whoever checks need not be who runs the broker, whose folder it is.
         Err(StorageError::Layout { source: LayoutError::Io(_), .. }) => {}
         Err(wrong) => found.push(error("storage.data_directory", wrong.to_string())),
+    }
+}
+
+/// Only that there is one to read: what stands in it has places of its own.
+fn check_policy_file(config: &Config, found: &mut Vec<Finding>) {
+    let wrong = config.policy.file.as_ref().and_then(|file| Some((file, File::open(file).err()?)));
+    if let Some((file, wrong)) = wrong {
+        found.push(error("policy.file", format!("{}: {wrong}", file.display())));
     }
 }
 

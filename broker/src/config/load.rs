@@ -12,6 +12,7 @@ use toml::Table;
 
 use super::check::{self, Depth};
 use super::document::Document;
+use super::policy::{PolicyError, read_policy};
 use super::problem::{Place, Problem, Severity};
 use super::schema::{Node, json_schema};
 use super::{Config, environment};
@@ -99,6 +100,9 @@ fn read(
         None => document.place(path),
     };
     let mut problems: Vec<Problem> = findings.into_iter().map(|finding| finding.at(place)).collect();
+    if depth == Depth::Files {
+        problems.extend(policy_problems(&config));
+    }
     match problems.iter().any(|problem| problem.severity == Severity::Error) {
         false => Ok(Loaded { config, warnings: problems }),
         true => {
@@ -108,12 +112,22 @@ fn read(
     }
 }
 
+/// What is wrong or doubtful in the policy, if there is one that can be read.
+fn policy_problems(config: &Config) -> Vec<Problem> {
+    match config.policy.file.as_deref().map(read_policy) {
+        Some(Ok((_, warnings))) => warnings,
+        Some(Err(PolicyError::Wrong(problems))) => problems,
+        Some(Err(PolicyError::Io { .. })) | None => Vec::new(),
+    }
+}
+
 /// Makes the paths of a configuration independent of the folder the process is started in.
 fn resolve_paths(config: &mut Config, folder: &Path) {
     let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
     config.authentication.password_file.as_mut().map(resolve);
     config.storage.data_directory.as_mut().map(resolve);
     config.audit.directory.as_mut().map(resolve);
+    config.policy.file.as_mut().map(resolve);
     for tls in config.listener.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
         resolve(&mut tls.certificate_file);
         resolve(&mut tls.key_file);

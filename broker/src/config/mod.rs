@@ -10,6 +10,7 @@ mod limits;
 mod listener;
 mod load;
 mod network;
+mod policy;
 mod problem;
 mod reference;
 mod schema;
@@ -25,6 +26,7 @@ pub use listener::{
 };
 pub use load::{Loaded, load, load_to, parse};
 pub use network::Network;
+pub use policy::{PolicyError, PolicySettings, read_policy};
 pub use problem::{Place, Problem, Severity};
 pub use reference::{reference, sample};
 pub use schema::json_schema;

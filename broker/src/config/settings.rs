@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{IdentitySettings, LimitSettings, Listener, Presence};
+use super::{IdentitySettings, LimitSettings, Listener, PolicySettings, Presence};
 
 /// Configuration of causewayd.
 ///
@@ -21,6 +21,8 @@ pub struct Config {
     pub listener: Vec<Listener>,
     /// How clients prove who they are.
     pub authentication: Authentication,
+    /// Who may do what with which topics.
+    pub policy: PolicySettings,
     /// Which vehicles there are.
     pub registry: Registry,
     /// What client certificates say about who a client is.

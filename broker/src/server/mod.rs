@@ -9,6 +9,7 @@ mod links;
 mod log_report;
 mod notices;
 mod observed;
+mod policy;
 mod rights;
 mod shards;
 
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use causeway_core::Limits;
+use causeway_fleet::policy::Policy;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
@@ -26,7 +28,7 @@ use tokio::task::JoinSet;
 
 use crate::audit::{Audit, AuditError, AuditEvent, Decision, What};
 use crate::auth::{Authenticator, hashing};
-use crate::config::Config;
+use crate::config::{Config, PolicyError};
 use crate::data_directory::DataDirectory;
 use crate::frontdoor::{FrontDoor, greet};
 use crate::identity::Admission;
@@ -47,6 +49,7 @@ pub use log_report::{Gauge, LogReport};
 pub use notices::Notices;
 pub(crate) use observed::which;
 pub use observed::{Observed, ObservedShard, ShardReport};
+use policy::PolicyKeeper;
 use shards::Shards;
 
 /// Descriptors for each shard that are not for clients: segments of the log being read, the state, backups, health checks.
@@ -79,6 +82,9 @@ pub enum ServerError {
     /// The system has no random numbers.
     #[error("{0}")]
     Random(String),
+    /// The policy cannot be read, or is wrong.
+    #[error("the policy: {0}")]
+    Policy(#[from] PolicyError),
     /// The data directory cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -107,9 +113,11 @@ pub enum ServerError {
 /// A broker that serves. Dropping it stops it at once; [`Running::stop`] says farewell first.
 pub struct Running {
     listeners: Vec<Arc<Listener>>,
+    /// What goes on until the farewell: new clients, and an eye on the policy.
     accepting: JoinSet<()>,
     shards: Shards,
     notices: Notices,
+    policy: Option<Arc<PolicyKeeper>>,
     registry: Arc<Registry>,
     certificates: Certificates,
     audit: Audit,
@@ -159,7 +167,11 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         .map(|settings| bind_listener(settings, config, &authenticator, &sockets))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let parts = shard_parts(config, count, directory.as_ref(), observed, &audit)?;
+    let (keeper, policy) = match config.policy.file.clone().map(PolicyKeeper::start).transpose()? {
+        Some((keeper, policy)) => (Some(Arc::new(keeper)), policy),
+        None => (None, Policy::open()),
+    };
+    let parts = shard_parts(config, count, directory.as_ref(), observed, &audit, Arc::new(policy))?;
     let (shards, inboxes, notices) = Shards::start(parts, &audit).await?;
     if let Some(directory) = &mut directory {
         directory.all_begun()?;
@@ -193,6 +205,9 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         }));
         listeners.push(listener);
     }
+    if let Some(keeper) = &keeper {
+        accepting.spawn(keeper.clone().watch(notices.clone()));
+    }
     observed.watch_listeners(listeners.clone());
     let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
     audit.record(AuditEvent::new(What::Start, Decision::Note, version));
@@ -200,7 +215,19 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     let certificates = Certificates::new(&listeners, notices.clone());
     let watching = certificates.clone();
     accepting.spawn(async move { watching.watch().await });
-    Ok(Running { listeners, accepting, shards, notices, registry, certificates, audit, _door: door, shutdown_timeout })
+    let policy = keeper;
+    Ok(Running {
+        listeners,
+        accepting,
+        shards,
+        notices,
+        policy,
+        registry,
+        certificates,
+        audit,
+        _door: door,
+        shutdown_timeout,
+    })
 }
 
 /// What each of so many shards is made of.
@@ -210,6 +237,7 @@ fn shard_parts(
     directory: Option<&DataDirectory>,
     observed: &Observed,
     audit: &Audit,
+    policy: Arc<Policy>,
 ) -> Result<Vec<ShardParts>, ServerError> {
     let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
     let links = links::link(count).map_err(ServerError::Links)?;
@@ -231,6 +259,7 @@ fn shard_parts(
         backups: backups.clone(),
         audit: audit.clone(),
         hash_seed,
+        policy: policy.clone(),
     });
     Ok(parts.collect())
 }
@@ -249,6 +278,13 @@ impl Running {
     /// Closes whoever is connected with one of these credentials (see [`causeway_fleet::Identity::credential`]).
     pub async fn revoke(&self, credentials: HashSet<Arc<str>>, why: &str) {
         self.notices.revoke(credentials, why).await;
+    }
+
+    /// Reads the policy again, if there is one. A wrong one changes nothing, which is logged.
+    pub async fn reload_policy(&self) {
+        if let Some(policy) = &self.policy {
+            policy.reload(&self.notices).await;
+        }
     }
 
     /// Where all shards are told what they are to know.

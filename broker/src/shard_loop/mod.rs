@@ -29,6 +29,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use causeway_core::{ConnectionId, Limits, Millis, Notice, Shard};
+use causeway_fleet::policy::Policy;
 use causeway_storage::{LogError, VolatileLog};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
@@ -79,6 +80,8 @@ pub(crate) struct ShardParts {
     /// Where it records what is about rights.
     pub(crate) audit: Audit,
     pub(crate) hash_seed: u64,
+    /// What everybody may do, until a notice says otherwise.
+    pub(crate) policy: Arc<Policy>,
 }
 
 /// A running shard.
@@ -147,6 +150,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
     let mut shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
     // The check of a configuration has its range.
     shard.become_shard(parts.number as u16);
+    shard.set_policy(parts.policy);
     shard.tell_details(tracing::enabled!(target: "causeway::client", tracing::Level::DEBUG));
     let (upkeep, commit) = match parts.directory {
         None => (None, Commit::InLine(VolatileLog::new())),
