@@ -22,6 +22,8 @@ pub enum What {
     Publish,
     /// A filter was to be subscribed to.
     Subscribe,
+    /// A message was to be sent to a client.
+    Receive,
     /// A will was to be left.
     Will,
     /// Rights were taken away.
@@ -58,6 +60,7 @@ impl What {
             What::Disconnect => "disconnect",
             What::Publish => "publish",
             What::Subscribe => "subscribe",
+            What::Receive => "receive",
             What::Will => "will",
             What::Revoke => "revoke",
             What::Ban => "ban",
@@ -140,6 +143,9 @@ impl AuditEvent {
             "refused connection" => What::Connect,
             "refused publish" if of_rights => What::Publish,
             "refused subscription" if of_rights => What::Subscribe,
+            "subscription ended: not authorised" => What::Subscribe,
+            "refused delivery" => What::Receive,
+            "will not left: not authorised" => What::Will,
             // Clients of MQTT 3.x can be told in no other way.
             "disconnected client" if of_rights && event.detail.starts_with("publish refused: ") => What::Publish,
             "disconnected client" if of_rights => What::Disconnect,
@@ -150,8 +156,19 @@ impl AuditEvent {
             client: event.client.clone(),
             peer,
             reason: event.reason,
+            rule: rule_of(&event.detail),
             ..AuditEvent::new(what, Decision::Deny, event.detail.clone())
         })
+    }
+}
+
+/// The rule that decided, as `ROLE/RULE`. It is named behind the topic, whose quotes are escaped: no topic is taken for one.
+fn rule_of(detail: &str) -> String {
+    let why = detail.rsplit_once("\": ").map_or(detail, |(_, why)| why);
+    let mut quoted = why.split("rule \"").nth(1).into_iter().flat_map(|rest| rest.split('"'));
+    match (quoted.next(), quoted.next(), quoted.next()) {
+        (Some(rule), Some(" of role "), Some(role)) => format!("{role}/{rule}"),
+        _ => String::new(),
     }
 }
 
@@ -166,4 +183,25 @@ fn is_of_rights(reason: ReasonCode) -> bool {
             | ReasonCode::BadAuthenticationMethod
             | ReasonCode::ConnectionRateExceeded
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_is_the_one_that_decided_whatever_the_topic_says() {
+        for (topic, why, rule) in [
+            ("a", "denied by rule \"x\" of role \"y\"", "y/x"),
+            ("a", "rule \"x\" of role \"y\" allows it up to QoS 1", "y/x"),
+            ("a", "no rule allows it to publish", ""),
+            ("rule \"a\" of role \"b\"", "no rule allows it to publish", ""),
+            ("\": rule \"a\" of role \"b\"", "no rule allows it to publish", ""),
+            ("rule ", "no rule allows it to publish", ""),
+        ] {
+            assert_eq!(rule_of(&format!("{topic:?}: {why}")), rule, "{topic:?}");
+            assert_eq!(rule_of(&format!("publish refused: {topic:?}: {why}")), rule, "{topic:?}");
+        }
+        assert_eq!(rule_of("will: denied by rule \"x\" of role \"y\""), "y/x");
+    }
 }

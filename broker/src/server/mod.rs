@@ -167,7 +167,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         .map(|settings| bind_listener(settings, config, &authenticator, &sockets))
         .collect::<Result<Vec<_>, _>>()?;
 
-    let (keeper, policy) = match config.policy.file.clone().map(PolicyKeeper::start).transpose()? {
+    let (keeper, policy) = match config.policy.file.clone().map(|file| PolicyKeeper::start(file, &audit)).transpose()? {
         Some((keeper, policy)) => (Some(Arc::new(keeper)), policy),
         None => (None, Policy::open()),
     };

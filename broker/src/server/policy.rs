@@ -14,6 +14,7 @@ use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Notices;
+use crate::audit::{Audit, AuditEvent, Decision, What};
 use crate::config::{PolicyError, Problem, read_policy};
 
 /// How often it is seen whether the file changed. What changed is read once it stays the same for as long.
@@ -25,6 +26,7 @@ type Stamp = (u64, u64, u64, i64, i64);
 /// Keeps the policy in force what its file says.
 pub(super) struct PolicyKeeper {
     file: PathBuf,
+    audit: Audit,
     /// What was read last, wrong or not.
     read: Mutex<Option<Stamp>>,
 }
@@ -34,12 +36,14 @@ impl PolicyKeeper {
     ///
     /// # Errors
     /// It cannot be read, or is wrong.
-    pub(super) fn start(file: PathBuf) -> Result<(PolicyKeeper, Policy), PolicyError> {
+    pub(super) fn start(file: PathBuf, audit: &Audit) -> Result<(PolicyKeeper, Policy), PolicyError> {
         let stamp = stamp(&file);
         let (policy, warnings) = read_policy(&file)?;
         warn(&warnings);
         tracing::info!(target: "causeway::policy", file = %file.display(), "a policy is in force");
-        Ok((PolicyKeeper { file, read: Mutex::new(stamp) }, policy))
+        let keeper = PolicyKeeper { file, audit: audit.clone(), read: Mutex::new(stamp) };
+        keeper.record(Decision::Note, "in force");
+        Ok((keeper, policy))
     }
 
     /// Reads the file again and tells the shards. A wrong one changes nothing.
@@ -54,20 +58,27 @@ impl PolicyKeeper {
                 warn(&warnings);
                 notices.tell(Notice::Policy(Arc::new(policy))).await;
                 tracing::info!(target: "causeway::policy", file = %self.file.display(), "another policy is in force");
+                self.record(Decision::Note, "another one is in force");
             }
             Ok(Err(PolicyError::Wrong(problems))) => {
+                self.record(Decision::Fail, "wrong, and not in force");
                 for problem in &problems {
                     tracing::error!(target: "causeway::policy", "{}{}", problem.place, problem.message);
                 }
                 tracing::error!(target: "causeway::policy", "the policy is wrong: the old one stays in force");
             }
             Ok(Err(error @ PolicyError::Io { .. })) => {
+                self.record(Decision::Fail, &error.to_string());
                 tracing::error!(target: "causeway::policy", %error, "the policy cannot be read: the old one stays in force");
             }
             Err(error) => {
                 tracing::error!(target: "causeway::policy", %error, "the policy was not read: the old one stays in force");
             }
         }
+    }
+
+    fn record(&self, decision: Decision, what: &str) {
+        self.audit.record(AuditEvent::new(What::Policy, decision, format!("{}: {what}", self.file.display())));
     }
 
     /// Reads the file again whenever it has changed. Never ends by itself.
