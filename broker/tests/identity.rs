@@ -1,4 +1,4 @@
-//! Who connects, by certificates.
+//! Who connects, by certificates, tokens and passwords, and how it loses its right.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "all of this is test code")]
 
 mod support;
@@ -6,13 +6,16 @@ mod support;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 
+use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use causeway_broker::auth::{PasswordFile, hashing};
 use causeway_broker::config::{
-    Authentication, CertificateVin, ClientCertificate, Config, CrlUnknown, IdentitySettings, Listener, Registry,
-    Transport, UnknownVehicles,
+    Authentication, CertificateVin, ClientCertificate, Config, CrlUnknown, IdentitySettings, Jwt, Listener,
+    PrincipalKind, Registry, Transport, UnknownVehicles,
 };
-use causeway_broker::registry::State;
+use causeway_broker::registry::{State, now_ms};
 use causeway_fleet::Vin;
+use ring::rand::SystemRandom;
+use ring::signature::{Ed25519KeyPair, KeyPair};
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
 use support::*;
@@ -291,4 +294,106 @@ fn users_of_a_password_file_may_be_vehicles_and_lose_their_right_with_it() {
     broker.wait_for(broker.running().revoke(gone, "gone"));
     connected[0].expect_disconnect(0x87);
     check_round_trip(&mut connected[1], b"still here");
+}
+
+/// Signs tokens of which the broker knows the key.
+struct Issuer {
+    folder: tempfile::TempDir,
+    pair: Ed25519KeyPair,
+}
+
+impl Issuer {
+    fn new() -> Issuer {
+        let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
+        Issuer { folder: tempfile::tempdir().unwrap(), pair: Ed25519KeyPair::from_pkcs8(document.as_ref()).unwrap() }
+    }
+
+    fn settings(&self) -> Jwt {
+        let key = BASE64_URL_SAFE_NO_PAD.encode(self.pair.public_key());
+        let keys_file = self.folder.path().join("keys.json");
+        let set = format!(r#"{{"keys": [{{"kty": "OKP", "crv": "Ed25519", "x": "{key}"}}]}}"#);
+        std::fs::write(&keys_file, set).unwrap();
+        Jwt {
+            keys_file,
+            issuer: None,
+            audience: None,
+            leeway_seconds: 0,
+            principal_claim: "sub".to_owned(),
+            principal_kind: PrincipalKind::Prefixed,
+            vin_claim: None,
+        }
+    }
+
+    fn token(&self, subject: &str, seconds: u64) -> String {
+        let exp = now_ms() / 1000 + seconds;
+        let claims = format!(r#"{{"sub": "{subject}", "exp": {exp}}}"#);
+        let [header, claims] = [r#"{"alg": "EdDSA"}"#, &claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
+        let message = format!("{header}.{claims}");
+        format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(self.pair.sign(message.as_bytes())))
+    }
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&(text.len() as u16).to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// Properties of a CONNECT or AUTH that carries a token.
+fn token_properties(token: &str) -> Vec<u8> {
+    let properties = [&[0x15][..], &text("JWT"), &[0x16], &text(token)].concat();
+    assert!((128..16_384).contains(&properties.len()));
+    [&[(properties.len() & 0x7F | 0x80) as u8, (properties.len() >> 7) as u8][..], &properties].concat()
+}
+
+#[test]
+fn a_token_is_a_password_and_ends_its_connection() {
+    let issuer = Issuer::new();
+    let authentication = Authentication { jwt: Some(issuer.settings()), ..Authentication::default() };
+    let broker = Broker::with(Config { authentication, ..config(vec![listener(Transport::Tcp)]) });
+    let vehicle = format!("vehicle:{VIN}");
+    for (id, token, reason) in [
+        (VIN, issuer.token(&vehicle, 60), 0),
+        (OTHER, issuer.token(&vehicle, 60), 0x85),
+        ("ota", issuer.token("service:ota", 60), 0),
+        (VIN, issuer.token("service:ota", 60), 0x85),
+        ("ota", Issuer::new().token("service:ota", 60), 0x86),
+        ("ota", "pencil".to_owned(), 0x86),
+    ] {
+        let mut client = broker.dial();
+        client.send(&connect_as(id, "anything", &token));
+        client.expect_connack(reason);
+        // With a password alone.
+        let mut client = broker.dial();
+        let body = [&b"\x00\x04MQTT\x05\x42\x00\x00\x00"[..], &text(id), &text(&token)].concat();
+        client.send(&packet(0x10, &body));
+        client.expect_connack(reason);
+    }
+    let mut short = broker.dial();
+    short.send(&connect_as("short", "", &issuer.token("service:short", 2)));
+    short.expect_connack(0);
+    short.expect_disconnect(0x87);
+}
+
+#[test]
+fn a_new_token_keeps_a_connection() {
+    let issuer = Issuer::new();
+    let authentication = Authentication { jwt: Some(issuer.settings()), ..Authentication::default() };
+    let broker = Broker::with(Config { authentication, ..config(vec![listener(Transport::Tcp)]) });
+    let open = |id: &str, token: &str| {
+        let mut client = broker.dial();
+        let body = [&b"\x00\x04MQTT\x05\x02\x00\x00"[..], &token_properties(token), &text(id)].concat();
+        client.send(&packet(0x10, &body));
+        client.expect_connack(0);
+        client
+    };
+    let again = |token: &str| packet(0xF0, &[&[0x19][..], &token_properties(token)].concat());
+    let mut client = open("ota", &issuer.token("service:ota", 2));
+    client.send(&again(&issuer.token("service:ota", 60)));
+    let (first, body) = client.read_packet();
+    assert_eq!((first, body[0]), (0xF0, 0));
+    let mut other = open("short", &issuer.token("service:short", 3));
+    // By then the first token of the one would have ended, too.
+    other.expect_disconnect(0x87);
+    check_round_trip(&mut client, b"still here");
+    client.send(&again(&issuer.token("service:eve", 60)));
+    client.expect_disconnect(0x87);
 }

@@ -311,10 +311,12 @@ impl Handshake {
                 self.state = State::AwaitVerdict(request);
                 Step::Confirm { client_id }
             }
-            Some(username) if self.policy.password_allowed => {
+            // MQTT 5 clients may have a password, such as a token, and no user name.
+            username if self.policy.password_allowed && (username.is_some() || connect.password.is_some()) => {
+                let username = username.unwrap_or_default().to_owned();
                 let password = connect.password.unwrap_or_default().to_vec();
                 self.state = State::AwaitVerdict(request);
-                Step::Verify(Credentials { client_id, username: username.to_owned(), password })
+                Step::Verify(Credentials { client_id, username, password })
             }
             _ if self.policy.anonymous_allowed => self.accept(request),
             _ => {

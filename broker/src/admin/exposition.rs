@@ -364,6 +364,8 @@ impl Page {
             ("password", "late", counts.password_late),
             ("scram", "accepted", counts.scram_accepted),
             ("scram", "refused", counts.scram_refused),
+            ("jwt", "accepted", counts.token_accepted),
+            ("jwt", "refused", counts.token_refused),
         ] {
             family.with_label_values(&[method, outcome]).inc_by(count);
         }

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use causeway_core::{Counters, Gauges};
 
 use super::*;
-use crate::config::{Authentication, Listener, Storage};
+use crate::config::{Listener, Storage};
 
 struct Fixed {
     shards: Vec<ObservedShard>,
@@ -66,7 +66,7 @@ fn source_of(shards: u32) -> Arc<Fixed> {
         shard.edge.bytes_received.add(1234);
         shard.report.renew(counters, gauges, Duration::from_secs(1));
     });
-    let authenticator = Authenticator::load(&Authentication::default()).unwrap();
+    let authenticator = Authenticator::load(&Config::default()).unwrap();
     Arc::new(Fixed { shards: shards.collect(), authenticator, readiness: Mutex::new(Ok(())), backups: Arc::default() })
 }
 

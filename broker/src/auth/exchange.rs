@@ -10,8 +10,8 @@ use causeway_fleet::Identity;
 use causeway_fleet::scram::{self, Challenge, Keys, Opening, ScramError};
 use causeway_protocol::ReasonCode;
 
-use super::hashing;
 use super::{Authenticator, count, deny, identity_of};
+use super::{hashing, token};
 use crate::shown::shown;
 
 /// Where a connection's exchange stands. Keep it as long as the connection: it takes re-authentication, too.
@@ -36,14 +36,25 @@ impl Exchange {
 
     /// Takes what the client sent as Authentication Method and Authentication Data.
     pub fn step(&mut self, method: &str, data: &[u8]) -> Verdict {
-        if method != scram::METHOD || !self.authenticator.offers_scram() {
-            return deny(ReasonCode::BadAuthenticationMethod, format!("no authentication method {}", shown(method)));
-        }
+        let offered = &self.authenticator;
+        let verdict = match method {
+            scram::METHOD if offered.offers_scram() => self.step_scram(data),
+            token::METHOD if offered.has_tokens() => offered.verify_token(data),
+            _ => {
+                return deny(
+                    ReasonCode::BadAuthenticationMethod,
+                    format!("no authentication method {}", shown(method)),
+                );
+            }
+        };
+        self.as_certified(verdict)
+    }
+
+    fn step_scram(&mut self, data: &[u8]) -> Verdict {
         let step = match std::mem::replace(&mut self.state, State::Idle) {
             State::Idle => self.open(data),
             State::Challenged(challenge, user) => self.finish(*challenge, user, data),
         };
-        let step = step.and_then(|verdict| self.as_certified(verdict));
         let counts = &self.authenticator.shared.counts;
         match &step {
             Ok(Verdict::Allow { .. }) => count(&counts.scram_accepted),
@@ -54,18 +65,18 @@ impl Exchange {
     }
 
     /// The certificate is what can be revoked; of two ends the first counts.
-    fn as_certified(&self, verdict: Verdict) -> Result<Verdict, Verdict> {
+    fn as_certified(&self, verdict: Verdict) -> Verdict {
         let (Verdict::Allow { identity, data }, Some(certified)) = (&verdict, &self.certified) else {
-            return Ok(verdict);
+            return verdict;
         };
         if identity.principal != certified.principal {
             let why =
                 format!("the certificate is for {}, and {} has logged in", certified.principal, identity.principal);
-            return Err(deny(ReasonCode::NotAuthorized, why));
+            return deny(ReasonCode::NotAuthorized, why);
         }
         let ends = [identity.valid_until_ms, certified.valid_until_ms];
         let identity = Identity { valid_until_ms: ends.into_iter().flatten().min(), ..certified.clone() };
-        Ok(Verdict::Allow { identity, data: data.clone() })
+        Verdict::Allow { identity, data: data.clone() }
     }
 
     fn open(&mut self, data: &[u8]) -> Result<Verdict, Verdict> {

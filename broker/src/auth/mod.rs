@@ -6,10 +6,14 @@
 mod exchange;
 pub mod hashing;
 pub mod password_file;
+mod token;
+mod token_keys;
+mod token_signature;
 mod verifier;
 
 pub use exchange::Exchange;
 pub use password_file::{PasswordFile, PasswordFileError, User};
+pub use token_keys::{TokenKeys, TokenKeysError};
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -22,8 +26,9 @@ use causeway_core::{HandshakePolicy, Overflow, Principal, Verdict};
 use causeway_fleet::{Identity, scram};
 use causeway_protocol::ReasonCode;
 
-use crate::config::{Authentication, Listener, OverflowPolicy};
+use crate::config::{Authentication, Config, Listener, OverflowPolicy};
 use crate::shown::shown;
+use token::Tokens;
 use verifier::{Outcome, Verifier};
 
 /// Verifies credentials. Clones share the same users.
@@ -36,6 +41,8 @@ struct Shared {
     settings: Authentication,
     users: ArcSwap<Users>,
     verifier: Verifier,
+    /// Where tokens are believed.
+    tokens: Option<Tokens>,
     counts: SharedCounts,
 }
 
@@ -47,6 +54,8 @@ struct SharedCounts {
     password_late: AtomicU64,
     scram_accepted: AtomicU64,
     scram_refused: AtomicU64,
+    token_accepted: AtomicU64,
+    token_refused: AtomicU64,
 }
 
 /// How verifications went since the start, and how many there are.
@@ -64,8 +73,23 @@ pub struct LoginCounts {
     pub scram_accepted: u64,
     /// SCRAM exchanges that failed.
     pub scram_refused: u64,
+    /// Tokens that were good.
+    pub token_accepted: u64,
+    /// Tokens that were not.
+    pub token_refused: u64,
     /// Passwords being verified or waiting for it, now.
     pub pending: u64,
+}
+
+/// Why nobody can be authenticated.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthenticatorError {
+    /// The users cannot be had.
+    #[error(transparent)]
+    Users(#[from] PasswordFileError),
+    /// The keys of tokens cannot be had.
+    #[error("authentication.jwt: {0}")]
+    Keys(#[from] TokenKeysError),
 }
 
 /// What a reload found.
@@ -92,8 +116,11 @@ impl Authenticator {
     /// Reads the users. Reads a file: call it before serving.
     ///
     /// # Errors
-    /// There is a password file in `settings`, and it cannot be read or is wrong.
-    pub fn load(settings: &Authentication) -> Result<Authenticator, PasswordFileError> {
+    /// A file that `config` names cannot be read or is wrong.
+    pub fn load(config: &Config) -> Result<Authenticator, AuthenticatorError> {
+        let settings = &config.authentication;
+        let check_digit = config.identity.vin_check_digit;
+        let tokens = settings.jwt.as_ref().map(|jwt| Tokens::load(jwt, check_digit)).transpose()?;
         let users = load_users(settings.password_file.as_ref())?;
         // Where nobody has a password, none is verified.
         let threads = if settings.password_file.is_some() { settings.verifications_concurrent_max } else { 0 };
@@ -104,6 +131,7 @@ impl Authenticator {
             settings: settings.clone(),
             users: ArcSwap::from_pointee(users),
             verifier,
+            tokens,
             counts: SharedCounts::default(),
         };
         Ok(Authenticator { shared: Arc::new(shared) })
@@ -121,13 +149,33 @@ impl Authenticator {
         Ok(Reloaded { users: users.file.users.len(), gone })
     }
 
+    /// Reads the keys of tokens again, where there are any, and says how many there are.
+    ///
+    /// # Errors
+    /// They cannot be read or used; those that were there stay.
+    pub fn reload_keys(&self) -> Result<Option<usize>, TokenKeysError> {
+        self.shared.tokens.as_ref().map(Tokens::reload).transpose()
+    }
+
+    /// Whether the keys of tokens have changed since they were read. Asks the system.
+    pub fn keys_changed(&self) -> bool {
+        self.shared.tokens.as_ref().is_some_and(Tokens::file_changed)
+    }
+
+    /// Whether tokens are believed.
+    pub fn has_tokens(&self) -> bool {
+        self.shared.tokens.is_some()
+    }
+
     /// What a listener asks of its clients.
     pub fn policy(&self, listener: &Listener) -> HandshakePolicy {
-        let methods = if self.offers_scram() { vec![scram::METHOD.to_owned()] } else { Vec::new() };
+        let scram = self.offers_scram().then(|| scram::METHOD.to_owned());
+        let tokens = self.has_tokens().then(|| token::METHOD.to_owned());
+        let methods = scram.into_iter().chain(tokens).collect();
         HandshakePolicy {
             anonymous_allowed: listener.anonymous_allowed(&self.shared.settings),
-            password_allowed: self.shared.settings.password_file.is_some(),
-            vehicle_ids_reserved: self.knows_vehicles(),
+            password_allowed: self.shared.settings.password_file.is_some() || self.has_tokens(),
+            vehicle_ids_reserved: self.has_tokens() || self.knows_vehicles(),
             methods,
             overflow: match listener.overflow {
                 OverflowPolicy::RefuseNew => Overflow::RefuseNew,
@@ -140,6 +188,9 @@ impl Authenticator {
     ///
     /// Dropping the future gives up the place in the queue; a verification that runs already runs to its end.
     pub async fn verify(&self, username: &str, password: &[u8]) -> Verdict {
+        if self.has_tokens() && Tokens::looks_like_one(password) {
+            return self.verify_token(password);
+        }
         let counts = &self.shared.counts;
         let users = self.users();
         let known = users.file.users.get(username);
@@ -176,6 +227,23 @@ impl Authenticator {
         }
     }
 
+    /// Verifies a token: some 100 us of a processor.
+    fn verify_token(&self, token: &[u8]) -> Verdict {
+        let counts = &self.shared.counts;
+        let verified =
+            self.shared.tokens.as_ref().map_or(Err("there are no tokens".to_owned()), |tokens| tokens.verify(token));
+        match verified {
+            Ok(identity) => {
+                count(&counts.token_accepted);
+                Verdict::Allow { identity, data: Vec::new() }
+            }
+            Err(why) => {
+                count(&counts.token_refused);
+                deny(ReasonCode::BadUserNameOrPassword, why)
+            }
+        }
+    }
+
     /// The state of one connection's extended authentication, of a client that may have proven by a certificate who it is.
     pub fn exchange(&self, certified: Option<Identity>) -> Exchange {
         Exchange::new(self.clone(), certified)
@@ -192,6 +260,8 @@ impl Authenticator {
             password_late: get(&counts.password_late),
             scram_accepted: get(&counts.scram_accepted),
             scram_refused: get(&counts.scram_refused),
+            token_accepted: get(&counts.token_accepted),
+            token_refused: get(&counts.token_refused),
             pending: self.shared.verifier.pending() as u64,
         }
     }

@@ -10,6 +10,10 @@ fn settings(path: &Path) -> Authentication {
     Authentication { password_file: Some(path.to_owned()), ..Authentication::default() }
 }
 
+fn load(settings: &Authentication) -> Result<Authenticator, AuthenticatorError> {
+    Authenticator::load(&Config { authentication: settings.clone(), ..Config::default() })
+}
+
 /// A file with one user, whose password is "pencil".
 fn write_user(path: &Path, name: &str) {
     let mut file = PasswordFile { secret: vec![7; 32], ..PasswordFile::default() };
@@ -21,7 +25,7 @@ fn one_user() -> (tempfile::TempDir, Authenticator) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("users");
     write_user(&path, "alice");
-    let authenticator = Authenticator::load(&settings(&path)).unwrap();
+    let authenticator = load(&settings(&path)).unwrap();
     (folder, authenticator)
 }
 
@@ -61,7 +65,7 @@ async fn too_many_at_once_are_refused_as_busy() {
     let path = folder.path().join("users");
     write_user(&path, "alice");
     let settings = Authentication { verifications_concurrent_max: 1, verifications_pending_max: 1, ..settings(&path) };
-    let authenticator = Authenticator::load(&settings).unwrap();
+    let authenticator = load(&settings).unwrap();
 
     let verify = || authenticator.verify("alice", b"pencil");
     let (first, second, third) = tokio::join!(verify(), verify(), verify());
@@ -101,7 +105,7 @@ fn a_listener_asks_what_it_is_told_to() {
     assert!(authenticator.policy(&public).password_allowed);
     assert_eq!(authenticator.policy(&public).methods, [scram::METHOD]);
 
-    let nobody = Authenticator::load(&Authentication::default()).unwrap();
+    let nobody = load(&Authentication::default()).unwrap();
     assert!(!nobody.policy(&public).password_allowed);
     assert!(nobody.policy(&public).methods.is_empty());
 }
@@ -138,7 +142,7 @@ fn scram_refuses_others() {
     assert_denied(authenticator.exchange(None).step("PLAIN", b""), ReasonCode::BadAuthenticationMethod);
     assert_denied(authenticator.exchange(None).step(scram::METHOD, b"n,,"), ReasonCode::NotAuthorized);
 
-    let nobody = Authenticator::load(&Authentication::default()).unwrap();
+    let nobody = load(&Authentication::default()).unwrap();
     assert_denied(nobody.exchange(None).step(scram::METHOD, b"n,,n=a,r=b"), ReasonCode::BadAuthenticationMethod);
 }
 

@@ -20,7 +20,7 @@ use crate::admin::{AdminServer, ListenerState, Source};
 use crate::audit::{AuditCounts, AuditEvent, Decision, What};
 use crate::auth::{Authenticator, Reloaded};
 use crate::config::{Config, Problem, load};
-use crate::server::{self, Backups, EdgeCounters, Observed, ObservedShard, Running};
+use crate::server::{self, Backups, EdgeCounters, Observed, ObservedShard, Running, reload_keys};
 use crate::telemetry;
 
 /// How much nicer than messages handshakes are: with a processor to share, they get a quarter of it, and all that messages leave.
@@ -85,7 +85,7 @@ fn give_way() {
 async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> io::Result<()>) -> anyhow::Result<()> {
     // Before anything is bound: from here on, no signal kills the process unprepared.
     let mut signals = Signals::new().context("cannot receive signals")?;
-    let authenticator = Authenticator::load(&config.authentication)?;
+    let authenticator = Authenticator::load(&config)?;
     let told = Arc::new(Told::new(authenticator.clone()));
     let admin = match config.admin.bind {
         Some(address) => Some(AdminTask::start(address, config.clone(), told.clone()).await?),
@@ -151,6 +151,7 @@ async fn reload(config: &Config, authenticator: &Authenticator, running: &Runnin
             }
         }
     }
+    reload_keys(authenticator);
     let errors = running.reload_certificates().await;
     for error in &errors {
         running.audit().record(AuditEvent::new(What::Certificates, Decision::Fail, error.to_string()));

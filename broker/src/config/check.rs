@@ -13,7 +13,7 @@ use causeway_storage::LayoutError;
 
 use super::problem::{Place, Problem, Severity};
 use super::{ClientCertificate, Config, Durability, Listener, ProxyProtocol, Tls};
-use crate::auth::PasswordFile;
+use crate::auth::{PasswordFile, TokenKeys};
 use crate::data_directory::{StorageError, examine};
 use crate::tls::ListenerTls;
 
@@ -67,6 +67,7 @@ pub(super) fn check(config: &Config, depth: Depth) -> Vec<Finding> {
     if depth == Depth::Files {
         check_password_file(config, &mut found);
         check_policy_file(config, &mut found);
+        check_token_keys(config, &mut found);
     }
     found
 }
@@ -102,7 +103,7 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 /// Deny by default: who is let in has to be said, and somebody has to be.
 fn check_login(config: &Config, listener: &Listener, path: &str, found: &mut Vec<Finding>) {
     let anonymous = listener.anonymous_allowed(&config.authentication);
-    let users = config.authentication.password_file.is_some();
+    let users = config.authentication.password_file.is_some() || config.authentication.jwt.is_some();
     let name = &listener.name;
     let public = !listener.is_loopback();
     if !anonymous && !users && !listener.asks_for_certificates() {
@@ -111,8 +112,8 @@ fn check_login(config: &Config, listener: &Listener, path: &str, found: &mut Vec
             path,
             format!(
                 "nobody could log in at the listener {name:?}: it is bound to {}{scope}, anonymous clients are not \
-                 allowed, and there is no authentication.password_file. Set one, or allow everybody with anonymous = \
-                 \"always\"",
+                 allowed, and there is no authentication.password_file. Set one (or authentication.jwt, or have clients show \
+                 certificates), or allow everybody with anonymous = \"always\"",
                 listener.bind
             ),
         ));
@@ -308,5 +309,11 @@ fn check_password_file(config: &Config, found: &mut Vec<Finding>) {
     }
     if fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0) {
         found.push(warning(PATH, format!("everybody on this machine can read {shown}: chmod o-r {shown}")));
+    }
+}
+
+fn check_token_keys(config: &Config, found: &mut Vec<Finding>) {
+    if let Some(Err(wrong)) = config.authentication.jwt.as_ref().map(|jwt| TokenKeys::load(&jwt.keys_file)) {
+        found.push(error("authentication.jwt.keys_file", wrong.to_string()));
     }
 }

@@ -125,6 +125,7 @@ fn policy_problems(config: &Config) -> Vec<Problem> {
 fn resolve_paths(config: &mut Config, folder: &Path) {
     let resolve = |path: &mut PathBuf| *path = folder.join(&*path);
     config.authentication.password_file.as_mut().map(resolve);
+    config.authentication.jwt.as_mut().map(|jwt| &mut jwt.keys_file).map(resolve);
     config.storage.data_directory.as_mut().map(resolve);
     config.audit.directory.as_mut().map(resolve);
     config.policy.file.as_mut().map(resolve);
@@ -132,5 +133,6 @@ fn resolve_paths(config: &mut Config, folder: &Path) {
         resolve(&mut tls.certificate_file);
         resolve(&mut tls.key_file);
         tls.client_ca_file.as_mut().map(resolve);
+        tls.crl_file.as_mut().map(resolve);
     }
 }

@@ -75,6 +75,9 @@ pub struct Authentication {
     /// counts from the complete CONNECT, where connect_timeout_seconds ends.
     #[schemars(range(min = 1, max = 600))]
     pub verification_timeout_seconds: u64,
+    /// Signed tokens (JWT), instead of passwords: as the password of a CONNECT, with any user name or none, or by the authentication
+    /// method JWT, which takes re-authentication with a new token. The connection ends with its token.
+    pub jwt: Option<Jwt>,
 }
 
 impl Default for Authentication {
@@ -86,8 +89,64 @@ impl Default for Authentication {
             verifications_concurrent_max: 2,
             verifications_pending_max: 500,
             verification_timeout_seconds: 5,
+            jwt: None,
         }
     }
+}
+
+/// Signed tokens. Their algorithms are EdDSA (Ed25519), ES256 and RS256, as their keys are; they need `exp`, and `nbf` is heeded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// File of the public keys that tokens are signed with: PEM, or a JSON Web Key Set. Read again when it changes, and on SIGHUP.
+    #[schemars(example = "token-keys.json")]
+    pub keys_file: PathBuf,
+    /// What `iss` of a token must be. Without it, whoever has one of the keys may have issued it.
+    #[serde(default)]
+    #[schemars(example = &"https://identity.example")]
+    pub issuer: Option<String>,
+    /// What `aud` of a token must have. Without it, tokens with `aud` are for others, and refused.
+    #[serde(default)]
+    #[schemars(example = &"mqtt")]
+    pub audience: Option<String>,
+    /// Seconds by which the clock of the issuer may differ.
+    #[serde(default = "default_leeway")]
+    #[schemars(range(min = 0, max = 600))]
+    pub leeway_seconds: u64,
+    /// The claim that says who the client is.
+    #[serde(default = "default_claim")]
+    #[schemars(length(min = 1, max = 64))]
+    pub principal_claim: String,
+    /// What stands in that claim.
+    #[serde(default)]
+    pub principal_kind: PrincipalKind,
+    /// The claim with the VIN in tokens of vehicles: a token that has it is a vehicle's, whatever principal_claim says.
+    #[serde(default)]
+    #[schemars(example = &"vin")]
+    pub vin_claim: Option<String>,
+}
+
+fn default_leeway() -> u64 {
+    30
+}
+
+fn default_claim() -> String {
+    "sub".to_owned()
+}
+
+/// What stands in the claim that says who a client is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PrincipalKind {
+    /// One of vehicle:VIN, service:NAME and operator:NAME.
+    #[default]
+    Prefixed,
+    /// A VIN.
+    Vehicle,
+    /// The name of a service.
+    Service,
+    /// The name of an operator.
+    Operator,
 }
 
 /// Who may connect without credentials.

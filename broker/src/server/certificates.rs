@@ -1,4 +1,4 @@
-//! Certificates and revocation lists that change while the broker runs.
+//! Certificates, revocation lists and keys of tokens that change while the broker runs.
 //!
 //! Owns when they are read again, and that whoever is connected with a certificate that is revoked by then is closed. Open connections are
 //! left alone otherwise.
@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Notices, ServerError};
+use crate::auth::Authenticator;
 use crate::listener::Listener;
 use crate::tls::{ListenerTls, TlsError};
 
@@ -20,13 +21,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 #[derive(Clone)]
 pub(super) struct Certificates {
     listeners: Arc<[Arc<Listener>]>,
+    authenticator: Authenticator,
     notices: Notices,
 }
 
 impl Certificates {
-    pub(super) fn new(listeners: &[Arc<Listener>], notices: Notices) -> Certificates {
+    pub(super) fn new(listeners: &[Arc<Listener>], authenticator: Authenticator, notices: Notices) -> Certificates {
         let with_tls = listeners.iter().filter(|listener| listener.tls.is_some()).cloned();
-        Certificates { listeners: with_tls.collect(), notices }
+        Certificates { listeners: with_tls.collect(), authenticator, notices }
     }
 
     /// Reads all again. Where they are wrong, the old ones stay, and the errors say which.
@@ -42,8 +44,11 @@ impl Certificates {
     pub(super) async fn watch(self) {
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !self.listeners.is_empty() {
+        while !self.listeners.is_empty() || self.authenticator.has_tokens() {
             looks.tick().await;
+            if self.authenticator.keys_changed() {
+                reload_keys(&self.authenticator);
+            }
             for listener in self.changed().await {
                 let name = &listener.settings.name;
                 match self.reload_one(&listener).await {
@@ -81,5 +86,16 @@ impl Certificates {
         }
         self.notices.revoke(revoked, "the certificate is revoked").await;
         Ok(())
+    }
+}
+
+/// Reads the keys of tokens again, where there are any. A file of keys is small.
+pub(crate) fn reload_keys(authenticator: &Authenticator) {
+    match authenticator.reload_keys() {
+        Ok(None) => {}
+        Ok(Some(keys)) => tracing::info!(target: "causeway::server", keys, "read the keys of tokens again"),
+        Err(error) => {
+            tracing::error!(target: "causeway::server", %error, "the keys of tokens are wrong, the old ones stay")
+        }
     }
 }

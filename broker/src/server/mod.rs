@@ -44,6 +44,7 @@ pub use crate::tls::TlsError;
 pub(crate) use backups::Wanted;
 pub use backups::{Backups, Made, NoBackup};
 use certificates::Certificates;
+pub(crate) use certificates::reload_keys;
 pub use counters::{Counter, EdgeCounters};
 pub use log_report::{Gauge, LogReport};
 pub use notices::Notices;
@@ -181,6 +182,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
 
     let limits = Arc::new(config.limits.to_core());
     let identity = config.identity.clone();
+    let for_keys = authenticator.clone();
     let door = FrontDoor::new(
         limits,
         authenticator,
@@ -212,7 +214,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
     audit.record(AuditEvent::new(What::Start, Decision::Note, version));
     let shutdown_timeout = Duration::from_secs(config.broker.shutdown_timeout_seconds);
-    let certificates = Certificates::new(&listeners, notices.clone());
+    let certificates = Certificates::new(&listeners, for_keys, notices.clone());
     let watching = certificates.clone();
     accepting.spawn(async move { watching.watch().await });
     let policy = keeper;

@@ -53,7 +53,7 @@ impl Broker {
     pub fn try_with(config: Config) -> Result<Broker, ServerError> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let observed = Observed::default();
-        let authenticator = Authenticator::load(&config.authentication).unwrap();
+        let authenticator = Authenticator::load(&config).unwrap();
         let running = runtime.block_on(server::start(&config, authenticator.clone(), &observed))?;
         let addresses = running.addresses().into_iter().map(|(_, address)| address).collect();
         Ok(Broker { running: Some(running), runtime, authenticator, observed, addresses })
