@@ -284,3 +284,28 @@ pub(crate) const fn is_forwarded(property: &Property<'_>) -> bool {
             | Property::User(..)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_response_topic_takes_the_place_of_the_first_and_all_else_stays() {
+        let built = |topic| {
+            let builder =
+                ForwardedBuilder::new().payload_format_indicator(true).content_type("c").response_topic(topic);
+            builder.correlation_data(b"7").user_property("a", "1").user_property("a", "2").build().unwrap()
+        };
+        let bytes = built("answer");
+        let mut out = Vec::new();
+        let forwarded = ForwardedProperties::from_forwarded_bytes(&bytes).unwrap();
+        forwarded.append_with_response_topic("somewhere/else", &mut out).unwrap();
+        assert_eq!(out, built("somewhere/else"));
+        assert!(forwarded.append_with_response_topic(&"x".repeat(65_536), &mut out).is_err());
+        out.clear();
+        let without = ForwardedBuilder::new().content_type("c").build().unwrap();
+        let forwarded = ForwardedProperties::from_forwarded_bytes(&without).unwrap();
+        forwarded.append_with_response_topic("answer", &mut out).unwrap();
+        assert_eq!(out, without, "where there is none, none comes");
+    }
+}

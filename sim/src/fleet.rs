@@ -111,8 +111,8 @@ mod tests {
                 }
             }
         }
-        for topic in PLAIN_TOPICS..TOPICS.len() {
-            assert!(TOPICS[topic].ends_with(&format!("/{}", said_topic(topic))));
+        for (topic, full) in TOPICS.iter().enumerate().skip(PLAIN_TOPICS) {
+            assert!(full.ends_with(&format!("/{}", said_topic(topic))));
         }
     }
 }
