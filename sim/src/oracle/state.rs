@@ -422,7 +422,7 @@ impl State {
     }
 
     /// Whoever was given the message keeps it, though the group is gone.
-    fn outlive_group(&mut self, entry: &GroupEntry) {
+    pub(crate) fn outlive_group(&mut self, entry: &GroupEntry) {
         for (client, epoch) in entry.candidates.iter().filter(|_| entry.holder != Holder::Done) {
             let Some(session) = self.session(*client, *epoch) else { continue };
             session.entries.push(Entry {

@@ -3,7 +3,7 @@
 //! Owns deadlines and the restart of the model. Reads no clock.
 
 use super::state::{ClientIndex, Flight, LinkId};
-use super::state::{FlightKind, Holder, Op, Phase};
+use super::state::{FlightKind, GroupEntry, Holder, Op, Phase};
 use super::{Oracle, Rule, is_expired};
 
 /// Progress is recorded this often, in milliseconds.
@@ -102,6 +102,7 @@ impl Oracle {
                 session.mistakable = std::mem::take(&mut live.mistakable);
             }
         }
+        self.keep_what_was_handed();
         self.base.groups.retain(|_, group| !group.members.is_empty());
         // The log does not say what expired; a start forgets that before it does anything else.
         self.base.retained.retain(|_, kept| !is_expired(kept.expires_at, now));
@@ -133,6 +134,19 @@ impl Oracle {
         for (_, client) in attached {
             let will = self.live.sessions[client].as_mut().and_then(|session| session.attached.take()).flatten();
             self.lose_connection(now, client, will);
+        }
+    }
+
+    /// What waited in a group before anybody joined it whom the log knows is in no group after a crash. But the log knows to whom it was
+    /// handed since.
+    fn keep_what_was_handed(&mut self) {
+        let is_free = |entry: &GroupEntry| matches!(entry.holder, Holder::Nobody | Holder::Member { free: true, .. });
+        for (filter, group) in &self.live.groups {
+            for entry in group.entries.iter().filter(|entry| is_free(entry)) {
+                if self.base.group_entry(*filter, entry.id).is_none() {
+                    self.base.outlive_group(entry);
+                }
+            }
         }
     }
 }
