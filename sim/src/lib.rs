@@ -128,6 +128,8 @@ pub fn limits(seed: u64) -> Limits {
             _ => Vec::new(),
         },
         sys_interval_seconds: 0,
+        // Played by itself: see `presence`.
+        presence: false,
         ..Limits::default()
     }
 }
