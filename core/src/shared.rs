@@ -91,6 +91,8 @@ pub(crate) struct Group {
     pub(crate) share_name: Box<str>,
     pub(crate) filter: Box<str>,
     members: Vec<(SessionKey, Subscription)>,
+    /// How many of them are vehicles whose filter begins with a wildcard.
+    pub(crate) wide: u32,
     /// Where the search for the next member starts.
     cursor: usize,
     pub(crate) queue: Queue,
@@ -108,6 +110,7 @@ impl Group {
             share_name: share_name.into(),
             filter: filter.into(),
             members: Vec::new(),
+            wide: 0,
             cursor: 0,
             queue: Queue::default(),
             first_expiry: Expiry::NEVER,
@@ -134,6 +137,7 @@ impl Group {
             }
             None => {
                 self.members.push((session, subscription));
+                self.wide += u32::from(subscription.wide);
                 false
             }
         }
@@ -143,7 +147,8 @@ impl Group {
         let Some(at) = self.members.iter().position(|(member, _)| *member == session) else {
             return;
         };
-        self.members.remove(at);
+        let (_, left) = self.members.remove(at);
+        self.wide -= u32::from(left.wide);
         // Whoever was next stays next.
         self.cursor -= usize::from(at < self.cursor);
     }

@@ -150,6 +150,7 @@ pub fn received(topic: &str) -> &str {
 }
 
 /// Whether the topic is the broker's own word: below `$SYS` and `$presence`, or below a mount with a next level that begins with `$`.
+#[inline]
 pub fn is_brokers(topic: &str) -> bool {
     if topic.starts_with('$') {
         let first = topic.split_once('/').map_or(topic, |(first, _)| first);
@@ -178,14 +179,32 @@ fn is_said(name: &str) -> bool {
 /// What stands behind the mount that a topic is in: nothing where it is the mount itself.
 #[inline]
 fn behind_mount(topic: &str) -> Option<Option<&str>> {
-    if let Some(rest) = topic.strip_prefix(VEHICLES).or_else(|| topic.strip_prefix(GROUPS)) {
-        return Some(rest.split_once('/').map(|(_, name)| name));
+    let rest = match topic.as_bytes().first() {
+        Some(b'v') => topic.strip_prefix(VEHICLES)?,
+        Some(b'g') => topic.strip_prefix(GROUPS)?,
+        Some(b'f') => {
+            let rest = topic.strip_prefix("fleet")?;
+            return if rest.is_empty() { Some(None) } else { rest.strip_prefix('/').map(Some) };
+        }
+        _ => return None,
+    };
+    Some(first_slash(rest.as_bytes()).and_then(|at| rest.get(at + 1..)))
+}
+
+/// Eight bytes at a time: this is asked about every message, and most have a VIN there.
+#[inline]
+fn first_slash(bytes: &[u8]) -> Option<usize> {
+    const LOWEST: u64 = 0x0101_0101_0101_0101;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        // A byte is zero now where it was a slash. The lowest of the highest bits that are set here is that of the first of them.
+        let word = u64::from_le_bytes(*word) ^ u64::from_le_bytes([b'/'; 8]);
+        let found = word.wrapping_sub(LOWEST) & !word & (LOWEST << 7);
+        if found != 0 {
+            return Some(at * 8 + (found.trailing_zeros() / 8) as usize);
+        }
     }
-    match topic.strip_prefix("fleet") {
-        Some("") => Some(None),
-        Some(rest) => rest.strip_prefix('/').map(Some),
-        None => None,
-    }
+    rest.iter().position(|byte| *byte == b'/').map(|at| words.len() * 8 + at)
 }
 
 #[cfg(test)]
@@ -356,6 +375,11 @@ mod tests {
             prop_assert!(filters.iter().all(|filter| other.said(filter).is_none()));
             let first = shared.map_or(&*said, |(_, filter)| filter);
             prop_assert!(filters.iter().all(|filter| is_wide(filter) == first.starts_with(['+', '#'])));
+        }
+
+        #[test]
+        fn the_first_slash_is_the_first(text in "[./0aü]{0,30}") {
+            prop_assert_eq!(first_slash(text.as_bytes()), text.find('/'));
         }
 
         #[test]

@@ -656,7 +656,7 @@ impl Match {
 
 /// Whether those who share are vehicles, whose wildcard does not stand for this topic.
 fn is_hidden_from(groups: &Groups, key: GroupKey, topic: &str) -> bool {
-    mount::is_hidden(topic) && groups.get(key).is_some_and(|group| group.members().any(|(_, of)| of.wide))
+    groups.get(key).is_some_and(|group| group.wide > 0) && mount::is_hidden(topic)
 }
 
 /// Overlapping subscriptions make one delivery: the highest QoS, and all identifiers.

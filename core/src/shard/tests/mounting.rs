@@ -298,8 +298,22 @@ fn a_will_is_the_vehicles_own_now_or_later_and_across_a_restart() {
         assert_eq!(world.heard(backend), expected);
     }
     let mut world = World::new();
-    let (_, said) = world.dial_as(with_will(connect(VIN), "$SYS/x", 0), vehicle(VIN, &[]));
-    assert_eq!(said, ["connack 0x87"]);
+    let backend = world.join(connect("backend"));
+    world.subscribe(backend, "vehicles/#", options(0));
+    world.heard(backend);
+    let properties = ForwardedBuilder::new().response_topic("answer").build().unwrap();
+    let mut dying = with_will(connect(VIN), "gone", 0);
+    let forwarded = ForwardedProperties::from_forwarded_bytes(&properties).unwrap();
+    dying.will.iter_mut().for_each(|will| will.forwarded = forwarded);
+    let (car, _) = world.dial_as(dying, vehicle(VIN, &[]));
+    world.hang_up(car);
+    let own = "vehicles/1M8GDM9AXKP042788";
+    assert_eq!(world.heard(backend), [format!("pub q0 r:{own}/answer {own}/gone=gone")]);
+    let long = "x".repeat(65_535 - 26);
+    for (topic, code) in [("$SYS/x", "0x87"), ("$share/n/x", "0x87"), (&*long, "0x90")] {
+        let (_, said) = world.dial_as(with_will(connect(VIN), topic, 0), vehicle(VIN, &[]));
+        assert_eq!(said, [format!("connack {code}")]);
+    }
 }
 
 #[test]
