@@ -51,7 +51,7 @@ impl Consumer {
     }
 
     pub(super) fn filter(&self) -> &'static str {
-        if self.habit == Habit::Wills { "wills/+" } else { "$presence/+" }
+        if self.habit == Habit::Wills { "vehicles/+/wills/+" } else { "$presence/+" }
     }
 
     /// The connection is gone.
