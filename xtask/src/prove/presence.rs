@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use crate::workspace::{self, Workspace};
 
 /// Connects of vehicles to play.
-const CONNECTS: u64 = 15_000;
-const CONNECTS_FULL: u64 = 120_000;
+const CONNECTS: u64 = 40_000;
+const CONNECTS_FULL: u64 = 500_000;
 
 /// # Errors
 /// When the simulator cannot be built, or somebody was wrong.
