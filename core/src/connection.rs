@@ -18,6 +18,7 @@ use foldhash::fast::FixedState;
 use crate::commons::{Commons, Span};
 use crate::message::Message;
 use crate::outbox::{HIGH_BYTES, LINK_BYTES_MAX, LINK_HIGH_BYTES, Outbox, SHARE_BYTES_MIN};
+use crate::provenance::{Provenance, Stamps};
 use crate::record::WillRecord;
 use crate::session::SessionKey;
 use crate::{Limits, Millis};
@@ -85,6 +86,9 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) packet_id: Option<PacketId>,
     pub(crate) expires_at: Option<Millis>,
     pub(crate) identifiers: &'a [u32],
+    /// Where the message comes from, and that as this client is told: empty until it is known who the client is.
+    pub(crate) provenance: Option<&'a Provenance>,
+    pub(crate) stamps: &'a [u8],
     pub(crate) forwarded: ForwardedProperties<'a>,
     pub(crate) payload: Payload<'a>,
 }
@@ -106,6 +110,19 @@ impl Outgoing<'_> {
 fn response_of<'a>(mount: Mount, forwarded: &ForwardedProperties<'a>) -> Option<&'a str> {
     let topic = if forwarded.is_empty() { None } else { forwarded.response_topic() };
     topic.and_then(|topic| mount.response(topic))
+}
+
+/// In whose words a message is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// As it was published, and nothing else.
+    Plain,
+    /// With the vehicle's own names.
+    Vehicle,
+    /// With where it comes from.
+    Backend,
+    /// Likewise, for another shard.
+    Shard,
 }
 
 /// The packet is larger than the client accepts.
@@ -298,10 +315,10 @@ impl Connection {
         if self.packet_bytes_max == u32::MAX {
             return true;
         }
-        let mut room = Vec::new();
+        let (mut room, stamps) = (Vec::new(), self.stamps(outgoing).unwrap_or_default());
         let outgoing = match self.mount() {
             Some(mount) => outgoing.mounted(mount, &mut room),
-            None => *outgoing,
+            None => Outgoing { stamps: &stamps, ..*outgoing },
         };
         self.head(now, &outgoing, None).packet_bytes(self.version) <= self.packet_bytes_max as usize
     }
@@ -310,6 +327,28 @@ impl Connection {
     #[inline]
     pub(crate) fn mount(&self) -> Option<Mount> {
         Mount::of(&self.identity.principal)
+    }
+
+    /// In whose words the client is spoken to.
+    #[inline]
+    pub(crate) fn words(&self) -> Words {
+        match &self.identity.principal {
+            Principal::Vehicle(_) => Words::Vehicle,
+            Principal::Shard(_) => Words::Shard,
+            // Before 5.0 there are no properties.
+            Principal::Service(_) | Principal::Operator(_) if self.version == ProtocolVersion::V5 => Words::Backend,
+            Principal::Service(_) | Principal::Operator(_) | Principal::Anonymous => Words::Plain,
+        }
+    }
+
+    /// Where a message comes from, as this client is told, if it is.
+    #[inline]
+    fn stamps(&self, outgoing: &Outgoing<'_>) -> Option<Stamps> {
+        match self.words() {
+            Words::Plain | Words::Vehicle => None,
+            Words::Backend => outgoing.provenance.map(Provenance::stamps),
+            Words::Shard => outgoing.provenance.map(Provenance::for_link),
+        }
     }
 
     fn head<'a>(&self, now: Millis, outgoing: &Outgoing<'a>, alias: Option<(NonZeroU16, bool)>) -> PublishHead<'a> {
@@ -324,6 +363,7 @@ impl Connection {
             message_expiry_interval_seconds: outgoing.expires_at.map(|at| now.seconds_until(at)),
             topic_alias: alias.map(|(alias, _)| alias),
             subscription_identifiers: outgoing.identifiers,
+            stamps: outgoing.stamps,
             forwarded: outgoing.forwarded,
             payload_bytes: match outgoing.payload {
                 Payload::Borrowed(payload) => payload.len(),
@@ -334,9 +374,12 @@ impl Connection {
 
     /// Writes a PUBLISH, with a topic alias where the client allows one.
     pub(crate) fn write_publish(&mut self, now: Millis, outgoing: &Outgoing<'_>) -> Result<(), TooLarge> {
-        match self.mount() {
+        if let Some(mount) = self.mount() {
+            return self.write_as_named(now, &outgoing.mounted(mount, &mut Vec::new()));
+        }
+        match self.stamps(outgoing) {
             None => self.write_as_named(now, outgoing),
-            Some(mount) => self.write_as_named(now, &outgoing.mounted(mount, &mut Vec::new())),
+            Some(stamps) => self.write_as_named(now, &Outgoing { stamps: &stamps, ..*outgoing }),
         }
     }
 
@@ -394,7 +437,8 @@ impl Connection {
             Payload::Shared(payload) => payload,
         };
         let topic = if self.mount().is_some() { mount::received(outgoing.topic) } else { outgoing.topic };
-        let head = self.head(now, &Outgoing { topic, ..*outgoing }, None);
+        let stamps = self.stamps(outgoing).unwrap_or_default();
+        let head = self.head(now, &Outgoing { topic, stamps: &stamps, ..*outgoing }, None);
         let bytes = head.packet_bytes(self.version);
         if bytes > self.packet_bytes_max as usize {
             return Some(Err(TooLarge));

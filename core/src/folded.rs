@@ -23,7 +23,7 @@ use crate::shared::{Group, Note};
 use crate::{Lsn, Millis, Overflow, Principal};
 
 /// The layout below.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Sequence numbers in one part of a queue.
 const PART: u64 = 256;
 

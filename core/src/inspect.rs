@@ -415,6 +415,7 @@ mod tests {
             expires_at,
             publisher: None,
             packet_id: None,
+            provenance: None,
             topic,
             forwarded: ForwardedProperties::default(),
             payload: b"payload",

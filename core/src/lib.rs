@@ -19,6 +19,7 @@ mod lane;
 mod limits;
 mod message;
 mod outbox;
+mod provenance;
 mod queue;
 mod record;
 mod retained;

@@ -77,6 +77,8 @@ pub struct Limits {
     pub sys_interval_seconds: u32,
     /// Whether it is told on `$presence/{vin}` which vehicles are connected.
     pub presence: bool,
+    /// Whether services and operators are told of each message who published it.
+    pub stamps_origin: bool,
 }
 
 impl Default for Limits {
@@ -111,6 +113,7 @@ impl Default for Limits {
             response_information: Some("response/{client_id}".to_owned()),
             sys_interval_seconds: 10,
             presence: true,
+            stamps_origin: true,
         }
     }
 }

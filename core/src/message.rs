@@ -9,6 +9,7 @@ use causeway_fleet::{Mount, MountError};
 use causeway_protocol::{ForwardedProperties, Publish, QoS, Will};
 
 use crate::Millis;
+use crate::provenance::{Provenance, without_claims};
 use crate::record::{PublishRecord, WillRecord};
 
 /// A message that is kept: queued, in flight, retained or a will.
@@ -25,6 +26,8 @@ pub(crate) struct Message {
     pub(crate) expires_at: Option<Millis>,
     /// See [`PublishRecord::stamp`].
     pub(crate) stamp: u64,
+    /// Who published it; none where that is not told, and for a will that still waits.
+    pub(crate) provenance: Option<Provenance>,
 }
 
 impl Message {
@@ -32,7 +35,7 @@ impl Message {
     pub(crate) fn removal(topic: &str, stamp: u64) -> Message {
         let (forwarded, payload) = (Box::default(), Bytes::new());
         let (qos, retain, expires_at) = (QoS::AtMostOnce, true, None);
-        Message { topic: topic.into(), forwarded, payload, qos, retain, expires_at, stamp }
+        Message { topic: topic.into(), forwarded, payload, qos, retain, expires_at, stamp, provenance: None }
     }
 
     /// What travels on with the message. The bytes were checked when they came in.
@@ -72,6 +75,7 @@ impl Message {
             publisher: None,
             packet_id: None,
             stamp: self.stamp,
+            provenance: self.provenance.clone(),
             topic: &self.topic,
             forwarded: self.forwarded(),
             payload: &self.payload,
@@ -90,6 +94,7 @@ impl Message {
             retain: record.retain,
             expires_at: record.expires_at,
             stamp: record.stamp,
+            provenance: record.provenance.clone(),
         }
     }
 
@@ -103,6 +108,7 @@ impl Message {
             retain: will.retain,
             expires_at: None,
             stamp: 0,
+            provenance: None,
         }
     }
 
@@ -110,12 +116,13 @@ impl Message {
     pub(crate) fn of_will(will: &Will<'_>) -> Message {
         Message {
             topic: will.topic.into(),
-            forwarded: forwarded_bytes(will.forwarded),
+            forwarded: forwarded_bytes(without_claims(will.forwarded, &mut Vec::new())),
             payload: Bytes::copy_from_slice(will.payload),
             qos: will.qos,
             retain: will.retain,
             expires_at: None,
             stamp: 0,
+            provenance: None,
         }
     }
 }
@@ -143,6 +150,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) expires_at: Option<Millis>,
     /// See [`PublishRecord::stamp`].
     pub(crate) stamp: u64,
+    /// Who published it; none where that is not told, and for a will that still waits.
+    pub(crate) provenance: Option<Provenance>,
     /// Of a retained QoS 0 message of another shard, which comes twice: whom it is for.
     pub(crate) copy: CopyFor,
     kept: Option<Arc<Message>>,
@@ -159,6 +168,7 @@ impl<'a> Publication<'a> {
             retain: publish.retain,
             expires_at: publish.properties.message_expiry_interval_seconds.map(|seconds| now.plus_seconds(seconds)),
             stamp: 0,
+            provenance: None,
             copy: CopyFor::Everybody,
             kept: None,
         }
@@ -174,6 +184,7 @@ impl<'a> Publication<'a> {
             retain: record.retain,
             expires_at: record.expires_at,
             stamp: record.stamp,
+            provenance: record.provenance.clone(),
             copy: CopyFor::Everybody,
             kept: None,
         }
@@ -189,6 +200,7 @@ impl<'a> Publication<'a> {
             retain: message.retain,
             expires_at: message.expires_at,
             stamp: message.stamp,
+            provenance: message.provenance.clone(),
             copy: CopyFor::Everybody,
             kept: None,
         }
@@ -204,6 +216,7 @@ impl<'a> Publication<'a> {
             retain: false,
             expires_at: None,
             stamp: 0,
+            provenance: None,
             copy: CopyFor::Everybody,
             kept: None,
         }
@@ -225,6 +238,7 @@ impl<'a> Publication<'a> {
                 retain: self.retain,
                 expires_at: self.expires_at,
                 stamp: self.stamp,
+                provenance: self.provenance.clone(),
             })
         });
         Arc::clone(message)

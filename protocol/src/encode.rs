@@ -45,6 +45,7 @@ fn publish_head<'a>(publish: &'a Publish<'a>) -> PublishHead<'a> {
         message_expiry_interval_seconds: publish.properties.message_expiry_interval_seconds,
         topic_alias: publish.properties.topic_alias,
         subscription_identifiers: &publish.properties.subscription_identifiers,
+        stamps: &[],
         forwarded: publish.properties.forwarded,
         payload_bytes: publish.payload.len(),
     }

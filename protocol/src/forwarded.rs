@@ -109,6 +109,31 @@ impl<'a> ForwardedProperties<'a> {
         })
     }
 
+    /// Appends the properties without the user properties of which this says so. Whether there were any.
+    pub fn append_without(&self, unwanted: impl Fn(&str) -> bool, out: &mut Vec<u8>) -> bool {
+        let mut any = false;
+        for (id, property) in self.each() {
+            if id == PropertyId::UserProperty && name_of(property).is_some_and(&unwanted) {
+                any = true;
+            } else {
+                out.extend_from_slice(property);
+            }
+        }
+        any
+    }
+
+    /// The value of the first property and what follows it, if it is a user property of this name.
+    pub fn split_user_property(&self, name: &str) -> Option<(&'a str, ForwardedProperties<'a>)> {
+        let mut rest = self.bytes;
+        let (id, property) = skip_checked(&mut rest)?;
+        if id != PropertyId::UserProperty || name_of(property) != Some(name) {
+            return None;
+        }
+        let mut reader = Reader::new(property.get(1..)?);
+        let _ = reader.string();
+        Some((reader.string().ok()?, ForwardedProperties { bytes: rest, skipped_bytes: self.skipped_bytes }))
+    }
+
     /// The value of the one property with this identifier.
     fn value(&self, wanted: PropertyId) -> Option<&'a [u8]> {
         self.each().find(|(id, _)| *id == wanted).and_then(|(_, property)| property.get(1..))
@@ -138,6 +163,11 @@ impl PartialEq for ForwardedProperties<'_> {
 }
 
 impl Eq for ForwardedProperties<'_> {}
+
+/// The name of a user property.
+fn name_of(property: &[u8]) -> Option<&str> {
+    Reader::new(property.get(1..)?).string().ok()
+}
 
 /// Finds what is forwarded while the properties around it are being read.
 pub(crate) struct ForwardedScan<'a> {

@@ -29,6 +29,8 @@ pub struct PublishHead<'a> {
     pub topic_alias: Option<NonZeroU16>,
     /// 1 to 268,435,455 each.
     pub subscription_identifiers: &'a [u32],
+    /// User properties of the server's own, encoded, in front of those of the publisher.
+    pub stamps: &'a [u8],
     /// What the publisher's properties said.
     pub forwarded: ForwardedProperties<'a>,
     /// Length of the payload that the caller appends.
@@ -67,7 +69,7 @@ impl PublishHead<'_> {
         let alias_bytes = if self.topic_alias.is_some() { 3 } else { 0 };
         let identifier_bytes: usize =
             self.subscription_identifiers.iter().map(|&identifier| 1 + varint_bytes(identifier as usize)).sum();
-        expiry_bytes + alias_bytes + identifier_bytes + self.forwarded.encoded_bytes()
+        expiry_bytes + alias_bytes + identifier_bytes + self.stamps.len() + self.forwarded.encoded_bytes()
     }
 
     fn check(&self, lengths: Lengths) -> Result<(), EncodeError> {
@@ -144,6 +146,7 @@ pub fn encode_publish_head(
         property.variable_byte_integer(identifier as usize);
         out.extend_from_slice(property.as_slice());
     }
+    out.extend_from_slice(head.stamps);
     head.forwarded.write_to(out);
     Ok(())
 }

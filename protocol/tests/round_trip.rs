@@ -137,6 +137,7 @@ proptest! {
             message_expiry_interval_seconds: publish.properties.message_expiry_interval_seconds,
             topic_alias: publish.properties.topic_alias,
             subscription_identifiers: &publish.properties.subscription_identifiers,
+            stamps: &[],
             forwarded: publish.properties.forwarded,
             payload_bytes: publish.payload.len(),
         };

@@ -113,6 +113,7 @@ fn encodes_publish(version: ProtocolVersion) -> Result<Run> {
         out.clear();
         let forwarded = ForwardedProperties::from_forwarded_bytes(&forwarded).unwrap_or_default();
         let head = PublishHead {
+            stamps: &[],
             qos: QoS::AtLeastOnce,
             topic: &topic,
             packet_id: Some(PacketId::MIN),

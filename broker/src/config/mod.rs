@@ -34,7 +34,7 @@ pub use settings::{
     Admin, Anonymous, Audit, AuditedConnects, Authentication, Broker, Config, Durability, Jwt, Log, LogFormat,
     LogLevel, PrincipalKind, Registry, Storage, UnknownVehicles,
 };
-pub use vehicles::Presence;
+pub use vehicles::{Origin, Presence};
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{IdentitySettings, LimitSettings, Listener, PolicySettings, Presence};
+use super::{IdentitySettings, LimitSettings, Listener, Origin, PolicySettings, Presence};
 
 /// Configuration of causewayd.
 ///
@@ -31,6 +31,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// Which vehicles are connected, told on $presence/{vin}.
     pub presence: Presence,
+    /// Where messages come from, told to services and operators.
+    pub origin: Origin,
     /// The HTTP listener for metrics and health checks.
     pub admin: Admin,
     /// What is logged, to standard error.

@@ -1,4 +1,4 @@
-//! The sections about vehicles: what consumers are told of them.
+//! The sections about vehicles: what programs of the backend are told of them, and of their messages.
 //!
 //! Owns the keys and their defaults. It never reads a file, and nothing here decides about a message.
 
@@ -17,5 +17,20 @@ pub struct Presence {
 impl Default for Presence {
     fn default() -> Self {
         Presence { enabled: true }
+    }
+}
+
+/// Where messages come from, told to services and operators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Origin {
+    /// Whether each message to a service or an operator that speaks MQTT 5 carries the user properties cw-origin, cw-received-at and, of
+    /// vehicles, cw-seq. What clients say under such names is taken out of their messages in any case.
+    pub stamp: bool,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Origin { stamp: true }
     }
 }

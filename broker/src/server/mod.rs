@@ -253,7 +253,11 @@ fn shard_parts(
         number,
         shards: count,
         links,
-        limits: Arc::new(Limits { presence: config.presence.enabled, ..config.limits.of_shard(number, count) }),
+        limits: Arc::new(Limits {
+            presence: config.presence.enabled,
+            stamps_origin: config.origin.stamp,
+            ..config.limits.of_shard(number, count)
+        }),
         directory: directory.map(|directory| directory.shard(number)),
         counters: watched.edge,
         report: watched.report,

@@ -86,6 +86,11 @@ impl<'a> Reader<'a> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
+    /// Six bytes.
+    pub(crate) fn u48(&mut self) -> Result<u64, RecordError> {
+        Ok(self.array::<6>()?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
     pub(crate) fn time(&mut self) -> Result<Option<Millis>, RecordError> {
         Ok(Some(Millis(self.u64()?)).filter(|time| time.0 != 0))
     }

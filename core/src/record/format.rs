@@ -10,12 +10,13 @@ use causeway_protocol::{ForwardedProperties, PacketId, QoS};
 use super::codec::{Reader, put_forwarded, put_identifiers, put_principal, put_text, put_time};
 use crate::index::Subscription;
 use crate::lane::{LaneName, LaneProgress};
+use crate::provenance::Provenance;
 use crate::queue::Expiry;
 use crate::session::Identifiers;
 use crate::{Lsn, Millis, Overflow};
 
 /// The layout below. A log with another one is refused, never guessed at.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Why bytes of the log are no record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +134,7 @@ pub(crate) struct PublishRecord<'a> {
     /// Where there are several shards: of a retained message, which of two is newer; of one that another shard handed over for a
     /// shared subscription, the number of that. Zero for all others.
     pub(crate) stamp: u64,
+    pub(crate) provenance: Option<Provenance>,
     pub(crate) topic: &'a str,
     pub(crate) forwarded: ForwardedProperties<'a>,
     pub(crate) payload: &'a [u8],
@@ -459,6 +461,7 @@ impl<'a> PublishRecord<'a> {
         if self.stamp != 0 {
             out.put_u64(self.stamp);
         }
+        Provenance::encode(self.provenance.as_ref(), self.topic, out);
         if skips {
             out.put_u32(self.skipped_sessions.len() as u32);
             self.skipped_sessions.iter().for_each(|session| out.put_u64(*session));
@@ -484,6 +487,7 @@ impl<'a> PublishRecord<'a> {
             None
         };
         let stamp = if flags & HAS_STAMP != 0 { reader.u64()? } else { 0 };
+        let provenance = Provenance::decode(reader)?;
         let (mut skipped_sessions, mut skipped_groups) = (Vec::new(), Vec::new());
         if flags & HAS_SKIPPED != 0 {
             for _ in 0..reader.u32()? {
@@ -493,6 +497,7 @@ impl<'a> PublishRecord<'a> {
                 skipped_groups.push((reader.text()?, reader.text()?));
             }
         }
+        let topic = reader.text()?;
         Ok(PublishRecord {
             qos,
             retain: flags & (1 << 2) != 0,
@@ -501,7 +506,8 @@ impl<'a> PublishRecord<'a> {
             publisher,
             packet_id,
             stamp,
-            topic: reader.text()?,
+            provenance: provenance.map(|provenance| provenance.of_topic(topic)).transpose()?,
+            topic,
             forwarded: reader.forwarded()?,
             payload: std::mem::take(&mut reader.0),
             skipped_sessions,
@@ -562,6 +568,7 @@ mod tests {
             publisher: Some(3),
             packet_id: PacketId::new(65_535),
             stamp: 77,
+            provenance: Some(Provenance { by: Principal::service("s"), at: Millis(1_777_888_999_123), sequence: 0 }),
             topic: "a/b",
             forwarded,
             payload: b"payload",
@@ -588,7 +595,7 @@ mod tests {
                 payload: b"",
                 skipped_sessions: Vec::new(),
                 skipped_groups: Vec::new(),
-                ..publish
+                ..publish.clone()
             }),
             Event::SessionOpened { session: 1, client_id: "c", principal: Principal::Anonymous },
             Event::SessionOpened { session: 1, client_id: "", principal: Principal::service("u") },
@@ -660,7 +667,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Record::decode(&[2, 1]), Err(RecordError::UnknownVersion(2)));
-        assert_eq!(Record::decode(&[1, 99, 0, 0, 0, 0, 0, 0, 0, 0]), Err(RecordError::UnknownKind(99)));
+        assert_eq!(Record::decode(&[VERSION - 1, 1]), Err(RecordError::UnknownVersion(VERSION - 1)));
+        assert_eq!(Record::decode(&[VERSION, 99, 0, 0, 0, 0, 0, 0, 0, 0]), Err(RecordError::UnknownKind(99)));
     }
 }

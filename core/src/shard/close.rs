@@ -154,6 +154,7 @@ impl Shard {
     pub(super) fn publish_will(&mut self, now: Millis, key: SessionKey, mut will: KeptWill) {
         self.counters.wills_published += 1;
         will.message.expires_at = will.expiry_seconds.map(|seconds| now.plus_seconds(seconds));
+        will.message.provenance = self.origin_of_will(now, key);
         let mut publication = Publication::of_message(&will.message);
         self.route_own(now, &mut publication, Origin::Will { session: key });
     }

@@ -14,7 +14,7 @@ use super::presence::{Late, is_presence};
 use super::pump::count_sent;
 use super::{Release, Shard, mark_dirty};
 use crate::commons::{Commons, Span};
-use crate::connection::{Connection, Outgoing, Payload, TooLarge};
+use crate::connection::{Connection, Outgoing, Payload, TooLarge, Words};
 use crate::effect::{Effect, Event, EventLevel};
 use crate::index::{Subscription, Target};
 use crate::lane::LaneName;
@@ -90,8 +90,8 @@ const COMMON_BYTES_MAX: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Forms(SmallVec<[(Form, Span); 2]>);
 
-/// What a form depends on: the version, the retain flag, and whether it is in a vehicle's words.
-type Form = (ProtocolVersion, bool, bool);
+/// What a form depends on: the version, the retain flag, and in whose words it is.
+type Form = (ProtocolVersion, bool, Words);
 
 impl Forms {
     /// Puts the message into an outbox as one of the forms. `None` where this client needs bytes of its own.
@@ -105,7 +105,7 @@ impl Forms {
         if matches!(outgoing.payload, Payload::Shared(_)) || !connection.takes_common(outgoing) {
             return None;
         }
-        let form = (connection.version, outgoing.retain, connection.mount().is_some());
+        let form = (connection.version, outgoing.retain, connection.words());
         let known = self.0.iter().find(|(known, _)| *known == form);
         let span = match known {
             Some((_, span)) => *span,
@@ -145,6 +145,7 @@ impl Shard {
             }
             Origin::Will { .. } | Origin::Broker | Origin::Presence => self.skip_without_room(now, publication),
         };
+        self.number(publication);
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
         let lane = self.lane_of(publication);
         let recorded = origin != Origin::Broker && self.is_owed(now, publication);
@@ -539,6 +540,8 @@ impl Shard {
             packet_id: None,
             expires_at: publication.expires_at,
             identifiers,
+            stamps: &[],
+            provenance: publication.provenance.as_ref(),
             forwarded: publication.forwarded,
             payload: match &kept {
                 Some(message) => Payload::Shared(&message.payload),

@@ -13,6 +13,7 @@ mod deliver;
 mod fetch;
 mod gauges;
 mod mounting;
+mod origin;
 mod peers;
 mod policy;
 mod presence;
@@ -56,6 +57,7 @@ use checkpoint::Checkpoint;
 use deliver::Match;
 use fetch::Fetches;
 use gauges::Survey;
+use origin::Numbers;
 use peers::Peers;
 use policy::InForce;
 use presence::{Late, Presence};
@@ -146,6 +148,7 @@ pub struct Shard {
     noticed: Noticed,
     in_force: InForce,
     presence: Presence,
+    numbers: Numbers,
     dirty: VecDeque<ConnectionId>,
     /// Which of the broker's shards this is.
     number: u16,
@@ -207,6 +210,7 @@ impl Shard {
             noticed: Noticed::default(),
             in_force: InForce::open(hash_seed),
             presence: Presence::new(hash_seed),
+            numbers: Numbers::new(now, hash_seed),
             dirty: VecDeque::new(),
             number: 0,
             peers: Peers::default(),

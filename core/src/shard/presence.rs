@@ -153,6 +153,7 @@ impl Shard {
         let mut publication = Publication::plain(topic, payload, QoS::AtLeastOnce);
         publication.forwarded = ForwardedProperties::from_forwarded_bytes(PROPERTIES).unwrap_or_default();
         publication.retain = true;
+        publication.provenance = self.own_origin(now);
         self.route_own(now, &mut publication, Origin::Presence);
     }
 

@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::crossing;
 use crate::handshake::refusal_of_name;
 use crate::message::{Publication, mounted_properties};
+use crate::provenance::{Provenance, without_claims};
 use crate::{Bound, ConnectionId, Lsn, Millis};
 
 impl Shard {
@@ -236,7 +237,11 @@ impl Shard {
             return Err((ReasonCode::NotAuthorized, why));
         }
         let mut publication = Publication::of_publish(now, publish, topic);
-        publication.forwarded = forwarded;
+        let mut room = Vec::new();
+        (publication.provenance, publication.forwarded) = match self.is_peer(id) {
+            true => Provenance::of_link(forwarded),
+            false => (self.origin_of(now, id), without_claims(forwarded, &mut room)),
+        };
         self.take_carried(id, &publish.properties.subscription_identifiers, &mut publication);
         let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce || self.is_peer(id));
         self.route(now, &mut publication, Origin::Client { session, packet_id })

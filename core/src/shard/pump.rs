@@ -300,6 +300,8 @@ pub(super) fn outgoing<'a>(
         expires_at: message.expires_at,
         //= [MQTT-3.3.4-3] [MQTT-3.3.4-5] the identifiers of the subscriptions that matched
         identifiers: &delivery.identifiers,
+        stamps: &[],
+        provenance: message.provenance.as_ref(),
         forwarded: message.forwarded(),
         payload: Payload::Shared(&message.payload),
     }

@@ -61,6 +61,7 @@ impl Shard {
             publisher,
             packet_id,
             stamp: publication.stamp,
+            provenance: publication.provenance.clone(),
             topic: publication.topic,
             forwarded: publication.forwarded,
             payload: publication.payload,

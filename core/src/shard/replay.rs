@@ -98,6 +98,7 @@ impl Shard {
     /// Ends the replay: sessions that had a connection lost it.
     pub fn recovered(&mut self, now: Millis) {
         let Some(replay) = self.replaying.take() else { return };
+        self.numbers.begin_after(now.max(self.newest), 0);
         self.end_empty_groups();
         self.settle_backlogs();
         // What expired meanwhile must not take the place of a will that is to be retained.
@@ -322,6 +323,8 @@ impl Shard {
 
     fn replay_publish(&mut self, replay: &Replay, at: Lsn, record: &PublishRecord<'_>) {
         let mut publication = Publication::of_record(record);
+        let given = publication.provenance.as_ref().map_or(0, |provenance| provenance.sequence);
+        self.numbers.begin_after(Millis(0), given);
         let publisher = record.publisher.and_then(|epoch| replay.key(epoch));
         if let (Some(key), Some(packet_id)) = (publisher, record.packet_id)
             && !replay.has(key, at)

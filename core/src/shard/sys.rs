@@ -46,6 +46,7 @@ impl Shard {
     pub(super) fn tell_sys(&mut self, name: &str, text: &str, now: Millis) {
         let topic = format!("$SYS/broker/{name}");
         let mut publication = Publication::plain(&topic, text.as_bytes(), QoS::AtMostOnce);
+        publication.provenance = self.own_origin(now);
         self.route_own(now, &mut publication, Origin::Broker);
     }
 
@@ -53,6 +54,7 @@ impl Shard {
         let topic = format!("$SYS/broker/{name}");
         let mut publication = Publication::plain(&topic, text.as_bytes(), QoS::AtMostOnce);
         publication.retain = true;
+        publication.provenance = self.own_origin(now);
         self.route_own(now, &mut publication, Origin::Broker);
     }
 }

@@ -7,6 +7,7 @@ mod durability;
 mod flow;
 mod messages;
 mod mounting;
+mod origin;
 mod peers;
 mod policy;
 mod presence;

@@ -188,6 +188,12 @@ impl World {
         self.dial_late(connect, who, numbers)
     }
 
+    /// Likewise, with what the client is sent left to be taken.
+    pub(super) fn dial_silently(&mut self, connect: Connect<'_>, who: impl Into<Identity>) -> Client {
+        let notices = self.notices;
+        self.accept(connect, who, notices).unwrap_or_else(|said| panic!("{said:?}"))
+    }
+
     /// Likewise, proven when so many notices had been told.
     pub(super) fn dial_late(
         &mut self,
@@ -195,6 +201,15 @@ impl World {
         who: impl Into<Identity>,
         notices: u64,
     ) -> (Client, Vec<String>) {
+        let version = connect.version;
+        match self.accept(connect, who, notices) {
+            Ok(client) => (client, self.heard(client)),
+            Err(said) => (Client { id: NOBODY, version }, said),
+        }
+    }
+
+    /// The connection of a client, or what one that has none was told.
+    fn accept(&mut self, connect: Connect<'_>, who: impl Into<Identity>, notices: u64) -> Result<Client, Vec<String>> {
         let version = connect.version;
         let policy = HandshakePolicy {
             anonymous_allowed: true,
@@ -210,14 +225,13 @@ impl World {
         };
         let mut request = match step {
             Step::Accept(request) => request,
-            Step::Refuse { bytes, .. } => return (Client { id: NOBODY, version }, words(&bytes, version)),
+            Step::Refuse { bytes, .. } => return Err(words(&bytes, version)),
             step => panic!("not accepted: {step:?}"),
         };
         request.rights_as_of = notices;
         let client = Client { id: self.shard.open(self.now, *request), version };
         self.settle();
-        let said = self.heard(client);
-        (client, said)
+        Ok(client)
     }
 
     /// Tells the shard.

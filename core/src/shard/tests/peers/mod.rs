@@ -1,6 +1,7 @@
 //! Several shards, each of them a client of the others.
 
 mod mounting;
+mod origin;
 mod retained;
 mod shared;
 
