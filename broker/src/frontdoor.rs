@@ -30,6 +30,7 @@ use crate::shown::{Line, shown};
 use crate::tls::{ListenerTls, TlsRules};
 use crate::transport::socket::{NewSocket, linger, shut_down_write, write_all};
 use crate::transport::{Flow, Layer, LayerError};
+use crate::turnstile::{Class, Turnstile};
 
 /// Until a client is known, it may make us hold this much: a CONNECT with every field at its longest is not larger.
 const CONNECT_BYTES_MAX: u32 = 512 * 1024;
@@ -53,7 +54,7 @@ pub(crate) struct FrontDoor {
     /// Who of those who have proven a name may come in.
     pub(crate) admission: Admission,
     /// By the number of the shard.
-    pub(crate) shards: Vec<mpsc::Sender<Box<Arrival>>>,
+    pub(crate) shards: Vec<Inbox>,
     /// What the shards are told of rights.
     pub(crate) notices: Notices,
     pub(crate) counters: Arc<EdgeCounters>,
@@ -62,22 +63,36 @@ pub(crate) struct FrontDoor {
     /// For lines about those who are not let in.
     pub(crate) refusals: Arc<LogGate>,
     pub(crate) audit: Audit,
+    /// Who has to wait, and who is banned. None: nobody.
+    pub(crate) turnstile: Option<Arc<Turnstile>>,
 }
 
 impl FrontDoor {
-    /// One that records nothing.
+    /// One that records nothing and lets everybody in who proves who it is.
     pub(crate) fn new(
         limits: Arc<Limits>,
         authenticator: Authenticator,
         identity: IdentitySettings,
         admission: Admission,
-        shards: Vec<mpsc::Sender<Box<Arrival>>>,
+        shards: Vec<Inbox>,
         notices: Notices,
         counters: Arc<EdgeCounters>,
     ) -> FrontDoor {
         let refusals = Arc::new(LogGate::new("connections were refused"));
-        let (held, audit) = Default::default();
-        FrontDoor { limits, authenticator, identity, admission, shards, notices, counters, held, refusals, audit }
+        let (held, audit, turnstile) = Default::default();
+        FrontDoor {
+            limits,
+            authenticator,
+            identity,
+            admission,
+            shards,
+            notices,
+            counters,
+            held,
+            refusals,
+            audit,
+            turnstile,
+        }
     }
 }
 
@@ -120,6 +135,20 @@ pub(crate) struct Arrival {
     pub(crate) exchange: Option<Box<Exchange>>,
     /// The place in the listener's `connections_max`.
     pub(crate) permit: ConnectionPermit,
+}
+
+/// Where clients who were let in wait for a shard.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    /// Those whose class goes first.
+    pub(crate) first: mpsc::Sender<Box<Arrival>>,
+    pub(crate) others: mpsc::Sender<Box<Arrival>>,
+}
+
+impl Inbox {
+    fn of(&self, class: Class) -> &mpsc::Sender<Box<Arrival>> {
+        if class.goes_first() { &self.first } else { &self.others }
+    }
 }
 
 /// Why a connection ended before it was one.
@@ -221,6 +250,8 @@ impl Greeting {
     /// long its password is verified is not its fault, and has a bound of its own.
     async fn run(&mut self, deadline: Instant) -> Result<Box<ConnectRequest>, End> {
         in_time(deadline, self.read_proxy_header()).await?;
+        // Before anything is computed for it.
+        self.door.turnstile.as_ref().map_or(Ok(()), |it| it.knock(self.peer.ip())).map_err(End::Silent)?;
         let random: [u8; 16] = hashing::random().map_err(End::Silent)?;
         let assigned = format!("auto-{:032x}", u128::from_ne_bytes(random));
         let limits = self.door.limits.clone();
@@ -303,7 +334,10 @@ impl Greeting {
     ) -> Result<Option<Box<ConnectRequest>>, End> {
         loop {
             step = match step {
-                Step::Accept(request) => return Ok(Some(request)),
+                Step::Accept(request) => match self.door.turnstile.as_ref().map_or(Ok(()), |it| it.admit(&request)) {
+                    Ok(()) => return Ok(Some(request)),
+                    Err(refusal) => handshake.decline(&request, refusal.reason, &refusal.why),
+                },
                 Step::Send(bytes) => {
                     self.layer.send(&[io::IoSlice::new(&bytes)], &mut self.wire_out).map_err(End::Layer)?;
                     in_time(deadline, self.write_wire()).await?;
@@ -416,7 +450,8 @@ impl Greeting {
         let unread = plain;
         let arrival = Arrival { socket, peer, layer, unread, request, exchange, permit };
         let home = home_shard(&client_id, door.shards.len() as u32) as usize;
-        let sent = door.shards[home].send_timeout(Box::new(arrival), patience).await;
+        let class = Class::of(&arrival.request.identity.principal);
+        let sent = door.shards[home].of(class).send_timeout(Box::new(arrival), patience).await;
         if sent.is_err() {
             door.counters.refused_handshake.add(1);
             if door.refusals.pass() {

@@ -25,4 +25,5 @@ mod shard_loop;
 mod shown;
 mod tls;
 mod transport;
+mod turnstile;
 mod watched;

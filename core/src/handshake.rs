@@ -326,6 +326,11 @@ impl Handshake {
     }
 
     /// Lets the client in, where its identifier is one that it may use.
+    /// Refuses after all what was accepted: there is no room for such a client now.
+    pub fn decline(&mut self, request: &ConnectRequest, reason: ReasonCode, why: &str) -> Step {
+        self.refuse(&request.client_id, reason, why)
+    }
+
     fn accept(&mut self, mut request: Box<ConnectRequest>) -> Step {
         if let Err(why) = bind_client_id(&self.policy, &mut request) {
             return self.refuse(&request.client_id, ReasonCode::ClientIdentifierNotValid, &why);

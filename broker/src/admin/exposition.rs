@@ -116,6 +116,18 @@ const EDGE_COUNTERS: &Table<EdgeCounters> = &[
     ("causeway_write_stalls_total", "Connections closed because they took nothing for too long.", |e| {
         e.write_stalls.get()
     }),
+    (
+        "causeway_connect_rate_refused_total",
+        "Sockets refused because connects_per_second or own_connects_per_minute of a class was reached.",
+        |e| e.refused_rate.get(),
+    ),
+    ("causeway_banned_refused_total", "Sockets refused because of a ban.", |e| e.refused_banned.get()),
+    ("causeway_flapping_bans_total", "Bans because somebody connected too often.", |e| e.flapping_bans.get()),
+    (
+        "causeway_reads_paused_total",
+        "Times that a client was not read for a while because it sent more than its rate.",
+        |e| e.reads_paused.get(),
+    ),
     ("causeway_received_bytes_total", "Bytes read from sockets.", |e| e.bytes_received.get()),
     ("causeway_sent_bytes_total", "Bytes written to sockets.", |e| e.bytes_sent.get()),
 ];

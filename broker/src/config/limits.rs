@@ -107,6 +107,61 @@ pub struct LimitSettings {
     /// Seconds between two publications of the topics below $SYS/. 0 publishes none.
     #[schemars(range(min = 0, max = 86_400))]
     pub sys_interval_seconds: u32,
+    /// For vehicles.
+    pub vehicle: ClassLimits,
+    /// For services, which are users and certificates of the backend.
+    pub service: ClassLimits,
+    /// For operators.
+    pub operator: ClassLimits,
+    /// For clients without credentials.
+    pub anonymous: ClassLimits,
+}
+
+/// What one class of principals is held to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassLimits {
+    /// Connects per second of all of the class together. More: CONNACK 0x9F (connection rate exceeded; 3 in MQTT 3.x). 0 sets no limit.
+    #[schemars(range(max = 1_000_000))]
+    pub connects_per_second: u32,
+    /// Connects per minute of one of them: of one vehicle or operator, of one client identifier of services and of clients without
+    /// credentials. More: CONNACK 0x9F. 0 sets no limit.
+    #[schemars(range(max = 60_000))]
+    pub own_connects_per_minute: u32,
+    /// Messages per second that a connection may publish. Beyond it the client is not read for a while; nothing is dropped. 0 sets no limit.
+    #[schemars(range(max = 10_000_000))]
+    pub messages_per_second: u32,
+    /// Bytes per second that a connection may send, likewise. 0 sets no limit.
+    #[schemars(range(max = 1_099_511_627_776u64))]
+    pub bytes_per_second: u64,
+    /// Who was quiet may use so many seconds' worth of these rates at once.
+    #[schemars(range(min = 1, max = 3600))]
+    pub burst_seconds: u32,
+    /// With more connects than this within flapping_window_seconds, one of them, counted as for own_connects_per_minute, is banned for a while: CONNACK 0x8A (banned; 5 in MQTT 3.x).
+    /// 0: never.
+    #[schemars(range(max = 1000))]
+    pub flapping_connects: u32,
+    /// The time in which connects count as flapping.
+    #[schemars(range(min = 1, max = 86_400))]
+    pub flapping_window_seconds: u32,
+    /// How long who flapped is banned.
+    #[schemars(range(min = 1, max = 2_592_000))]
+    pub flapping_ban_seconds: u32,
+}
+
+impl Default for ClassLimits {
+    fn default() -> Self {
+        ClassLimits {
+            connects_per_second: 0,
+            own_connects_per_minute: 0,
+            messages_per_second: 0,
+            bytes_per_second: 0,
+            burst_seconds: 5,
+            flapping_connects: 0,
+            flapping_window_seconds: 60,
+            flapping_ban_seconds: 300,
+        }
+    }
 }
 
 impl Default for LimitSettings {
@@ -142,6 +197,10 @@ impl Default for LimitSettings {
             subscription_identifiers: limits.subscription_identifiers,
             response_information: limits.response_information.unwrap_or_default(),
             sys_interval_seconds: limits.sys_interval_seconds,
+            vehicle: ClassLimits::default(),
+            service: ClassLimits::default(),
+            operator: ClassLimits::default(),
+            anonymous: ClassLimits::default(),
         }
     }
 }

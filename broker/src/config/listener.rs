@@ -43,6 +43,9 @@ pub struct Listener {
     /// connect_timeout_seconds at most; more are closed at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub handshakes_pending_max: usize,
+    /// Whether handshakes here have a thread of their own, as quick as that of messages: they do not wait for those of other listeners. For
+    /// services, so that a storm of vehicles at their listener does not keep services out.
+    pub handshakes_ahead: bool,
     /// Who may connect here without credentials, if different from authentication.anonymous.
     #[schemars(example = &"never")]
     pub anonymous: Option<Anonymous>,
@@ -74,6 +77,7 @@ impl Default for Listener {
             connections_max: 1_000_000,
             connect_timeout_seconds: 10,
             handshakes_pending_max: 4096,
+            handshakes_ahead: false,
             anonymous: None,
             overflow: OverflowPolicy::RefuseNew,
         }

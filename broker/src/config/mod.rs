@@ -20,7 +20,7 @@ mod vehicles;
 pub use check::Depth;
 pub use environment::{CONFIG_VARIABLE, PREFIX as ENVIRONMENT_PREFIX};
 pub use identity::{CertificateName, CertificateVin, IdentitySettings};
-pub use limits::LimitSettings;
+pub use limits::{ClassLimits, LimitSettings};
 pub use listener::{
     ClientCertificate, CrlUnknown, Listener, OverflowPolicy, ProxyProtocol, Tls, TlsVersion, Transport,
 };

@@ -44,6 +44,14 @@ pub struct EdgeCounters {
     pub websocket_failures: Counter,
     /// Connections closed because they took nothing for too long.
     pub write_stalls: Counter,
+    /// Connections refused because a rate of connects was reached.
+    pub refused_rate: Counter,
+    /// Connections refused because of a ban.
+    pub refused_banned: Counter,
+    /// Bans because somebody connected too often.
+    pub flapping_bans: Counter,
+    /// Times that a client was not read for a while because it sent more than its rate.
+    pub reads_paused: Counter,
     /// Bounds reached before CONNACK, in the order of [`Bound::ALL`].
     pub bounds_reached: [Counter; Bound::ALL.len()],
     /// Bytes read from sockets.
@@ -72,6 +80,10 @@ impl EdgeCounters {
             tls_failures,
             websocket_failures,
             write_stalls,
+            refused_rate,
+            refused_banned,
+            flapping_bans,
+            reads_paused,
             bounds_reached,
             bytes_received,
             bytes_sent,
@@ -85,6 +97,10 @@ impl EdgeCounters {
         self.tls_failures.add(tls_failures.get());
         self.websocket_failures.add(websocket_failures.get());
         self.write_stalls.add(write_stalls.get());
+        self.refused_rate.add(refused_rate.get());
+        self.refused_banned.add(refused_banned.get());
+        self.flapping_bans.add(flapping_bans.get());
+        self.reads_paused.add(reads_paused.get());
         self.bounds_reached.iter().zip(bounds_reached).for_each(|(sum, more)| sum.add(more.get()));
         self.bytes_received.add(bytes_received.get());
         self.bytes_sent.add(bytes_sent.get());

@@ -2,6 +2,7 @@
 //!
 //! Owns the order in which they start and stop. It never touches a packet.
 
+mod ahead;
 mod backups;
 mod certificates;
 mod counters;
@@ -24,6 +25,7 @@ use causeway_fleet::policy::Policy;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::audit::{Audit, AuditError, AuditEvent, Decision, What};
@@ -36,11 +38,13 @@ use crate::listener::{Listener, Sockets, accept_all, bind, listen};
 use crate::registry::{Registry, RegistryError};
 use crate::shard_loop::ShardParts;
 use crate::tls::ListenerTls;
+use crate::turnstile::{Allowances, Turnstile};
 
 pub use crate::data_directory::StorageError;
 pub use crate::home_shard::home_shard;
 pub use crate::shard_loop::ShardError;
 pub use crate::tls::TlsError;
+use ahead::Ahead;
 pub(crate) use backups::Wanted;
 pub use backups::{Backups, Made, NoBackup};
 use certificates::Certificates;
@@ -101,6 +105,9 @@ pub enum ServerError {
     /// The shards could not be connected with each other.
     #[error("cannot connect the shards: {0}")]
     Links(io::Error),
+    /// The system gives no thread for handshakes.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
     /// A shard failed.
     #[error("{}{source}", shard.map_or_else(String::new, |shard| format!("shard {shard}: ")))]
     Shard {
@@ -124,6 +131,7 @@ pub struct Running {
     audit: Audit,
     /// For the shards, there is somebody who hands clients over.
     _door: Arc<FrontDoor>,
+    _ahead: Option<Ahead>,
     shutdown_timeout: Duration,
 }
 
@@ -192,19 +200,25 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         notices.clone(),
         observed.door.clone(),
     );
-    let door = Arc::new(FrontDoor { audit: audit.clone(), ..door });
+    let turnstile = Turnstile::new(&config.limits, registry.clone(), audit.clone(), observed.door.clone());
+    let door = Arc::new(FrontDoor { audit: audit.clone(), turnstile: Some(Arc::new(turnstile)), ..door });
     let mut accepting = JoinSet::new();
     let mut listeners = Vec::new();
+    // Before this thread gives way to those of messages: it does not.
+    let has_own = config.listener.iter().any(|listener| listener.handshakes_ahead);
+    let ahead = has_own.then(Ahead::start).transpose().map_err(ServerError::Thread)?;
     for (listener, socket) in bound {
         let settings = &listener.settings;
+        let own = ahead.as_ref().filter(|_| settings.handshakes_ahead).map(|ahead| ahead.runtime.clone());
+        let runtime = own.unwrap_or_else(Handle::current);
+        let _entered = runtime.enter();
         let socket = listen(socket).map_err(|source| refused(settings, source))?;
         tracing::info!(target: "causeway::listener", listener = settings.name, address = %listener.address,
             transport = %settings.transport, "listening");
         let (greeted, door) = (listener.clone(), door.clone());
         let counters = door.counters.clone();
-        accepting.spawn(accept_all(socket, listener.clone(), counters, move |accepted| {
-            tokio::spawn(greet(door.clone(), greeted.clone(), accepted));
-        }));
+        let greet_one = move |accepted| drop(tokio::spawn(greet(door.clone(), greeted.clone(), accepted)));
+        accepting.spawn_on(accept_all(socket, listener.clone(), counters, greet_one), &runtime);
         listeners.push(listener);
     }
     if let Some(keeper) = &keeper {
@@ -228,6 +242,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         certificates,
         audit,
         _door: door,
+        _ahead: ahead,
         shutdown_timeout,
     })
 }
@@ -264,6 +279,7 @@ fn shard_parts(
         log_report: watched.log,
         backups: backups.clone(),
         audit: audit.clone(),
+        allowances: Allowances::new(&config.limits),
         hash_seed,
         policy: policy.clone(),
     });

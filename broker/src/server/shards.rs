@@ -7,13 +7,13 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::RecvError;
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::{Notices, ServerError, StorageError};
 use crate::audit::Audit;
-use crate::frontdoor::Arrival;
+use crate::frontdoor::Inbox;
 use crate::shard_loop::{self, ShardError, ShardHandle, ShardParts};
 
 /// Once one has failed, the others have so long to write down what they have. A disk that does not answer must not keep the process.
@@ -41,7 +41,7 @@ impl Shards {
     pub(super) async fn start(
         parts: Vec<ShardParts>,
         audit: &Audit,
-    ) -> Result<(Shards, Vec<mpsc::Sender<Box<Arrival>>>, Notices), ServerError> {
+    ) -> Result<(Shards, Vec<Inbox>, Notices), ServerError> {
         let (several, stops, running) = (parts.len() > 1, Vec::new(), Vec::new());
         let mut shards = Shards { several, stops, running, failure: None, deadline: None };
         let (mut inboxes, mut notices, mut starting) = (Vec::new(), Vec::new(), Awaited::new());

@@ -25,6 +25,7 @@ pub(super) fn after_next_io(context: &mut Context<'_>) {
 pub(super) struct TurnBudget {
     ends: Instant,
     unchecked: u32,
+    packets_left: u64,
     spent: bool,
 }
 
@@ -36,11 +37,18 @@ impl TurnBudget {
 
     /// A turn that ends then; it takes one packet at least, so that there is always progress.
     pub(super) fn until(ends: Instant) -> TurnBudget {
-        TurnBudget { ends, unchecked: PACKETS_PER_CHECK - 1, spent: false }
+        TurnBudget { ends, unchecked: PACKETS_PER_CHECK - 1, packets_left: u64::MAX, spent: false }
+    }
+
+    /// The same, for at most so many packets; for one at least.
+    pub(super) fn at_most(self, packets: u64) -> TurnBudget {
+        TurnBudget { packets_left: packets, ..self }
     }
 
     /// Counts a packet that was handled.
     pub(super) fn packet(&mut self) {
+        self.packets_left = self.packets_left.saturating_sub(1);
+        self.spent = self.spent || self.packets_left == 0;
         self.unchecked += 1;
         if self.unchecked == PACKETS_PER_CHECK {
             self.unchecked = 0;

@@ -89,6 +89,7 @@ impl ShardLoop {
         let now = self.begin_turn();
         let world = &mut *self.world.borrow_mut();
         world.blocked.retain(|blocked| *blocked != id);
+        world.allowances.end(id);
         world.shard.closed(now, id, why);
         let slot = world.connections.get_mut(id.index())?;
         slot.take_if(|connection| connection.id == id)

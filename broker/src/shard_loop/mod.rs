@@ -16,6 +16,7 @@ mod flusher;
 mod folding;
 mod linking;
 mod pause;
+mod rates;
 mod recovery;
 mod reserve;
 mod upkeep;
@@ -23,7 +24,7 @@ mod writer;
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -38,9 +39,10 @@ use tokio::task::spawn_local;
 
 use crate::audit::{Audit, AuditEvent, Decision, What};
 use crate::data_directory::{ShardDirectory, StorageError};
-use crate::frontdoor::Arrival;
+use crate::frontdoor::{Arrival, Inbox};
 use crate::log_gate::LogGate;
 use crate::server::{Backups, EdgeCounters, LogReport, ShardReport};
+use crate::turnstile::Allowances;
 use budget::{TurnBudget, after_next_io};
 use clock::Clock;
 use commit::Commit;
@@ -79,6 +81,8 @@ pub(crate) struct ShardParts {
     pub(crate) backups: Option<Arc<Backups>>,
     /// Where it records what is about rights.
     pub(crate) audit: Audit,
+    /// How quickly connections may send.
+    pub(crate) allowances: Allowances,
     pub(crate) hash_seed: u64,
     /// What everybody may do, until a notice says otherwise.
     pub(crate) policy: Arc<Policy>,
@@ -87,7 +91,7 @@ pub(crate) struct ShardParts {
 /// A running shard.
 pub(crate) struct ShardHandle {
     /// Clients that were let in.
-    pub(crate) inbox: mpsc::Sender<Box<Arrival>>,
+    pub(crate) inbox: Inbox,
     /// What it is to know while it runs.
     pub(crate) notices: mpsc::Sender<(u64, Notice)>,
     /// Says farewell to all clients and ends; they have this long to take it. Dropping it leaves them no time.
@@ -120,6 +124,8 @@ pub enum ShardError {
 
 /// What the shard hears from outside.
 struct Ears {
+    /// Clients whose class goes first.
+    first: mpsc::Receiver<Box<Arrival>>,
     arrivals: mpsc::Receiver<Box<Arrival>>,
     notices: mpsc::Receiver<(u64, Notice)>,
     stop: oneshot::Receiver<Duration>,
@@ -130,7 +136,8 @@ struct Ears {
 /// # Errors
 /// Where the system gives none.
 pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
-    let (inbox, arrivals) = mpsc::channel(ARRIVALS_MAX);
+    let ((first, first_arrivals), (others, arrivals)) = (mpsc::channel(ARRIVALS_MAX), mpsc::channel(ARRIVALS_MAX));
+    let inbox = Inbox { first, others };
     let (notices, noticed) = mpsc::channel(NOTICES_MAX);
     let (stop, stopped) = oneshot::channel();
     let (be_ready, ready) = oneshot::channel();
@@ -139,7 +146,8 @@ pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
         // With others beside it, each line says which it is about; the helpers' lines, too.
         let _named = (parts.shards > 1).then(|| tracing::error_span!("shard", number = parts.number).entered());
         // Nobody listens any more where the whole broker was dropped.
-        let _ = end.send(serve(parts, Ears { arrivals, notices: noticed, stop: stopped }, be_ready));
+        let _ =
+            end.send(serve(parts, Ears { first: first_arrivals, arrivals, notices: noticed, stop: stopped }, be_ready));
     })?;
     Ok(ShardHandle { inbox, notices, stop, ready, ended })
 }
@@ -188,8 +196,10 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         failure: None,
         warnings: Arc::new(LogGate::new("warnings about clients were not logged")),
         audit: parts.audit,
+        allowances: parts.allowances,
     };
-    let shard_loop = Rc::new(ShardLoop {
+    let shard_loop = Rc::new_cyclic(|itself| ShardLoop {
+        itself: itself.clone(),
         world: RefCell::new(world),
         clock,
         limits: parts.limits,
@@ -237,6 +247,7 @@ struct World {
     /// Bounds what is logged about clients.
     warnings: Arc<LogGate>,
     audit: Audit,
+    allowances: Allowances,
 }
 
 impl World {
@@ -259,6 +270,8 @@ fn find(connections: &mut [Option<Box<Connection>>], id: ConnectionId) -> Option
 }
 
 struct ShardLoop {
+    /// For tasks that begin while a connection is read.
+    itself: Weak<ShardLoop>,
     world: RefCell<World>,
     clock: Clock,
     limits: Arc<Limits>,
@@ -338,13 +351,14 @@ impl ShardLoop {
             }
             let holds = self.world.borrow().holding_since.is_some();
             tokio::select! {
+                // In this order: whoever goes first does so while many wait.
+                biased;
                 // Dropped without a word: at once.
                 told = &mut ears.stop => break told.unwrap_or_default(),
                 Some((number, notice)) = ears.notices.recv() => {
                     let now = self.begin_turn();
                     self.world.borrow_mut().shard.notice(now, number, notice);
                 }
-                Some(arrival) = ears.arrivals.recv(), if !holds => self.admit(*arrival),
                 () = self.changed.notified() => {
                     if self.panicked.get() {
                         return Err(ShardError::Panicked);
@@ -353,6 +367,8 @@ impl ShardLoop {
                         return Err(failure);
                     }
                 }
+                Some(arrival) = ears.first.recv(), if !holds => self.admit(*arrival),
+                Some(arrival) = ears.arrivals.recv(), if !holds => self.admit(*arrival),
             }
         };
         drop(ears);
@@ -414,7 +430,9 @@ impl ShardLoop {
         let now = self.begin_turn();
         let world = &mut *self.world.borrow_mut();
         let version = arrival.request.version;
+        let principal = arrival.request.identity.principal.clone();
         let id = world.shard.open(now, *arrival.request);
+        world.allowances.begin(id, &principal, now.0);
         if let Some(admission) = admission.filter(|_| world.shard.is_open(id)) {
             world.audit.record(admission);
         }
@@ -512,6 +530,15 @@ impl ShardLoop {
             // Many publishers to one subscriber: its socket is to take some before its outbox is over its bound.
             self.write_dirty(world, self.begin_turn());
         }
+        if world.allowances.concerns(id) {
+            return self.read_within_rate(world, id, context);
+        }
+        self.read(world, id, context, TurnBudget::begin())
+    }
+
+    /// One turn of reading.
+    fn read(&self, world: &mut World, id: ConnectionId, context: &mut Context<'_>, budget: TurnBudget) -> Poll<End> {
+        let is_link = world.shard.is_peer(id);
         let Some(connection) = find(&mut world.connections, id) else {
             return Poll::Ready(End::Lost("unknown to its shard".to_owned()));
         };
@@ -519,7 +546,7 @@ impl ShardLoop {
         let mut reading = Reading {
             begin_turn: &|| self.begin_turn(),
             packet_bytes_max: if is_link { u32::MAX } else { self.limits.packet_bytes_max },
-            budget: TurnBudget::begin(),
+            budget,
             shard: &mut world.shard,
             scratch: &mut world.scratch,
         };
