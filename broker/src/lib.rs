@@ -1,5 +1,5 @@
 //! The broker's edges: listeners, connection drivers, shard threads, configuration, authentication, the administration
-//! listener, and the command line of `causewayd`.
+//! listener, the fleet's authority and enrolment, and the command line of `causewayd`.
 //!
 //! It shovels bytes and waits. What a packet means is decided in `causeway-protocol` and `causeway-core`; who may do what,
 //! in `causeway-fleet`.
@@ -9,6 +9,7 @@ pub mod audit;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod est;
 pub mod identity;
 pub mod pki;
 pub mod registry;
@@ -17,6 +18,7 @@ pub mod telemetry;
 mod data_directory;
 mod frontdoor;
 mod home_shard;
+mod https;
 mod listener;
 mod log_gate;
 mod proxy;

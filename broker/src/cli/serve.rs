@@ -20,6 +20,7 @@ use crate::admin::{AdminServer, ListenerState, Source};
 use crate::audit::{AuditCounts, AuditEvent, Decision, What};
 use crate::auth::{Authenticator, Reloaded};
 use crate::config::{Config, Problem, load};
+use crate::est::{EnrolmentServer, Registered};
 use crate::server::{self, Backups, EdgeCounters, Observed, ObservedShard, Running, reload_keys};
 use crate::telemetry;
 
@@ -98,6 +99,7 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
             return Ok(());
         }
     };
+    let enrolment = EnrolmentTask::start(&config, &running).await?;
     give_way();
     told.phase.store(SERVING, Ordering::Relaxed);
     let listeners = running.addresses().into_iter().map(|(_, address)| address).collect();
@@ -127,6 +129,9 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
         }
     };
     told.phase.store(STOPPING, Ordering::Relaxed);
+    if let Some(enrolment) = enrolment {
+        enrolment.stop().await;
+    }
     if let Some(admin) = admin {
         admin.stop().await;
     }
@@ -273,6 +278,35 @@ impl AdminTask {
     async fn stop(self) {
         drop(self.stop);
         // A scraper that holds its connection must not hold the process.
+        let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.served).await;
+    }
+}
+
+/// The enrolment listener, while it serves.
+struct EnrolmentTask {
+    stop: oneshot::Sender<()>,
+    served: JoinHandle<()>,
+}
+
+impl EnrolmentTask {
+    async fn start(config: &Config, running: &Running) -> anyhow::Result<Option<EnrolmentTask>> {
+        let settings = &config.enrolment;
+        let enrolments = Arc::new(Registered::new(running.registry().clone(), settings.known_vehicles_only));
+        let Some(server) = EnrolmentServer::bind(settings, enrolments, running.audit().clone()).await? else {
+            return Ok(None);
+        };
+        tracing::info!(target: "causeway::enrolment", address = %server.local_addr(), "listening");
+        let (stop, stopped) = oneshot::channel();
+        let shutdown = async {
+            // A dropped sender means the same.
+            let _ = stopped.await;
+        };
+        Ok(Some(EnrolmentTask { stop, served: tokio::spawn(server.serve(shutdown)) }))
+    }
+
+    async fn stop(self) {
+        drop(self.stop);
+        // A vehicle that holds its connection must not hold the process.
         let _ = tokio::time::timeout(std::time::Duration::from_secs(1), self.served).await;
     }
 }

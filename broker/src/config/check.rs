@@ -12,9 +12,11 @@ use causeway_protocol::{check_topic_filter, parse_shared};
 use causeway_storage::LayoutError;
 
 use super::problem::{Place, Problem, Severity};
+use super::schema::quoted;
 use super::{ClientCertificate, Config, Durability, Listener, ProxyProtocol, Tls};
 use crate::auth::{PasswordFile, TokenKeys};
 use crate::data_directory::{StorageError, examine};
+use crate::est;
 use crate::tls::ListenerTls;
 
 /// How far to look.
@@ -62,6 +64,7 @@ pub(super) fn check(config: &Config, depth: Depth) -> Vec<Finding> {
     }
     check_limits(config, &mut found);
     check_admin(config, &mut found);
+    check_enrolment(config, depth, &mut found);
     check_storage(config, depth, &mut found);
     check_audit(config, &mut found);
     if depth == Depth::Files {
@@ -87,6 +90,7 @@ fn check_binds(config: &Config, found: &mut Vec<Finding>) {
     let mut binds: Vec<_> =
         listeners.map(|(index, listener)| (format!("listener[{index}].bind"), listener.bind)).collect();
     binds.extend(config.admin.bind.map(|bind| ("admin.bind".to_owned(), bind)));
+    binds.extend(config.enrolment.bind.map(|bind| ("enrolment.bind".to_owned(), bind)));
     for (index, (path, bind)) in binds.iter().enumerate() {
         if let Some((first, other)) = binds[..index].iter().find(|(_, other)| overlap(*bind, *other)) {
             found.push(error(path, format!("{bind} cannot be bound together with {other} of {first}")));
@@ -237,6 +241,33 @@ fn check_admin(config: &Config, found: &mut Vec<Finding>) {
     if let Some(bind) = config.admin.bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) {
         let message = format!("everybody who reaches {bind} can read the metrics");
         found.push(warning("admin.bind", message));
+    }
+}
+
+fn check_enrolment(config: &Config, depth: Depth, found: &mut Vec<Finding>) {
+    let enrolment = &config.enrolment;
+    let files = [
+        ("authority_directory", &enrolment.authority_directory),
+        ("certificate_file", &enrolment.certificate_file),
+        ("key_file", &enrolment.key_file),
+    ];
+    if enrolment.bind.is_none() {
+        for (key, _) in files.iter().filter(|(_, file)| file.is_some()) {
+            found.push(warning(format!("enrolment.{key}"), format!("{key} has no effect without enrolment.bind")));
+        }
+        return;
+    }
+    let missing: Vec<_> = files.iter().filter(|(_, file)| file.is_none()).map(|(key, _)| *key).collect();
+    if !missing.is_empty() {
+        found.push(error("enrolment.bind", format!("enrolment.bind needs {}, too", quoted(&missing))));
+    } else if depth == Depth::Files
+        && let Err(wrong) = est::open(enrolment)
+    {
+        found.push(error("enrolment", wrong.to_string()));
+    }
+    if !enrolment.known_vehicles_only {
+        let message = "whoever has a claim certificate gets one for any VIN that the registry does not know";
+        found.push(warning("enrolment.known_vehicles_only", message));
     }
 }
 

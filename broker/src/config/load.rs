@@ -129,6 +129,10 @@ fn resolve_paths(config: &mut Config, folder: &Path) {
     config.storage.data_directory.as_mut().map(resolve);
     config.audit.directory.as_mut().map(resolve);
     config.policy.file.as_mut().map(resolve);
+    let enrolment = &mut config.enrolment;
+    for path in [&mut enrolment.certificate_file, &mut enrolment.key_file, &mut enrolment.authority_directory] {
+        path.as_mut().map(resolve);
+    }
     for tls in config.listener.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
         resolve(&mut tls.certificate_file);
         resolve(&mut tls.key_file);

@@ -4,6 +4,7 @@
 
 mod check;
 mod document;
+mod enrolment;
 mod environment;
 mod identity;
 mod limits;
@@ -18,6 +19,7 @@ mod settings;
 mod vehicles;
 
 pub use check::Depth;
+pub use enrolment::Enrolment;
 pub use environment::{CONFIG_VARIABLE, PREFIX as ENVIRONMENT_PREFIX};
 pub use identity::{CertificateName, CertificateVin, IdentitySettings};
 pub use limits::{ClassLimits, LimitSettings};

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{IdentitySettings, LimitSettings, Listener, Origin, PolicySettings, Presence};
+use super::{Enrolment, IdentitySettings, LimitSettings, Listener, Origin, PolicySettings, Presence};
 
 /// Configuration of causewayd.
 ///
@@ -35,6 +35,8 @@ pub struct Config {
     pub origin: Origin,
     /// The HTTP listener for metrics and health checks.
     pub admin: Admin,
+    /// The HTTPS listener where vehicles get their certificates.
+    pub enrolment: Enrolment,
     /// What is logged, to standard error.
     pub log: Log,
     /// Where state is kept.

@@ -296,3 +296,18 @@ fn urgent_topics_are_topic_filters() {
 fn a_data_directory_has_a_name() {
     assert_part_said("[[listener]]\n[storage]\ndata_directory = ''\n", "c.toml:3:", "storage.data_directory must be");
 }
+
+#[test]
+fn enrolment_is_whole_or_not_at_all() {
+    let with = |keys: &str| format!("{MINIMAL}[enrolment]\n{keys}");
+    assert_part_said(
+        &with("bind = '127.0.0.1:0'\nkey_file = 'k'\n"),
+        "c.toml:5:",
+        "enrolment.bind needs \"authority_directory\", \"certificate_file\", too",
+    );
+    assert_part_said(&with("key_file = 'k'\n"), "c.toml:5:", "warning: key_file has no effect without enrolment.bind");
+    let whole = "bind = '127.0.0.1:1883'\nkey_file = 'k'\ncertificate_file = 'c'\nauthority_directory = 'd'\n";
+    assert_part_said(&with(whole), "c.toml:5:", "cannot be bound together with");
+    let open = format!("{}known_vehicles_only = false\n", whole.replace("1883", "0"));
+    assert_part_said(&with(&open), "c.toml:9:", "for any VIN that the registry does not know");
+}

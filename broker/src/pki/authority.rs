@@ -10,6 +10,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType, IsCa, Issuer,
     KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData, RevokedCertParams, SerialNumber,
 };
+use ring::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use x509_parser::certificate::X509Certificate;
@@ -32,6 +33,8 @@ const BACKDATED_SECONDS: i64 = 3600;
 const LISTED_AFTER_EXPIRY_SECONDS: i64 = 60 * DAY;
 /// Bytes of a serial number: more random bits than RFC 5280 and the CA/Browser Forum ask for, fewer than the 20 bytes allowed.
 const SERIAL_BYTES: usize = 16;
+/// Bytes of the hash of an issuer's name that tell it from others.
+const ISSUER_HASH_BYTES: usize = 8;
 
 /// An authority whose key is at hand.
 pub struct Authority {
@@ -39,6 +42,8 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     key_identifier: KeyIdMethod,
     certificate: CertificateDer<'static>,
+    /// Its name, as it stands in what it issues.
+    name: Vec<u8>,
     not_before: i64,
     not_after: i64,
 }
@@ -121,9 +126,9 @@ impl Authority {
         }
         let (not_before, not_after) =
             (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        let key_identifier = key_identifier(&parsed);
+        let (key_identifier, name) = (key_identifier(&parsed), parsed.subject().as_raw().to_vec());
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Authority { folder: folder.to_owned(), issuer, key_identifier, certificate, not_before, not_after })
+        Ok(Authority { folder: folder.to_owned(), issuer, key_identifier, certificate, name, not_before, not_after })
     }
 
     /// Its certificate.
@@ -265,7 +270,24 @@ impl Authority {
     /// # Errors
     /// The index cannot be read, or is damaged.
     pub fn index(&self) -> Result<Index, PkiError> {
-        Index::load(&self.index_path())
+        let mut index = Index::default();
+        self.refresh(&mut index)?;
+        Ok(index)
+    }
+
+    /// Brings what was known of the index up to date.
+    ///
+    /// # Errors
+    /// As [`Authority::index`].
+    pub fn refresh(&self, index: &mut Index) -> Result<(), PkiError> {
+        index.refresh(&self.index_path())
+    }
+
+    /// What a certificate is called where it may be revoked: see [`causeway_fleet::Identity::credential`].
+    pub fn credential(&self, serial: &str) -> String {
+        let issuer = digest(&SHA256, &self.name);
+        let issuer = issuer.as_ref().get(..ISSUER_HASH_BYTES).unwrap_or_default();
+        format!("x509:{serial}@{}", hex(issuer))
     }
 
     fn index_path(&self) -> PathBuf {

@@ -14,8 +14,8 @@
 //! Lines that begin with `#` are skipped. A last line without its end was cut by a crash: nobody was told of it, so it does not count.
 
 use std::collections::HashMap;
-use std::fs::{self, OpenOptions};
-use std::io::{Seek as _, SeekFrom, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use clap::ValueEnum;
@@ -123,6 +123,9 @@ pub struct Index {
     by_serial: HashMap<String, usize>,
     /// The number of the last list of revoked certificates.
     pub(super) crl_number: u64,
+    /// How much of the file was read: whole lines.
+    bytes: u64,
+    lines: usize,
 }
 
 /// Something that happened.
@@ -133,22 +136,32 @@ pub(super) enum Event<'a> {
 }
 
 impl Index {
-    /// Reads the file.
+    /// Reads what was added to the file since the last time: at first, all of it.
     ///
     /// # Errors
-    /// It cannot be read, or a line is wrong.
-    pub(super) fn load(path: &Path) -> Result<Index, PkiError> {
-        let text = fs::read_to_string(path).map_err(at(path))?;
-        Index::parse(&text).map_err(|(line, what)| PkiError::Index { path: path.to_owned(), line, what })
+    /// It cannot be read, or a line is wrong. What stands before that line is known then.
+    pub(super) fn refresh(&mut self, path: &Path) -> Result<(), PkiError> {
+        let mut file = File::open(path).map_err(at(path))?;
+        if file.metadata().map_err(at(path))?.len() < self.bytes {
+            // Another file is in its place.
+            *self = Index::default();
+        }
+        let mut text = String::new();
+        let read = file.seek(SeekFrom::Start(self.bytes)).and_then(|_| file.read_to_string(&mut text));
+        read.map_err(at(path))?;
+        self.add_lines(&text).map_err(|what| PkiError::Index { path: path.to_owned(), line: self.lines + 1, what })
     }
 
-    fn parse(text: &str) -> Result<Index, (usize, &'static str)> {
-        let mut index = Index::default();
-        let whole = &text[..text.rfind('\n').map_or(0, |end| end + 1)];
-        for (number, line) in whole.lines().enumerate().filter(|(_, line)| !line.starts_with('#')) {
-            index.add(line).map_err(|what| (number + 1, what))?;
+    fn add_lines(&mut self, text: &str) -> Result<(), &'static str> {
+        for line in text.split_inclusive('\n') {
+            let Some(whole) = line.strip_suffix('\n') else { break };
+            if !whole.starts_with('#') {
+                self.add(whole)?;
+            }
+            self.lines += 1;
+            self.bytes += line.len() as u64;
         }
-        Ok(index)
+        Ok(())
     }
 
     fn add(&mut self, line: &str) -> Result<(), &'static str> {
@@ -210,8 +223,7 @@ impl Index {
 }
 
 /// How much of the file is whole lines.
-fn whole_bytes(file: &mut fs::File) -> std::io::Result<u64> {
-    use std::io::Read as _;
+fn whole_bytes(file: &mut File) -> std::io::Result<u64> {
     /// More than the longest line.
     const LINE_BYTES_MAX: u64 = 4096;
     let length = file.metadata()?.len();
@@ -237,7 +249,21 @@ impl Event<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    fn parse(text: &str) -> Result<Index, (usize, &'static str)> {
+        let mut index = Index::default();
+        index.add_lines(text).map_err(|what| (index.lines + 1, what))?;
+        Ok(index)
+    }
+
+    fn load(path: &Path) -> Index {
+        let mut index = Index::default();
+        index.refresh(path).unwrap();
+        index
+    }
 
     const LINES: &str = "# head\n\
         2026-11-22T01:20:00Z issued 5f vehicle:1M8GDM9AXKP042788 until 2027-02-20T01:20:00Z\n\
@@ -247,7 +273,7 @@ mod tests {
 
     #[test]
     fn lines_are_read_back() {
-        let index = Index::parse(LINES).unwrap();
+        let index = parse(LINES).unwrap();
         assert_eq!(index.crl_number, 7);
         assert_eq!(index.entries().len(), 2);
         let revoked = index.get("5f").unwrap();
@@ -272,7 +298,7 @@ mod tests {
             (&format!("{LINES}{}\n", LINES.lines().nth(1).unwrap()), 6),
             (&format!("{LINES}2026-11-23T08:00:00Z revoked 60 boredom\n"), 6),
         ] {
-            assert_eq!(Index::parse(text).unwrap_err().0, line, "{text}");
+            assert_eq!(parse(text).unwrap_err().0, line, "{text}");
         }
     }
 
@@ -282,11 +308,26 @@ mod tests {
         let path = folder.path().join("index");
         for cut in 0..LINES.len() {
             fs::write(&path, &LINES[..cut]).unwrap();
-            let before = Index::load(&path).unwrap().entries().len();
+            let before = load(&path).entries().len();
             Index::append(&path, 0, &[Event::Issued { serial: "aa", subject: "service:a", not_after: 9 }]).unwrap();
-            let index = Index::load(&path).unwrap();
+            let index = load(&path);
             assert_eq!(index.entries().len(), before + 1, "cut at {cut}");
             assert_eq!(index.entries().last().unwrap().serial, "aa");
         }
+    }
+
+    #[test]
+    fn what_was_added_is_read_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("index");
+        let mut index = Index::default();
+        for cut in 0..=LINES.len() {
+            fs::write(&path, &LINES[..cut]).unwrap();
+            index.refresh(&path).unwrap();
+            assert_eq!(index.entries(), load(&path).entries(), "cut at {cut}");
+        }
+        fs::write(&path, "").unwrap();
+        index.refresh(&path).unwrap();
+        assert!(index.entries().is_empty());
     }
 }

@@ -11,6 +11,9 @@ use x509_parser::prelude::FromDer as _;
 /// Bytes of the longest request: those for RSA keys of 4096 bits and a few extensions are below 4 KiB.
 pub const REQUEST_BYTES_MAX: usize = 16 << 10;
 
+/// Bytes of the longest common name (RFC 5280, ub-common-name).
+const NAME_BYTES_MAX: usize = 64;
+
 /// Why a request is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
@@ -32,7 +35,7 @@ pub enum RequestError {
     #[error("keys of this kind are not signed: P-256, P-384, Ed25519, and RSA from 2048 bits will do")]
     Key,
     /// There is not exactly one common name.
-    #[error("the subject of the request needs exactly one common name")]
+    #[error("the subject of the request needs exactly one common name, of at most {NAME_BYTES_MAX} bytes")]
     CommonName,
 }
 
@@ -89,6 +92,9 @@ impl Request {
         let mut names = asked.subject.iter_common_name();
         let (Some(name), None) = (names.next(), names.next()) else { return Err(RequestError::CommonName) };
         let common_name = name.as_str().map_err(|_| RequestError::CommonName)?.to_owned();
+        if common_name.len() > NAME_BYTES_MAX {
+            return Err(RequestError::CommonName);
+        }
         Ok(Request { key, common_name })
     }
 
