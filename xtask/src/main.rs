@@ -25,6 +25,7 @@ mod sim;
 mod suite;
 mod table;
 mod tidy;
+mod walkthrough;
 mod workspace;
 
 use workspace::Workspace;

@@ -18,6 +18,10 @@ pub(crate) enum Program {
     Python,
     /// Valgrind, with callgrind.
     Valgrind,
+    /// curl, with TLS.
+    Curl,
+    /// The command line of OpenSSL.
+    OpenSsl,
 }
 
 impl Program {
@@ -29,6 +33,8 @@ impl Program {
             Self::Node => succeeds("node", &["--version"]) && succeeds("npm", &["--version"]),
             Self::Python => succeeds("python3", &["-c", "import ensurepip, venv"]),
             Self::Valgrind => succeeds("valgrind", &["--tool=callgrind", "--version"]),
+            Self::Curl => succeeds("curl", &["--version"]),
+            Self::OpenSsl => succeeds("openssl", &["version"]),
         }
     }
 
@@ -40,6 +46,8 @@ impl Program {
             Self::Node => "apt-get install -y nodejs npm",
             Self::Python => "apt-get install -y python3 python3-venv",
             Self::Valgrind => "apt-get install -y valgrind",
+            Self::Curl => "apt-get install -y curl",
+            Self::OpenSsl => "apt-get install -y openssl",
         }
     }
 }

@@ -112,6 +112,13 @@ const STEPS: &[Step] = &[
         run: |workspace| ["kill", "powercut"].iter().try_for_each(|name| prove::quick(workspace, name)),
     },
     Step {
+        name: "enrolment",
+        about: "the walk-through of the documentation works, from a vehicle's key to its first publish",
+        needs: prove::enrolment::NEEDS,
+        is_quick: false,
+        run: |workspace| prove::quick(workspace, "enrolment"),
+    },
+    Step {
         name: "bench-check",
         about: "no hot path takes more instructions than its committed figure and 5%",
         needs: &[Program::Valgrind],

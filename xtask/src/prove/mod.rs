@@ -18,6 +18,7 @@ mod broadcast;
 mod connections;
 mod disk_full;
 mod durable_rate;
+pub(crate) mod enrolment;
 mod kill;
 mod load;
 mod million_sessions;
@@ -115,6 +116,11 @@ const PROOFS: &[Proof] = &[
         run: |workspace, options| million_sessions::prove(workspace, options.full),
     },
     Proof {
+        name: "enrolment",
+        claim: "from a key to the first publish with openssl, curl and mosquitto_pub, as the documentation says, and nobody else's way",
+        run: |workspace, _| enrolment::prove(workspace),
+    },
+    Proof {
         name: "soak",
         claim: "under everyday work at a bounded rate, memory and disk level off",
         run: |workspace, options| soak::prove(workspace, options.full, options.seconds, options.plot.as_deref()),
@@ -188,7 +194,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(options.seconds.is_none() || proof.name == "soak", "only the proof of soak knows --seconds");
     let is_of_another = options.against != Product::Causeway;
     let needs_causeway =
-        ["powercut", "disk-full", "broadcast", "million-sessions", "soak", "presence"].contains(&proof.name);
+        ["powercut", "disk-full", "broadcast", "million-sessions", "soak", "presence", "enrolment"].contains(&proof.name);
     let stands_beside_others = ["speed", "latency", "idle", "storm-baseline"].contains(&proof.name);
     let can_be_drawn = stands_beside_others || proof.name == "soak";
     ensure!(options.plot.is_none() || can_be_drawn, "{} knows no --plot", proof.name);
