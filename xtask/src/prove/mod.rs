@@ -193,8 +193,8 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(!options.unsynced || proof.name == "powercut", "only the proof of powercut knows --unsynced");
     ensure!(options.seconds.is_none() || proof.name == "soak", "only the proof of soak knows --seconds");
     let is_of_another = options.against != Product::Causeway;
-    let needs_causeway =
-        ["powercut", "disk-full", "broadcast", "million-sessions", "soak", "presence", "enrolment"].contains(&proof.name);
+    let needs_causeway = ["powercut", "disk-full", "broadcast", "million-sessions", "soak", "presence", "enrolment"]
+        .contains(&proof.name);
     let stands_beside_others = ["speed", "latency", "idle", "storm-baseline"].contains(&proof.name);
     let can_be_drawn = stands_beside_others || proof.name == "soak";
     ensure!(options.plot.is_none() || can_be_drawn, "{} knows no --plot", proof.name);
