@@ -87,6 +87,7 @@ fn the_sample_is_right_with_its_comments_removed() {
     let loaded = parse("causeway.toml", &text, []).map_err(|problems| problems[0].to_string()).unwrap();
     assert!(loaded.config.listener[0].tls.is_some());
     assert!(loaded.config.authentication.password_file.is_some());
+    assert!(loaded.config.admin.tls.is_some());
 }
 
 #[test]

@@ -247,6 +247,18 @@ pub fn copy_shard(from: &Path, to: &Path, room: Room, progress: &mut dyn FnMut(u
     Ok(copied)
 }
 
+/// Copies a file of the data directory `from` that belongs to no shard, if it is there, and syncs it. Nobody writes to it meanwhile. Returns
+/// the bytes that were written.
+///
+/// # Errors
+/// [`BackupError::File`].
+pub fn copy_beside(from: &Path, to: &Path, name: &str, progress: &mut dyn FnMut(u64)) -> Result<u64, BackupError> {
+    match from.join(name).exists() {
+        true => copy_file(&from.join(name), &to.join(name), Room::Holes, progress),
+        false => Ok(0),
+    }
+}
+
 fn copy_file(from: &Path, to: &Path, room: Room, progress: &mut dyn FnMut(u64)) -> Result<u64, BackupError> {
     let source = File::open(from).map_err(at(from))?;
     let size = source.metadata().map_err(at(from))?.len();

@@ -13,7 +13,9 @@ use causeway_storage::backup::BackupError;
 use serde::Deserialize;
 
 use super::Told;
-use super::bounded::Patience;
+use super::api::{Needs, Problem};
+use super::asker::Asker;
+use super::registry::{check_kind, respond};
 use crate::server::{Made, NoBackup};
 
 #[derive(Debug, Deserialize)]
@@ -26,14 +28,17 @@ struct Request {
 /// Answers once the backup is there, is checked, and has its name. Whoever does not wait for the answer gets the backup all the same.
 pub(super) async fn make(
     State(told): State<Told>,
-    ConnectInfo(patience): ConnectInfo<Patience>,
+    ConnectInfo(asker): ConnectInfo<Asker>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    // A page in a browser of this machine cannot send this type without being asked whether it may.
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
-    if kind.split(';').next().is_none_or(|kind| !kind.trim().eq_ignore_ascii_case("application/json")) {
-        return refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type has to be application/json");
+    let operator = asker.operator(&told.config.identity, told.source.registry().as_deref());
+    let caller = match told.access.admit(&headers, operator.as_deref(), Needs::Write) {
+        Ok(caller) => caller,
+        Err(problem) => return respond(problem.into_answer()),
+    };
+    if let Err(problem) = check_kind(&headers) {
+        return respond(problem.into_answer());
     }
     let to = match serde_json::from_slice::<Request>(&body) {
         Ok(request) if request.to.is_absolute() => request.to,
@@ -45,13 +50,13 @@ pub(super) async fn make(
         return refuse(StatusCode::SERVICE_UNAVAILABLE, why);
     }
     let backups = told.source.backups();
-    patience.begin();
+    asker.patience.begin();
     let made = tokio::task::spawn_blocking(move || {
         let made = backups.make(&to);
         match &made {
             Ok(made) => {
                 let (bytes, milliseconds) = (made.bytes, made.milliseconds);
-                tracing::info!(target: "causeway::admin", to = %to.display(), bytes, milliseconds, "backed up");
+                tracing::info!(target: "causeway::admin", to = %to.display(), bytes, milliseconds, caller, "backed up");
             }
             Err(error) => tracing::warn!(target: "causeway::admin", to = %to.display(), "no backup was made: {error}"),
         }
@@ -90,7 +95,7 @@ fn json(made: &Made) -> Response {
 }
 
 fn refuse(status: StatusCode, why: &str) -> Response {
-    (status, format!("{why}\n")).into_response()
+    respond(Problem::new(status.as_u16(), why).into_answer())
 }
 
 #[cfg(test)]

@@ -1,34 +1,53 @@
-//! The HTTP listener for operators: `/metrics`, `/live`, `/ready` and `/v1/backup`.
+//! The HTTP listener for operators: `/metrics`, `/live`, `/ready`, and below `/v1` backups and the registry.
 //!
-//! Owns what they answer. It changes nothing that the broker keeps, asks nobody for credentials, and learns what it tells from a
-//! [`Source`].
+//! Owns what they answer, and who may ask. It learns what it tells from a [`Source`]; the registry's answers are made in [`api`].
 
+mod access;
+pub(crate) mod api;
+mod asker;
 mod backup;
 mod bounded;
 mod exposition;
 mod process;
+mod registry;
+pub mod token_file;
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 
+use crate::audit::Audit;
 use crate::audit::AuditCounts;
 use crate::auth::Authenticator;
-use crate::config::Config;
+use crate::config::{AdminTls, Config};
+use crate::https::{Bounds, HttpsListener};
+use crate::registry::Registry;
 use crate::server::{Backups, EdgeCounters, ObservedShard, which};
-use bounded::{Bounded, Patience};
+use crate::tls::{ListenerTls, TlsError};
+use access::Access;
+use asker::Asker;
+use bounded::Bounded;
 
-/// The most that a request may say beside its headers: a path has no more than 4096 bytes.
-const BODY_BYTES_MAX: usize = 16 << 10;
+/// What can be asked for below `/v1`, as an OpenAPI document.
+pub(crate) const OPENAPI: &str = include_str!("openapi.json");
+
+/// Over TLS, a connection may last as long as a backup does: only who passes the handshake has one, and there are few.
+const BOUNDS: Bounds = Bounds {
+    connections_max: 64,
+    connections_per_address_max: 32,
+    handshake_max: Duration::from_secs(5),
+    connection_max: Duration::from_secs(600),
+};
 
 /// What is told here, as it is now. Called for each request, so it must not wait.
 pub trait Source: Send + Sync + 'static {
@@ -44,6 +63,10 @@ pub trait Source: Send + Sync + 'static {
     fn audit(&self) -> Arc<AuditCounts>;
     /// Where backups are asked for.
     fn backups(&self) -> Arc<Backups>;
+    /// Which vehicles there are. None while the broker starts.
+    fn registry(&self) -> Option<Arc<Registry>>;
+    /// Where changes are recorded.
+    fn audit_log(&self) -> Audit;
     /// Whether clients can be served.
     ///
     /// # Errors
@@ -66,6 +89,21 @@ pub struct ListenerState {
 pub struct AdminServer {
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Arc<ListenerTls>>,
+}
+
+/// Reads the certificates of the listener again.
+#[derive(Clone)]
+pub struct AdminCertificates(Arc<ListenerTls>);
+
+impl AdminCertificates {
+    /// From now on, new connections see what the files hold now.
+    ///
+    /// # Errors
+    /// A file is missing or wrong: what was in force stays in force.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        self.0.reload().map(drop)
+    }
 }
 
 impl AdminServer {
@@ -76,7 +114,21 @@ impl AdminServer {
     pub async fn bind(address: SocketAddr) -> io::Result<AdminServer> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        Ok(AdminServer { listener, address })
+        Ok(AdminServer { listener, address, tls: None })
+    }
+
+    /// Has it speak HTTPS.
+    ///
+    /// # Errors
+    /// A file is missing or wrong.
+    pub fn with_tls(self, settings: &AdminTls) -> Result<AdminServer, TlsError> {
+        let tls = ListenerTls::load(settings.to_listener(), true)?;
+        Ok(AdminServer { tls: Some(Arc::new(tls)), ..self })
+    }
+
+    /// What reads its certificates again, where it has any.
+    pub fn certificates(&self) -> Option<AdminCertificates> {
+        self.tls.clone().map(AdminCertificates)
     }
 
     /// Where it is bound: the port, if the system chose it.
@@ -91,11 +143,16 @@ impl AdminServer {
         source: Arc<dyn Source>,
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) {
-        let told = Told { config, source };
-        let served =
-            axum::serve(Bounded::new(self.listener), router(told).into_make_service_with_connect_info::<Patience>())
-                .with_graceful_shutdown(shutdown)
-                .await;
+        let access = Arc::new(Access::new(&config.admin, self.address));
+        let told = Told { config, source, access };
+        let router = router(told).into_make_service_with_connect_info::<Asker>();
+        let served = match self.tls {
+            None => axum::serve(Bounded::new(self.listener), router).with_graceful_shutdown(shutdown).await,
+            Some(tls) => {
+                let listener = HttpsListener::new(self.listener, tls, BOUNDS);
+                axum::serve(listener, router).with_graceful_shutdown(shutdown).await
+            }
+        };
         if let Err(error) = served {
             tracing::error!(target: "causeway::admin", %error, "the administration listener failed");
         }
@@ -106,6 +163,7 @@ impl AdminServer {
 struct Told {
     config: Arc<Config>,
     source: Arc<dyn Source>,
+    access: Arc<Access>,
 }
 
 fn router(told: Told) -> Router {
@@ -113,8 +171,10 @@ fn router(told: Told) -> Router {
         .route("/metrics", get(metrics))
         .route("/live", get(async || "alive\n"))
         .route("/ready", get(ready))
+        .route("/v1/openapi.json", get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)))
         .route("/v1/backup", post(backup::make))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .route("/v1/{*rest}", any(registry::answer))
+        .layer(DefaultBodyLimit::max(api::BODY_BYTES_MAX))
         .with_state(told)
 }
 

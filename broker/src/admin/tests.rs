@@ -1,7 +1,6 @@
 //! What the administration listener answers, over loopback.
 
 use std::sync::Mutex;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,6 +16,7 @@ struct Fixed {
     authenticator: Authenticator,
     readiness: Mutex<Result<(), String>>,
     backups: Arc<Backups>,
+    registry: Option<Arc<Registry>>,
 }
 
 impl Source for Fixed {
@@ -44,6 +44,14 @@ impl Source for Fixed {
         self.backups.clone()
     }
 
+    fn registry(&self) -> Option<Arc<Registry>> {
+        self.registry.clone()
+    }
+
+    fn audit_log(&self) -> Audit {
+        Audit::default()
+    }
+
     fn readiness(&self) -> Result<(), String> {
         self.readiness.lock().unwrap().clone()
     }
@@ -67,7 +75,13 @@ fn source_of(shards: u32) -> Arc<Fixed> {
         shard.report.renew(counters, gauges, Duration::from_secs(1));
     });
     let authenticator = Authenticator::load(&Config::default()).unwrap();
-    Arc::new(Fixed { shards: shards.collect(), authenticator, readiness: Mutex::new(Ok(())), backups: Arc::default() })
+    Arc::new(Fixed {
+        shards: shards.collect(),
+        authenticator,
+        readiness: Mutex::new(Ok(())),
+        backups: Arc::default(),
+        registry: None,
+    })
 }
 
 async fn fetch(address: SocketAddr, path: &str) -> (u16, String) {
@@ -107,7 +121,7 @@ async fn metrics_and_health_are_served_until_shutdown() {
     assert_eq!(fetch(address, "/live").await.0, 200);
     assert_eq!(fetch(address, "/").await.0, 404);
     let body = "{\"to\":\"/nowhere/at/all\"}";
-    let head = "POST /v1/backup HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json";
+    let head = "POST /v1/backup HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
     let (status, body) = ask(address, &format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
     assert_eq!(status, 503);
     assert!(body.contains("this broker keeps nothing on disk"), "{body}");
@@ -216,7 +230,7 @@ async fn a_backup_may_take_longer_than_other_requests() {
     source.backups.open(&folder.path().join("data"));
     let mut stream = TcpStream::connect(address).await.unwrap();
     let body = serde_json::json!({ "to": folder.path().join("to") }).to_string();
-    let head = "POST /v1/backup HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json";
+    let head = "POST /v1/backup HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json";
     let request = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     stream.write_all(request.as_bytes()).await.unwrap();
     // Others are cut off after five seconds.

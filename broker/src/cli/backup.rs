@@ -3,24 +3,19 @@
 //! Owns the order: check, copy, sync, and only then the name. A backup is a data directory without its lock. The copy of a running broker is
 //! the broker's own work: it is only asked here.
 
-use std::io::{Read, Write, stderr};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
-use causeway_storage::backup::{Copied, Destination, Room, copy_layout, copy_shard};
+use causeway_storage::backup::{Copied, Destination, Room, copy_beside, copy_layout, copy_shard};
 use causeway_storage::inspect::Verified;
 use causeway_storage::{Found, shard_folder};
 use clap::Args;
 
-use super::inspect::{Progress, check, open, print_damage, size};
-
-/// A broker that does not even take the question.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The most that is read of a broker's answer.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
+use super::http::{Client, Credentials};
+use super::inspect::{Progress, check, check_registry, open, print_damage, size};
+use crate::registry::REGISTRY_FILE;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -41,6 +36,8 @@ pub(super) struct Options {
     /// The administration listener of the broker that runs; it makes the backup of its own data directory, whatever DIR is
     #[arg(long, value_name = "URL")]
     admin: Option<String>,
+    #[command(flatten)]
+    credentials: Credentials,
 }
 
 #[derive(Debug, Args)]
@@ -60,7 +57,7 @@ pub(super) struct RestoreOptions {
 
 pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     if let Some(url) = &options.admin {
-        return ask(url, &options.to, out);
+        return ask(url, &options.credentials, &options.to, out);
     }
     let (found, _lock) = open(&options.folder).map_err(|error| {
         let hint = if error.to_string().contains("in use by") {
@@ -109,6 +106,7 @@ fn copy(from: &Path, to: &Path, found: &Found, room: Room) -> anyhow::Result<Cop
         copied.segments += one.segments;
         copied.bytes += one.bytes;
     }
+    copied.bytes += copy_beside(from, to, REGISTRY_FILE, &mut |bytes| progress.add(bytes))?;
     Ok(copied)
 }
 
@@ -124,6 +122,7 @@ fn check_all(folder: &Path, found: &Found) -> anyhow::Result<Verified> {
         all.body_bytes += one.body_bytes;
         all.damage.extend(one.damage);
     }
+    all.damage.extend(check_registry(folder).err());
     Ok(all)
 }
 
@@ -140,34 +139,18 @@ fn tell(done: &str, to: &Path, copied: Copied, checked: &Verified, out: &mut dyn
 }
 
 /// Asks a running broker for a backup, and waits for as long as it takes.
-fn ask(url: &str, to: &Path, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let host = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
-    if host.contains('/') {
-        bail!("{url} is no URL of an administration listener, such as http://127.0.0.1:9883");
-    }
+fn ask(url: &str, credentials: &Credentials, to: &Path, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
+    let client = Client::new(url, credentials)?;
     let to = std::path::absolute(to).context("TO")?;
     let Some(shown) = to.to_str() else { bail!("{} is not UTF-8, which --admin needs", to.display()) };
     let body = serde_json::json!({ "to": shown }).to_string();
-    let address = host.to_socket_addrs().ok().and_then(|mut all| all.next());
-    let address = address.with_context(|| format!("{url} is no URL of an administration listener"))?;
-    let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).with_context(|| url.to_owned())?;
-    write!(
-        stream,
-        "POST /v1/backup HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).with_context(|| url.to_owned())?;
-    let answer = String::from_utf8_lossy(&answer);
-    let (head, said) = answer.split_once("\r\n\r\n").with_context(|| format!("{url} does not speak HTTP"))?;
-    match head.split(' ').nth(1) {
-        Some(status) if status.starts_with('2') => {
-            writeln!(out, "backed up to {shown} {}", said.trim())?;
+    let reply = client.ask("POST", "/v1/backup", Some(&body))?;
+    match reply.status {
+        200..=299 => {
+            writeln!(out, "backed up to {shown} {}", reply.body.trim())?;
             Ok(ExitCode::SUCCESS)
         }
-        Some("404" | "405") => bail!("the broker at {url} makes no backups: stop it, and back up without --admin"),
-        Some(status) => bail!("the broker at {url} made no backup (status {status}): {}", said.trim()),
-        None => bail!("{url} does not speak HTTP"),
+        404 | 405 => bail!("the broker at {url} makes no backups: stop it, and back up without --admin"),
+        status => bail!("the broker at {url} made no backup (status {status}): {}", reply.detail()),
     }
 }

@@ -90,7 +90,10 @@ fn config(options: &Options) -> Config {
     Config {
         listener: [plain, encrypted, websocket].into_iter().flatten().collect(),
         authentication: Authentication { anonymous: Anonymous::Loopback, ..Authentication::default() },
-        admin: Admin { bind: options.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))) },
+        admin: Admin {
+            bind: options.admin_port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+            ..Admin::default()
+        },
         registry: Registry { unknown_vehicles: UnknownVehicles::Register },
         storage: Storage { data_directory: options.data.clone(), ..Storage::default() },
         ..Config::default()

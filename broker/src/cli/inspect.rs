@@ -15,12 +15,13 @@ use causeway_core::inspect::{
 };
 use causeway_core::{Lsn, Millis, RecordError};
 use causeway_storage::disk::{FileLock, LockError, lock_shared};
-use causeway_storage::inspect::{Decoder, Verified, open_read_only, verify};
+use causeway_storage::inspect::{Damage, Decoder, Verified, open_read_only, verify};
 use causeway_storage::{BodyReader, Found, RecoverError, RunId, ShardStore, free_bytes, shard_folder};
 use clap::Args;
 use serde::Serialize;
 
 use crate::data_directory::LOCK_NAME;
+use crate::registry::{REGISTRY_FILE, Registry, State};
 
 /// So many of the largest queues are shown.
 const LARGEST_MAX: usize = 10;
@@ -64,7 +65,19 @@ struct Report {
     /// What is wrong with the shards as a whole.
     #[serde(skip_serializing_if = "Option::is_none")]
     damage: Option<String>,
+    /// Missing where there is none, or it is damaged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registry: Option<RegistryReport>,
     shards: Vec<ShardReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct RegistryReport {
+    file_bytes: u64,
+    /// By their state.
+    vehicles: BTreeMap<&'static str, u64>,
+    groups: u64,
+    bans: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -227,8 +240,15 @@ pub(super) fn run(options: &Options, out: &mut dyn Write) -> anyhow::Result<Exit
         folder: options.folder.clone(),
         free_bytes: free_bytes(&options.folder).ok(),
         damage: data.check().err().map(|wrong| wrong.to_string()),
+        registry: None,
         shards: Vec::with_capacity(data.folders.len()),
     };
+    match check_registry(&options.folder) {
+        Ok(registry) => report.registry = registry.map(|registry| registry_report(&options.folder, &registry)),
+        Err(Damage { detail, .. }) => {
+            report.damage = Some(report.damage.map_or(detail.clone(), |other| format!("{other}; {detail}")));
+        }
+    }
     let (mut damaged, mut found) = (report.damage.is_some(), false);
     for &shard in &data.folders {
         let (path, run) = (shard_folder(&options.folder, shard), data.run(shard));
@@ -280,6 +300,25 @@ pub(super) fn open(folder: &Path) -> anyhow::Result<(Found, FileLock)> {
 pub(super) fn check(path: &Path, shard: u32, run: Option<RunId>) -> anyhow::Result<Verified> {
     let mut decoder = Decode(Progress::new(format!("checking {}", path.display())));
     Ok(verify(path, shard, run, &mut decoder)?)
+}
+
+/// Reads and checks the registry, if there is one.
+///
+/// # Errors
+/// It is damaged.
+pub(super) fn check_registry(folder: &Path) -> Result<Option<Registry>, Damage> {
+    let file = folder.join(REGISTRY_FILE).display().to_string();
+    Registry::look(folder).map_err(|error| Damage { file, offset: None, detail: error.to_string() })
+}
+
+fn registry_report(folder: &Path, registry: &Registry) -> RegistryReport {
+    let counts = registry.counts();
+    RegistryReport {
+        file_bytes: std::fs::metadata(folder.join(REGISTRY_FILE)).map_or(0, |metadata| metadata.len()),
+        vehicles: State::ALL.iter().map(|state| state.as_str()).zip(counts.vehicles).collect(),
+        groups: counts.groups,
+        bans: counts.bans,
+    }
 }
 
 /// One line for each damage.
@@ -528,6 +567,11 @@ fn print(report: &Report, out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}{free}", report.folder.display())?;
     if let Some(damage) = &report.damage {
         writeln!(out, "damage: {damage}")?;
+    }
+    if let Some(RegistryReport { file_bytes, vehicles, groups, bans }) = &report.registry {
+        let vehicles: Vec<_> = vehicles.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        writeln!(out, "\nregistry ({})", size(*file_bytes))?;
+        writeln!(out, "  vehicles: {}; {groups} groups, {bans} bans", vehicles.join(", "))?;
     }
     for shard in &report.shards {
         writeln!(out, "\nshard {}", shard.shard)?;

@@ -3,15 +3,22 @@
 //! Owns commands, options and exit codes: 0 for success, 1 for failure, 2 for a wrong command line. Each command does its work in a
 //! module of its own.
 
+mod admin_token;
 mod audit;
 mod backup;
+mod ban;
 mod check;
+mod desk;
 mod dev;
+mod group;
+mod http;
 mod inspect;
 mod passwd;
 mod pki;
 mod policy;
 mod serve;
+mod table;
+mod vehicle;
 
 use std::ffi::OsString;
 use std::io::{Write, stderr, stdout};
@@ -79,6 +86,14 @@ Example:
     Policy(policy::Options),
     /// Make, list and revoke the certificates of a fleet, with an authority of its own
     Pki(pki::Options),
+    /// Add, list, activate, suspend and retire vehicles
+    Vehicle(vehicle::Options),
+    /// Add, list and remove groups of vehicles
+    Group(group::Options),
+    /// Ban somebody for a while, or for good
+    Ban(ban::Options),
+    /// Make, remove and list the tokens of the administration listener
+    AdminToken(admin_token::Options),
     /// Show what a data directory or a backup holds, and check it
     Inspect(inspect::Options),
     /// Copy a data directory, so that it can be restored
@@ -144,6 +159,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Passwd(options) => passwd::run(&options, &mut stdout()),
         Command::Policy(options) => policy::run(&options, &environment()?, &mut stdout(), &mut stderr()),
         Command::Pki(options) => pki::run(&options, &mut stdout()),
+        Command::Vehicle(options) => vehicle::run(&options, environment()?, &mut stdout()),
+        Command::Group(options) => group::run(&options, environment()?, &mut stdout()),
+        Command::Ban(options) => ban::run(&options, environment()?, &mut stdout()),
+        Command::AdminToken(options) => admin_token::run(&options, &mut stdout()),
         Command::Inspect(options) => inspect::run(&options, &mut stdout()),
         Command::Backup(options) => backup::run(&options, &mut stdout()),
         Command::Restore(options) => backup::restore(&options, &mut stdout()),
@@ -212,6 +231,20 @@ mod tests {
             "causewayd backup data to --admin http://127.0.0.1:9883",
             "causewayd restore from data",
             "causewayd schema",
+            "causewayd vehicle add V --state active --group a --group b --keep-known --data d",
+            "causewayd vehicle add --from - --config c.toml",
+            "causewayd vehicle list --state retired --limit 3 --json --admin http://a:1",
+            "causewayd vehicle suspend V W --admin https://a:1 --ca f --token-file t",
+            "causewayd vehicle retire V --admin https://a:1 --ca f --certificate c --key k",
+            "causewayd vehicle token V --for 12h --data d",
+            "causewayd vehicle group add eu V W --data d",
+            "causewayd vehicle group remove eu --from f --data d",
+            "causewayd group add eu --description d --data d",
+            "causewayd group members eu --data d",
+            "causewayd ban add client:x --for 1h --why w --data d",
+            "causewayd ban list --data d",
+            "causewayd admin-token f add ann --role write",
+            "causewayd admin-token f list",
         ] {
             Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string()).unwrap();
         }
@@ -229,6 +262,12 @@ mod tests {
             "causewayd pki revoke pki 5f --vehicle 1M8GDM9AXKP042788",
             "causewayd inspect data --limit 3",
             "causewayd backup data",
+            "causewayd vehicle add --data d",
+            "causewayd vehicle list --state gone --data d",
+            "causewayd vehicle list --data d --admin http://a:1",
+            "causewayd vehicle token V --for 12 --data d",
+            "causewayd ban add client:x --for 0s",
+            "causewayd admin-token f add ann --role admin",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -16,11 +16,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::check;
-use crate::admin::{AdminServer, ListenerState, Source};
+use crate::admin::{AdminCertificates, AdminServer, ListenerState, Source};
 use crate::audit::{AuditCounts, AuditEvent, Decision, What};
 use crate::auth::{Authenticator, Reloaded};
 use crate::config::{Config, Problem, load};
 use crate::est::{EnrolmentServer, Registered};
+use crate::registry::Registry;
 use crate::server::{self, Backups, EdgeCounters, Observed, ObservedShard, Running, reload_keys};
 use crate::telemetry;
 
@@ -113,6 +114,7 @@ async fn serve(config: Arc<Config>, started: impl FnOnce(&Config, &Started) -> i
                 ToldTo::Reload => {
                     reload(&config, &authenticator, &running).await;
                     running.reload_policy().await;
+                    admin.iter().for_each(AdminTask::reload);
                 }
                 ToldTo::Stop(signal) => {
                     tracing::info!(target: "causeway::server", "{signal}: stopping");
@@ -245,6 +247,14 @@ impl Source for Told {
         self.observed.backups.clone()
     }
 
+    fn audit_log(&self) -> crate::audit::Audit {
+        self.observed.audit_log()
+    }
+
+    fn registry(&self) -> Option<Arc<Registry>> {
+        self.observed.registry().cloned()
+    }
+
     fn readiness(&self) -> Result<(), String> {
         match self.phase.load(Ordering::Relaxed) {
             SERVING => self.observed.respond(),
@@ -257,14 +267,26 @@ impl Source for Told {
 /// The administration listener, while it serves.
 struct AdminTask {
     address: SocketAddr,
+    certificates: Option<AdminCertificates>,
     stop: oneshot::Sender<()>,
     served: JoinHandle<()>,
 }
 
 impl AdminTask {
+    fn reload(&self) {
+        if let Some(Err(error)) = self.certificates.as_ref().map(AdminCertificates::reload) {
+            tracing::error!(target: "causeway::admin", %error, "certificates are wrong, the old ones stay");
+        }
+    }
+
     async fn start(address: SocketAddr, config: Arc<Config>, source: Arc<Told>) -> anyhow::Result<AdminTask> {
         let bound = AdminServer::bind(address).await;
         let server = bound.with_context(|| format!("the administration listener cannot bind {address}"))?;
+        let server = match &config.admin.tls {
+            Some(tls) => server.with_tls(tls).context("admin.tls")?,
+            None => server,
+        };
+        let certificates = server.certificates();
         let address = server.local_addr();
         tracing::info!(target: "causeway::admin", %address, "listening");
         let (stop, stopped) = oneshot::channel();
@@ -272,7 +294,7 @@ impl AdminTask {
             // A dropped sender means the same.
             let _ = stopped.await;
         };
-        Ok(AdminTask { address, stop, served: tokio::spawn(server.serve(config, source, shutdown)) })
+        Ok(AdminTask { address, certificates, stop, served: tokio::spawn(server.serve(config, source, shutdown)) })
     }
 
     async fn stop(self) {

@@ -14,6 +14,7 @@ use causeway_storage::LayoutError;
 use super::problem::{Place, Problem, Severity};
 use super::schema::quoted;
 use super::{ClientCertificate, Config, Durability, Listener, ProxyProtocol, Tls};
+use crate::admin::token_file::TokenFile;
 use crate::auth::{PasswordFile, TokenKeys};
 use crate::data_directory::{StorageError, examine};
 use crate::est;
@@ -63,7 +64,7 @@ pub(super) fn check(config: &Config, depth: Depth) -> Vec<Finding> {
         check_tls(listener, &path, depth, &mut found);
     }
     check_limits(config, &mut found);
-    check_admin(config, &mut found);
+    check_admin(config, depth, &mut found);
     check_enrolment(config, depth, &mut found);
     check_storage(config, depth, &mut found);
     check_audit(config, &mut found);
@@ -237,10 +238,54 @@ fn check_limits(config: &Config, found: &mut Vec<Finding>) {
     }
 }
 
-fn check_admin(config: &Config, found: &mut Vec<Finding>) {
-    if let Some(bind) = config.admin.bind.filter(|bind| !bind.ip().to_canonical().is_loopback()) {
-        let message = format!("everybody who reaches {bind} can read the metrics");
+fn check_admin(config: &Config, depth: Depth, found: &mut Vec<Finding>) {
+    let admin = &config.admin;
+    let Some(bind) = admin.bind else {
+        if admin.has_credentials() || admin.tls.is_some() {
+            found.push(warning("admin", "token_file and tls have no effect without admin.bind"));
+        }
+        return;
+    };
+    if !bind.ip().to_canonical().is_loopback() {
+        check_public_admin(config, bind, found);
+    }
+    if let Some(path) = admin.token_file.as_ref().filter(|_| depth == Depth::Files) {
+        check_token_file(path, found);
+    }
+    if let Some(tls) = admin.tls.as_ref().filter(|_| depth == Depth::Files) {
+        check_certificates(&tls.to_listener(), true, "admin.tls", found);
+    }
+}
+
+fn check_public_admin(config: &Config, bind: SocketAddr, found: &mut Vec<Finding>) {
+    found.push(warning("admin.bind", format!("everybody who reaches {bind} can read the metrics")));
+    if !config.admin.has_credentials() {
+        let message = format!(
+            "{bind} is not a loopback address, and there is neither admin.token_file nor admin.tls.client_ca_file: backups and the \
+             registry cannot be used there"
+        );
         found.push(warning("admin.bind", message));
+    }
+    if config.admin.token_file.is_some() && config.admin.tls.is_none() {
+        let message = format!("tokens travel unencrypted to {bind}: set [admin.tls]");
+        found.push(warning("admin.token_file", message));
+    }
+}
+
+fn check_token_file(path: &Path, found: &mut Vec<Finding>) {
+    const PATH: &str = "admin.token_file";
+    match TokenFile::load(path) {
+        Err(wrong) if wrong.kind() == std::io::ErrorKind::NotFound => {
+            let shown = path.display();
+            let hint =
+                format!("{wrong}. Make the first token with: causewayd admin-token {shown} add NAME --role write");
+            found.push(error(PATH, hint));
+        }
+        Err(wrong) => found.push(error(PATH, wrong.to_string())),
+        Ok(file) if file.tokens.is_empty() => {
+            found.push(warning(PATH, format!("there is no token in {}", path.display())));
+        }
+        Ok(_) => {}
     }
 }
 

@@ -133,6 +133,12 @@ fn resolve_paths(config: &mut Config, folder: &Path) {
     for path in [&mut enrolment.certificate_file, &mut enrolment.key_file, &mut enrolment.authority_directory] {
         path.as_mut().map(resolve);
     }
+    config.admin.token_file.as_mut().map(resolve);
+    if let Some(tls) = &mut config.admin.tls {
+        resolve(&mut tls.certificate_file);
+        resolve(&mut tls.key_file);
+        tls.client_ca_file.as_mut().map(resolve);
+    }
     for tls in config.listener.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
         resolve(&mut tls.certificate_file);
         resolve(&mut tls.key_file);

@@ -33,8 +33,8 @@ pub use problem::{Place, Problem, Severity};
 pub use reference::{reference, sample};
 pub use schema::json_schema;
 pub use settings::{
-    Admin, Anonymous, Audit, AuditedConnects, Authentication, Broker, Config, Durability, Jwt, Log, LogFormat,
-    LogLevel, PrincipalKind, Registry, Storage, UnknownVehicles,
+    Admin, AdminTls, Anonymous, Audit, AuditedConnects, Authentication, Broker, Config, Durability, Jwt, Log,
+    LogFormat, LogLevel, PrincipalKind, Registry, Storage, UnknownVehicles,
 };
 pub use vehicles::{Origin, Presence};
 

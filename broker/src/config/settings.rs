@@ -9,7 +9,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Enrolment, IdentitySettings, LimitSettings, Listener, Origin, PolicySettings, Presence};
+use super::{
+    ClientCertificate, Enrolment, IdentitySettings, LimitSettings, Listener, Origin, PolicySettings, Presence, Tls,
+    TlsVersion,
+};
 
 /// Configuration of causewayd.
 ///
@@ -199,14 +202,65 @@ pub enum UnknownVehicles {
     Register,
 }
 
-/// The HTTP listener for metrics, health checks and backups: /metrics, /live, /ready and /v1/backup.
+/// The HTTP listener: /metrics, /live, /ready, and below /v1 backups and the registry (described at /v1/openapi.json). What stands below
+/// /v1 needs a token or an operator's certificate where there is a token_file or a client_ca_file; where there is neither, it works on a
+/// loopback address only.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// Address and port, such as "127.0.0.1:9883". Without it, there is no such listener. It asks nobody for credentials: keep it
-    /// on loopback or a private network.
+    /// Address and port, such as "127.0.0.1:9883". Without it, there is no such listener. Everybody who reaches it can read the metrics.
     #[schemars(with = "Option<String>", extend("format" = "socket-address"), example = "127.0.0.1:9883")]
     pub bind: Option<SocketAddr>,
+    /// File of names, roles and hashes of tokens, written by `causewayd admin-token` and read again when it has changed.
+    #[schemars(example = &"admin-tokens")]
+    pub token_file: Option<PathBuf>,
+    /// Certificates of the listener: with them, it speaks HTTPS only.
+    pub tls: Option<AdminTls>,
+}
+
+impl Admin {
+    /// Whether operators can prove who they are by a certificate.
+    pub fn has_operators(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some())
+    }
+
+    /// Whether anybody can prove who they are.
+    pub fn has_credentials(&self) -> bool {
+        self.token_file.is_some() || self.has_operators()
+    }
+}
+
+/// Certificates of the administration listener.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminTls {
+    /// PEM file: the listener's certificate, followed by its intermediates.
+    #[schemars(example = "admin.crt")]
+    pub certificate_file: PathBuf,
+    /// PEM file: the private key of the certificate.
+    #[schemars(example = "admin.key")]
+    pub key_file: PathBuf,
+    /// PEM file: the authorities whose client certificates are taken for operators, where they say so.
+    #[serde(default)]
+    #[schemars(example = "operators-ca.crt")]
+    pub client_ca_file: Option<PathBuf>,
+}
+
+impl AdminTls {
+    /// As a listener for clients has them: a client may have a certificate where there are authorities for them.
+    pub(crate) fn to_listener(&self) -> Tls {
+        let client_certificate =
+            if self.client_ca_file.is_some() { ClientCertificate::Optional } else { ClientCertificate::None };
+        Tls {
+            certificate_file: self.certificate_file.clone(),
+            key_file: self.key_file.clone(),
+            client_ca_file: self.client_ca_file.clone(),
+            client_certificate,
+            crl_file: None,
+            crl_unknown: Default::default(),
+            min_version: TlsVersion::default(),
+        }
+    }
 }
 
 /// What is logged, to standard error.

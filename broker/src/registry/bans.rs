@@ -25,6 +25,11 @@ pub struct Ban {
 }
 
 impl Ban {
+    /// What somebody is told who is banned.
+    pub fn told(&self, subject: &Subject) -> String {
+        if self.why.is_empty() { format!("{subject} is banned") } else { format!("{subject} is banned: {}", self.why) }
+    }
+
     pub(super) fn stands(&self, now_ms: u64) -> bool {
         self.until_ms.is_none_or(|until| now_ms < until)
     }

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use causeway_fleet::{Groups, Vin};
+use causeway_storage::inspect::ReadOnlyDisk;
 use causeway_storage::{DurableMap, MapChanges, StateError};
 
 pub use bans::Ban;
@@ -186,6 +187,18 @@ impl Registry {
     /// [`RegistryError::Storage`], [`RegistryError::Damaged`].
     pub fn open(data: &Path) -> Result<Registry, RegistryError> {
         Registry::with(DurableMap::open(data, REGISTRY_FILE)?)
+    }
+
+    /// The registry of a data directory or a backup, changing nothing there. None where there is none. All of it is read and checked.
+    ///
+    /// # Errors
+    /// [`RegistryError::Storage`], [`RegistryError::Damaged`].
+    pub fn look(data: &Path) -> Result<Option<Registry>, RegistryError> {
+        if !data.join(REGISTRY_FILE).exists() {
+            return Ok(None);
+        }
+        let disk = ReadOnlyDisk::new(data).map_err(StateError::from)?;
+        Registry::with(DurableMap::open_on(Arc::new(disk), REGISTRY_FILE)?).map(Some)
     }
 
     /// One that is gone with the process.

@@ -70,7 +70,9 @@ fn everything_survives_a_restart() {
     assert_eq!(registry.counts(), counts);
     let copy = tempfile::tempdir().unwrap();
     registry.copy_to(copy.path()).unwrap();
-    assert_eq!(Registry::open(copy.path()).unwrap().counts(), counts);
+    let looked = Registry::look(copy.path()).unwrap().unwrap();
+    assert_eq!((looked.counts(), Registry::open(copy.path()).unwrap().counts()), (counts, counts));
+    assert!(Registry::look(tempfile::tempdir().unwrap().path()).unwrap().is_none());
 }
 
 #[test]

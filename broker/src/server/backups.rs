@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use causeway_core::inspect::{check_entry, check_record};
@@ -12,6 +12,8 @@ use causeway_storage::backup::{BackedUp, BackupError, Destination, copy_layout};
 use causeway_storage::inspect::{Decoder, verify};
 use causeway_storage::{OpenError, shard_folder};
 use serde::Serialize;
+
+use crate::registry::Registry;
 
 /// Where backups are made, the only shard there is.
 const SHARD: u32 = 0;
@@ -74,6 +76,7 @@ struct Desk {
     /// Whether there are several shards, so that nobody ever will.
     several: bool,
     under_way: bool,
+    registry: Option<Arc<Registry>>,
     wanted: Option<Wanted>,
 }
 
@@ -109,6 +112,7 @@ impl Backups {
         // No answer: the thread that copies has ended.
         let done = self.want(folder.clone())?.recv().unwrap_or(Err(NoBackup::NotServing))?;
         let checked = verify(&folder, SHARD, layout.and_then(|layout| layout.run(SHARD)), &mut Meaning)?;
+        let bytes = done.bytes + self.copy_registry(destination.folder())?;
         if let Some(damage) = checked.damage.first() {
             return Err(NoBackup::Damaged(format!("{}: {}", damage.file, damage.detail)));
         }
@@ -117,11 +121,26 @@ impl Backups {
             records: checked.records,
             entries: checked.entries,
             bodies: checked.bodies,
-            bytes: done.bytes,
+            bytes,
             first_record: done.first,
             last_record: done.last,
             milliseconds: started.elapsed().as_millis() as u64,
         })
+    }
+
+    /// From now on, backups have the registry, too.
+    pub(crate) fn take_along(&self, registry: Arc<Registry>) {
+        self.desk().registry = Some(registry);
+    }
+
+    /// The registry as it is at one moment, copied and checked; how many bytes.
+    fn copy_registry(&self, to: &Path) -> Result<u64, NoBackup> {
+        let Some(registry) = self.desk().registry.clone() else { return Ok(0) };
+        let bytes = registry.copy_to(to).map_err(BackupError::from)?;
+        match Registry::look(to) {
+            Ok(_) => Ok(bytes),
+            Err(error) => Err(NoBackup::Damaged(error.to_string())),
+        }
     }
 
     /// From now on, somebody [takes](Backups::take) what is wanted.

@@ -186,7 +186,8 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         directory.all_begun()?;
     }
     rights::tell(&registry, notices.clone());
-    observed.show_registry(registry.clone());
+    observed.show_registry(registry.clone(), audit.clone());
+    observed.backups.take_along(registry.clone());
 
     let limits = Arc::new(config.limits.to_core());
     let identity = config.identity.clone();

@@ -9,7 +9,7 @@ use causeway_core::{Counters, Gauges};
 
 use super::{Backups, EdgeCounters, LogReport};
 use crate::admin::ListenerState;
-use crate::audit::AuditCounts;
+use crate::audit::{Audit, AuditCounts};
 use crate::listener::Listener;
 use crate::registry::Registry;
 
@@ -106,7 +106,7 @@ pub struct Observed {
     pub(super) door: Arc<EdgeCounters>,
     /// Where backups of what is on disk are asked for.
     pub backups: Arc<Backups>,
-    registry: OnceLock<Arc<Registry>>,
+    registry: OnceLock<(Arc<Registry>, Audit)>,
     /// What the audit log counts.
     pub audit: Arc<AuditCounts>,
     shards: OnceLock<Vec<ObservedShard>>,
@@ -131,12 +131,17 @@ impl Observed {
 
     /// Which vehicles there are. None before the broker has started.
     pub fn registry(&self) -> Option<&Arc<Registry>> {
-        self.registry.get()
+        self.registry.get().map(|(registry, _)| registry)
     }
 
-    pub(super) fn show_registry(&self, registry: Arc<Registry>) {
+    /// Where what is done to the registry is recorded.
+    pub fn audit_log(&self) -> Audit {
+        self.registry.get().map(|(_, audit)| audit.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn show_registry(&self, registry: Arc<Registry>, audit: Audit) {
         // One broker is observed once.
-        let _ = self.registry.set(registry);
+        let _ = self.registry.set((registry, audit));
     }
 
     /// Whether all shards have reported lately.

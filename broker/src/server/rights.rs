@@ -32,7 +32,7 @@ pub(super) fn tell(registry: &Registry, notices: Notices) {
 
 fn notices_of(changed: Changed) -> Vec<Notice> {
     match changed {
-        Changed::Groups(_) => Vec::new(),
+        Changed::Groups(vehicles) => vec![Notice::Groups(vehicles)],
         Changed::Barred(vehicles) => barred(vehicles),
         Changed::Revoked(credentials) => {
             let revoked = Revoked::Credentials(Arc::new(credentials.into_iter().collect()));
@@ -76,8 +76,7 @@ fn banned(subject: Subject, ban: &Ban) -> Option<Notice> {
         Subject::Operator(name) => Revoked::Principal(Principal::operator(name)),
         Subject::Client(_) | Subject::Address(_) => return None,
     };
-    let why =
-        if ban.why.is_empty() { format!("{subject} is banned") } else { format!("{subject} is banned: {}", ban.why) };
+    let why = ban.told(&subject);
     let reason = ReasonCode::AdministrativeAction;
     Some(Notice::Revoke(Revocation { revoked, reason, why: why.into(), ends_sessions: false }))
 }

@@ -1,0 +1,110 @@
+//! The registry's part of the listener: between HTTP and [`super::api`].
+//!
+//! Owns the order: who asks, what for, and only then the body. What is changed is logged with who changed it.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::Told;
+use super::api::{self, Answer, Needs, Problem};
+use super::asker::Asker;
+use crate::audit::{AuditEvent, Decision, What};
+use crate::registry::now_ms;
+
+/// A body has to be there by then.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) async fn answer(
+    State(told): State<Told>,
+    ConnectInfo(asker): ConnectInfo<Asker>,
+    request: Request,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    match ask(&told, &asker, &parts, body).await {
+        Ok(answer) => respond(answer),
+        Err(problem) => respond(problem.into_answer()),
+    }
+}
+
+async fn ask(told: &Told, asker: &Asker, parts: &Parts, body: Body) -> Result<Answer, Problem> {
+    let (path, method) = (parts.uri.path(), &parts.method);
+    // Whoever may not look learns nothing of what there is.
+    let found = api::route(method.as_str(), path);
+    let needs = found.as_ref().map_or(Needs::Write, |(route, _)| route.needs);
+    let registry = told.source.registry();
+    let operator = asker.operator(&told.config.identity, registry.as_deref());
+    let caller = told.access.admit(&parts.headers, operator.as_deref(), needs).inspect_err(|_| {
+        let detail = format!("{method} {path}");
+        told.source.audit_log().record(AuditEvent::new(What::Registry, Decision::Deny, detail));
+    })?;
+    found?;
+    if is_change(method) {
+        check_kind(&parts.headers)?;
+    }
+    // From here on it is somebody who may: the disk may take its time, and a long list on a thin line, too.
+    asker.patience.begin();
+    let registry = registry.ok_or_else(|| Problem::new(503, "the broker is starting or stopping"))?;
+    let body = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, api::BODY_BYTES_MAX)).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => return Err(Problem::new(413, format!("a body has {} bytes at most", api::BODY_BYTES_MAX))),
+        Err(_) => return Err(Problem::new(408, "the body did not come in time")),
+    };
+    let (method, path) = (method.as_str().to_owned(), path.to_owned());
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let audit = told.source.audit_log();
+    let answered = tokio::task::spawn_blocking(move || {
+        let request = api::Request { method: &method, path: &path, query: &query, body: &body, now_ms: now_ms() };
+        let answer = api::handle(&registry, &request);
+        if needs == Needs::Write {
+            tracing::info!(target: "causeway::admin", caller, method, path, status = answer.status, "registry");
+            let decision = if answer.status < 300 { Decision::Allow } else { Decision::Fail };
+            let event = AuditEvent::new(what(&path), decision, detail(&request, &answer));
+            audit.record(AuditEvent { who: caller, ..event });
+        }
+        answer
+    });
+    answered.await.map_err(|_| Problem::new(500, "the thread that answered failed"))
+}
+
+fn what(path: &str) -> What {
+    match path.starts_with("/v1/bans") {
+        true => What::Ban,
+        false if path.starts_with("/v1/credentials") => What::Revoke,
+        false => What::Registry,
+    }
+}
+
+/// What was asked, and what came of it. Nothing in a request is a secret; an answer may hold one.
+fn detail(request: &api::Request<'_>, answer: &Answer) -> String {
+    let (method, path, body) = (request.method, request.path, String::from_utf8_lossy(request.body));
+    format!("{method} {path} {} {body}", answer.status)
+}
+
+fn is_change(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+/// A page in a browser of this machine cannot send this type without being asked whether it may.
+pub(super) fn check_kind(headers: &HeaderMap) -> Result<(), Problem> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
+    match kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        true => Ok(()),
+        false => Err(Problem::new(415, "the Content-Type has to be application/json, with a body or without")),
+    }
+}
+
+pub(super) fn respond(answer: Answer) -> Response {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let Some(body) = answer.body else { return status.into_response() };
+    let kind = if answer.status < 400 { "application/json" } else { "application/problem+json" };
+    let mut response = (status, [(header::CONTENT_TYPE, kind)], format!("{body}\n")).into_response();
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    }
+    response
+}
