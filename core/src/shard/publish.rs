@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use causeway_fleet::MountError;
+use causeway_fleet::{Mount, MountError};
 use causeway_protocol::{
     Ack, ForwardedProperties, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicError,
     check_topic_levels,
@@ -193,6 +193,7 @@ impl Shard {
     }
 
     /// Takes a message by the full name of its topic, which a vehicle does not say.
+    #[inline]
     fn accept(
         &mut self,
         now: Millis,
@@ -200,10 +201,21 @@ impl Shard {
         publish: &Publish<'_>,
         topic: &str,
     ) -> Result<Routed, (ReasonCode, String)> {
+        match self.connection(id).and_then(Connection::mount) {
+            None => self.accept_named(now, id, publish, (topic, publish.properties.forwarded)),
+            Some(mount) => self.accept_mounted(now, id, publish, (mount, topic)),
+        }
+    }
+
+    #[inline(never)]
+    fn accept_mounted(
+        &mut self,
+        now: Millis,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        (mount, topic): (Mount, &str),
+    ) -> Result<Routed, (ReasonCode, String)> {
         let forwarded = publish.properties.forwarded;
-        let Some(mount) = self.connection(id).and_then(Connection::mount) else {
-            return self.accept_named(now, id, publish, (topic, forwarded));
-        };
         let (mut name, mut properties) = std::mem::take(&mut self.mounted);
         let refused = |error: MountError| (refusal_of_name(error), error.to_string());
         let accepted = match mounted_properties(mount, forwarded, &mut properties) {
