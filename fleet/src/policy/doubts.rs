@@ -2,6 +2,8 @@
 //!
 //! Owns finding rules that contradict each other, and those that never decide anything. It never changes what is decided.
 
+use std::cell::OnceCell;
+
 use super::is_the_brokers;
 use super::problem::Problem;
 use super::rule::{Action, Role, Rule};
@@ -18,7 +20,8 @@ pub(super) struct Doubts {
 
 /// Looks at each rule with each other.
 pub(super) fn find(text: &str, roles: &[Role], rules: &[Rule]) -> Doubts {
-    let all = All { text, roles, rules };
+    let known = vec![OnceCell::new(); roles.len() * roles.len()];
+    let all = All { text, roles, rules, known };
     let mut doubts = Doubts::default();
     for at in 0..rules.len() {
         let before = doubts.contradictions.len();
@@ -35,6 +38,8 @@ struct All<'a> {
     text: &'a str,
     roles: &'a [Role],
     rules: &'a [Rule],
+    /// Whether a role has all members of another, once that was asked: it is asked for each two rules of theirs.
+    known: Vec<OnceCell<bool>>,
 }
 
 impl All<'_> {
@@ -44,7 +49,10 @@ impl All<'_> {
 
     /// Whether one rule is about all whom another is about.
     fn has_members_of(&self, outer: &Rule, inner: &Rule) -> bool {
-        outer.terms.role == inner.terms.role || self.role(outer).covers(self.role(inner))
+        let (one, other) = (usize::from(outer.terms.role), usize::from(inner.terms.role));
+        let covers = || self.roles[one].covers(&self.roles[other]);
+        one == other
+            || self.known.get(one * self.roles.len() + other).map_or_else(covers, |known| *known.get_or_init(covers))
     }
 
     fn told(&self, rule: &Rule) -> String {
@@ -56,11 +64,11 @@ impl All<'_> {
         for other in self.rules[..at].iter().filter(|other| other.terms.is_allow != rule.terms.is_allow) {
             let actions: Vec<&str> =
                 rule.actions().filter(|action| other.terms.actions & action.bit() != 0).map(Action::word).collect();
+            if actions.is_empty() || !self.has_members_of(rule, other) || !self.has_members_of(other, rule) {
+                continue;
+            }
             let same = rule.topics.iter().find(|(topic, _)| other.topics.iter().any(|(same, _)| is_same(topic, same)));
-            if let (Some((topic, bytes)), false) = (same, actions.is_empty())
-                && self.has_members_of(rule, other)
-                && self.has_members_of(other, rule)
-            {
+            if let Some((topic, bytes)) = same {
                 let effect = if rule.terms.is_allow { "allowed" } else { "denied" };
                 let message = format!(
                     "contradiction: {:?} is {effect} here for {}, and {} says the opposite for the same members: remove one of them",
@@ -124,16 +132,16 @@ impl All<'_> {
         let denies = |other: &&Rule| {
             !other.terms.is_allow
                 && other.terms.actions & action.denied_with() != 0
-                && covering(other)
                 && self.has_members_of(other, rule)
+                && covering(other)
         };
         let says_the_same = |(index, other): &(usize, &Rule)| {
             other.terms.is_allow == rule.terms.is_allow
                 && other.terms.actions & action.bit() != 0
                 && other.terms.qos_max >= rule.terms.qos_max
                 && *index != at
-                && covering(other)
                 && self.has_members_of(other, rule)
+                && covering(other)
                 // Of two that say the same, the first one stays.
                 && (*index < at || !self.says_as_much(rule, other, topic))
         };
