@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use crate::Millis;
 use crate::record::{Reader, RecordError, put_principal};
+use crate::time::put_digits;
 
 /// User properties whose names begin so are the broker's.
 const PREFIX: &str = "cw-";
@@ -41,29 +42,32 @@ impl Provenance {
     /// What services and operators are told.
     pub(crate) fn stamps(&self) -> Stamps {
         let mut stamps = Stamps::new();
-        let by: Cow<'_, str> = match &self.by {
-            Principal::Shard(_) => "broker".into(),
-            other => other.to_string().into(),
-        };
-        put_user_property(&mut stamps, "cw-origin", &by);
-        put_user_property(&mut stamps, "cw-received-at", &self.at.rfc3339());
+        match &self.by {
+            Principal::Vehicle(vin) => put_user_property(&mut stamps, "cw-origin", &["vehicle:", vin.as_str()]),
+            Principal::Anonymous => put_user_property(&mut stamps, "cw-origin", &["anonymous"]),
+            Principal::Shard(_) => put_user_property(&mut stamps, "cw-origin", &["broker"]),
+            named => put_user_property(&mut stamps, "cw-origin", &[&named.to_string()]),
+        }
+        put_user_property(&mut stamps, "cw-received-at", &[self.at.rfc3339().as_str()]);
         if self.sequence > 0 {
-            put_user_property(&mut stamps, "cw-seq", &self.sequence.to_string());
+            put_user_property(&mut stamps, "cw-seq", &[decimal(self.sequence, &mut [0; 20])]);
         }
         stamps
     }
 
     /// What other shards are told.
     pub(crate) fn for_link(&self) -> Stamps {
-        let (code, name): (char, Cow<'_, str>) = match &self.by {
-            Principal::Anonymous => ('a', "".into()),
-            Principal::Vehicle(vin) => ('v', vin.as_str().into()),
-            Principal::Service(name) => ('s', (&**name).into()),
-            Principal::Operator(name) => ('o', (&**name).into()),
-            Principal::Shard(number) => ('b', number.to_string().into()),
+        let (code, name): (&str, Cow<'_, str>) = match &self.by {
+            Principal::Anonymous => ("a", "".into()),
+            Principal::Vehicle(vin) => ("v", vin.as_str().into()),
+            Principal::Service(name) => ("s", (&**name).into()),
+            Principal::Operator(name) => ("o", (&**name).into()),
+            Principal::Shard(number) => ("b", number.to_string().into()),
         };
         let mut stamps = Stamps::new();
-        put_user_property(&mut stamps, LINK, &format!("{} {} {code}{name}", self.at.0, self.sequence));
+        let (at, sequence) = (&mut [0; 20], &mut [0; 20]);
+        let parts = [decimal(self.at.0, at), " ", decimal(self.sequence, sequence), " ", code, &name];
+        put_user_property(&mut stamps, LINK, &parts);
         stamps
     }
 
@@ -152,14 +156,22 @@ fn vehicle_of(topic: &str) -> Option<&str> {
     topic.strip_prefix("vehicles/")?.split('/').next()
 }
 
-fn put_user_property(out: &mut Stamps, name: &str, value: &str) {
+/// A number as text, without a formatter: it is done for messages.
+fn decimal(number: u64, room: &mut [u8; 20]) -> &str {
+    put_digits(room, number);
+    let first = room.iter().position(|digit| *digit != b'0').unwrap_or(room.len() - 1);
+    std::str::from_utf8(&room[first..]).unwrap_or_default()
+}
+
+/// Adds a user property whose value is made of these parts.
+fn put_user_property(out: &mut Stamps, name: &str, value: &[&str]) {
     // No name of anybody's is as long; if one were, nothing would be said rather than something wrong.
-    let Ok(length) = u16::try_from(value.len()) else { return };
+    let Ok(length) = u16::try_from(value.iter().map(|part| part.len()).sum::<usize>()) else { return };
     out.push(USER_PROPERTY);
     out.extend_from_slice(&(name.len() as u16).to_be_bytes());
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(&length.to_be_bytes());
-    out.extend_from_slice(value.as_bytes());
+    value.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
 }
 
 /// Whether a user property of this name is one that only the broker adds. Names have no case for whoever reads them carelessly.
@@ -206,6 +218,13 @@ mod tests {
                 assert_eq!(found.as_ref(), Some(&provenance));
                 assert_eq!(rest, ForwardedProperties::from_forwarded_bytes(own).unwrap());
             }
+        }
+    }
+
+    #[test]
+    fn numbers_have_no_zeros_in_front() {
+        for (number, text) in [(0, "0"), (7, "7"), (10, "10"), (u64::MAX, "18446744073709551615")] {
+            assert_eq!(decimal(number, &mut [0; 20]), text);
         }
     }
 

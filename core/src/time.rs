@@ -18,13 +18,47 @@ impl Millis {
 }
 
 impl Millis {
-    /// As RFC 3339 has it, in UTC and with milliseconds: `2026-05-04T12:00:00.250Z`.
-    pub fn rfc3339(self) -> String {
+    /// As RFC 3339 has it, in UTC and with milliseconds: `2026-05-04T12:00:00.250Z`. Years have four digits.
+    pub fn rfc3339(self) -> Rfc3339 {
         let (days, of_day) = (self.0 / 86_400_000, self.0 % 86_400_000);
         let (year, month, day) = civil(days);
         let (seconds, milliseconds) = (of_day / 1000, of_day % 1000);
-        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milliseconds:03}Z")
+        // By hand, and not by a formatter: it is done for messages.
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        put_digits(&mut text[0..4], year);
+        put_digits(&mut text[5..7], month);
+        put_digits(&mut text[8..10], day);
+        put_digits(&mut text[11..13], seconds / 3600);
+        put_digits(&mut text[14..16], seconds / 60 % 60);
+        put_digits(&mut text[17..19], seconds % 60);
+        put_digits(&mut text[20..23], milliseconds);
+        Rfc3339(text)
+    }
+}
+
+/// A time as text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rfc3339([u8; 24]);
+
+impl Rfc3339 {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        // It is made of ASCII, so the fallback is never taken.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Fills the text with the last digits of a number.
+pub(crate) fn put_digits(text: &mut [u8], mut number: u64) {
+    for digit in text.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
     }
 }
 
@@ -56,7 +90,7 @@ mod tests {
             (1_735_689_599_001, "2024-12-31T23:59:59.001Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ] {
-            assert_eq!(Millis(milliseconds).rfc3339(), text);
+            assert_eq!(Millis(milliseconds).rfc3339().as_str(), text);
         }
     }
 }
