@@ -19,11 +19,14 @@ mod connections;
 mod disk_full;
 mod durable_rate;
 pub(crate) mod enrolment;
+mod fleet;
 mod kill;
 mod load;
 mod million_sessions;
 mod powercut;
 mod presence;
+mod revocation;
+mod rotation;
 mod side_by_side;
 mod soak;
 mod speed;
@@ -119,6 +122,16 @@ const PROOFS: &[Proof] = &[
         name: "enrolment",
         claim: "from a key to the first publish with openssl, curl and mosquitto_pub, as the documentation says, and nobody else's way",
         run: |workspace, _| enrolment::prove(workspace),
+    },
+    Proof {
+        name: "revocation",
+        claim: "whoever is revoked is disconnected within 1 s on every transport, and refused, resumed TLS sessions included",
+        run: |workspace, options| revocation::prove(workspace, options.full),
+    },
+    Proof {
+        name: "rotation",
+        claim: "certificates, authorities and revocation lists rotate while 1,000 TLS clients publish, and none is disconnected",
+        run: |workspace, options| rotation::prove(workspace, options.full),
     },
     Proof {
         name: "soak",
