@@ -33,7 +33,7 @@ struct Size {
     pause: Duration,
 }
 
-const QUICK: Size = Size { profile: Profile::Dev, clients: 200, rotations: 5, pause: Duration::from_secs(1) };
+const QUICK: Size = Size { profile: Profile::Dev, clients: 1000, rotations: 5, pause: Duration::from_secs(1) };
 const FULL: Size = Size { profile: Profile::Release, clients: 1000, rotations: 30, pause: Duration::from_secs(5) };
 
 /// One client and what it has published.
