@@ -38,6 +38,7 @@ mod report;
 mod sender;
 mod soak;
 mod spread;
+mod storm;
 mod table;
 mod wire;
 
@@ -84,6 +85,10 @@ enum Scenario {
     Policy(policy::Options),
     /// Work a broker for long at a bounded rate, and sample its memory and its disk
     Soak(soak::Options),
+    /// Let vehicles with certificates and wills drop and come back, all at once, as told on standard input
+    Storm(storm::Options),
+    /// Send and receive beside a storm, and count wills
+    StormControl(storm::ControlOptions),
 }
 
 fn main() -> ExitCode {
@@ -115,5 +120,7 @@ fn run(cli: Cli) -> Result<()> {
         Scenario::CollectSessions(options) => runtime.block_on(million::collect(&options)),
         Scenario::Policy(options) => policy::run(&options),
         Scenario::Soak(options) => runtime.block_on(soak::run(&options)),
+        Scenario::Storm(options) => storm::run(&options),
+        Scenario::StormControl(options) => storm::run_control(&options),
     }
 }

@@ -79,7 +79,9 @@ fn the_sample_is_right_with_its_comments_removed() {
     let text: String = read("config/causeway.toml")
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(key) if key.starts_with('[') || key.split(' ').nth(1) == Some("=") => format!("{key}\n"),
+            Some(key) if (key.starts_with('[') && key.ends_with(']')) || key.split(' ').nth(1) == Some("=") => {
+                format!("{key}\n")
+            }
             _ => format!("{line}\n"),
         })
         .collect();

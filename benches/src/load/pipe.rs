@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
+use rustix::net::sockopt::set_socket_linger;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -109,6 +110,14 @@ impl Pipe {
         let stream = TcpStream::connect(target.address)?;
         let tls = target.tls.as_ref().map(session).transpose()?;
         Ok(Self { stream, tls, carry: Vec::new(), outgoing: Vec::new() })
+    }
+
+    /// When it is dropped, the broker is told by a reset, and its port is free at once.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn reset_when_dropped(&self) -> Result<()> {
+        Ok(set_socket_linger(&self.stream, Some(Duration::ZERO))?)
     }
 
     /// Opens a connection and a session, and subscribes, waiting for each answer.

@@ -30,6 +30,7 @@ mod rotation;
 mod side_by_side;
 mod soak;
 mod speed;
+mod storm;
 
 /// What to prove, and how thoroughly.
 #[derive(Debug, Args)]
@@ -163,6 +164,11 @@ const PROOFS: &[Proof] = &[
         claim: "whoever believes the largest epoch knows which vehicles are connected, after 100,000 connects, takeovers, drops and crashes",
         run: |workspace, options| presence::prove(workspace, options.full),
     },
+    Proof {
+        name: "storm",
+        claim: "10,000 vehicles with certificates come back at once: those connected hardly notice, all get in, and no false will is sent",
+        run: |workspace, options| storm::prove(workspace, options.full),
+    },
 ];
 
 /// Whether `name` can be given to `cargo xtask prove`.
@@ -206,8 +212,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(!options.unsynced || proof.name == "powercut", "only the proof of powercut knows --unsynced");
     ensure!(options.seconds.is_none() || proof.name == "soak", "only the proof of soak knows --seconds");
     let is_of_another = options.against != Product::Causeway;
-    let needs_causeway = ["powercut", "disk-full", "broadcast", "million-sessions", "soak", "presence", "enrolment"]
-        .contains(&proof.name);
+    let needs_causeway = !["conformance", "interop", "connections", "kill", "durable-rate"].contains(&proof.name);
     let stands_beside_others = ["speed", "latency", "idle", "storm-baseline"].contains(&proof.name);
     let can_be_drawn = stands_beside_others || proof.name == "soak";
     ensure!(options.plot.is_none() || can_be_drawn, "{} knows no --plot", proof.name);
