@@ -20,6 +20,7 @@ mod disk_full;
 mod durable_rate;
 pub(crate) mod enrolment;
 mod fleet;
+mod identity;
 mod kill;
 mod load;
 mod million_sessions;
@@ -138,6 +139,11 @@ const PROOFS: &[Proof] = &[
         name: "soak",
         claim: "under everyday work at a bounded rate, memory and disk level off",
         run: |workspace, options| soak::prove(workspace, options.full, options.seconds, options.plot.as_deref()),
+    },
+    Proof {
+        name: "identity",
+        claim: "who may do what with which topic: hundreds of lines, by the rules alone and over real connections, every way out tried",
+        run: |workspace, options| identity::prove(workspace, options.full),
     },
     Proof {
         name: "speed",
