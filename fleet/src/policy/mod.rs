@@ -137,5 +137,4 @@ impl Policy {
 #[inline]
 pub fn is_the_brokers(topic: &str) -> bool {
     mount::is_brokers(topic)
-        || topic.strip_prefix("$presence").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

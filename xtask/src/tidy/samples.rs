@@ -1,7 +1,6 @@
 //! Every sample configuration is one the broker accepts.
 //!
-//! Owns asking `causewayd check` about each. It never judges a
-//! configuration itself.
+//! Owns asking `causewayd check`, or `causewayd policy check`, about each. It never judges one itself.
 
 use std::process::Command;
 
@@ -26,7 +25,8 @@ pub(super) fn check(workspace: &Workspace, files: &[TextFile]) -> Result<Vec<Fin
     let mut findings = Vec::new();
     for sample in samples {
         // A sample names certificates and users that only its reader can make.
-        let check = ["check", "--without-files"];
+        let is_policy = sample.path.file_name().is_some_and(|name| name == "policy.toml");
+        let check = if is_policy { ["policy", "check"] } else { ["check", "--without-files"] };
         let output = Command::new(&causewayd).args(check).arg(&sample.path).current_dir(&workspace.root).output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
