@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use causeway_core::{
     ConnectionId, Effect, Handshake, HandshakePolicy, Limits, Lsn, Millis, OUTBOX_LOW_BYTES, OutboxMut, Overflow,
-    PendingGroup, Shard, Step,
+    PendingGroup, Principal, Shard, Step, Verdict, vehicle_of_client,
 };
 use causeway_protocol::{Disconnect, Packet, ProtocolVersion, QoS, decode, frame};
 
@@ -38,6 +38,8 @@ pub(crate) struct Broker {
     dirty: Vec<ConnectionId>,
     now: Millis,
     limits: Arc<Limits>,
+    /// Clients have proven who they are: vehicles by their identifiers, and all others services. Else they are nobody.
+    pub(crate) is_proven: bool,
 }
 
 /// Where sockets would be.
@@ -63,6 +65,7 @@ impl Broker {
             dirty: Vec::new(),
             now,
             limits,
+            is_proven: false,
         }
     }
 
@@ -81,7 +84,17 @@ impl Broker {
         };
         let mut handshake = Handshake::new(Arc::clone(&self.limits), policy, String::new());
         let head = frame(connect, self.limits.packet_bytes_max)?.context("no whole CONNECT")?;
-        let step = handshake.handle(&decode(&head, &connect[head.header_bytes..], version)?);
+        if self.is_proven {
+            handshake = handshake.proven();
+        }
+        let step = match handshake.handle(&decode(&head, &connect[head.header_bytes..], version)?) {
+            Step::Confirm { client_id } => {
+                let vehicle = vehicle_of_client(&client_id).map(Principal::Vehicle);
+                let identity = vehicle.unwrap_or_else(|| Principal::service(&client_id)).into();
+                handshake.verdict(Verdict::Allow { identity, data: Vec::new() })
+            }
+            step => step,
+        };
         let Step::Accept(request) = step else { bail!("not let in: {step:?}") };
         Ok(self.shard.open(self.now, *request))
     }

@@ -128,6 +128,13 @@ pub(crate) const PATHS: &[HotPath] = &[
         prepare: || fan_in(QoS::AtLeastOnce),
     },
     HotPath {
+        name: "fan-in-origin",
+        operation: "the same, from vehicles in their own words to a service that speaks 5.0: with where each message comes from",
+        operations: VEHICLES as u64,
+        runs: 40,
+        prepare: fan_in_with_origin,
+    },
+    HotPath {
         name: "share-qos1",
         operation: "one message of 256 B to one of 4 members of a shared subscription, QoS 1, from 200 vehicles with one each",
         operations: VEHICLES as u64,
@@ -199,12 +206,21 @@ fn share() -> Result<Run> {
     vehicles(broker, QoS::AtLeastOnce)
 }
 
+fn fan_in_with_origin() -> Result<Run> {
+    let mut broker = Broker::new();
+    broker.is_proven = true;
+    let backend = broker.connect("backend", V5, false)?;
+    broker.subscribe(backend, "vehicles/+/telemetry", QoS::AtLeastOnce)?;
+    vehicles(broker, QoS::AtLeastOnce)
+}
+
 /// Each vehicle sends one message in a run.
 fn vehicles(mut broker: Broker, qos: QoS) -> Result<Run> {
     let mut inputs = Vec::new();
     for index in 0..VEHICLES {
         let vehicle = broker.connect(&vin(index), V311, false)?;
-        inputs.push((vehicle, V311, messages(&format!("vehicles/{}/telemetry", vin(index)), qos, 1, SMALL)?));
+        let mount = if broker.is_proven { String::new() } else { format!("vehicles/{}/", vin(index)) };
+        inputs.push((vehicle, V311, messages(&format!("{mount}telemetry"), qos, 1, SMALL)?));
     }
     exchanges(broker, inputs)
 }

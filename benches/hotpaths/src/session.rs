@@ -36,6 +36,13 @@ pub(crate) const PATHS: &[HotPath] = &[
         runs: 1000,
         prepare: || comes_and_goes(true),
     },
+    HotPath {
+        name: "connect-vehicle",
+        operation: "the same as connect-kept, of a vehicle: with both events of presence",
+        operations: 1,
+        runs: 1000,
+        prepare: vehicle_comes_and_goes,
+    },
     HotPath { name: "ping", operation: "PINGREQ and PINGRESP", operations: PINGS, runs: 40, prepare: pings },
     HotPath {
         name: "away-qos1",
@@ -53,9 +60,18 @@ pub(crate) const PATHS: &[HotPath] = &[
     },
 ];
 
-fn comes_and_goes(is_kept: bool) -> Result<Run> {
+fn vehicle_comes_and_goes() -> Result<Run> {
     let mut broker = Broker::new();
-    let connect = bytes_of(&connect("vehicle", V5, is_kept), V5)?;
+    broker.is_proven = true;
+    with_broker(broker, &vin(1), true)
+}
+
+fn comes_and_goes(is_kept: bool) -> Result<Run> {
+    with_broker(Broker::new(), "vehicle", is_kept)
+}
+
+fn with_broker(mut broker: Broker, client_id: &str, is_kept: bool) -> Result<Run> {
+    let connect = bytes_of(&connect(client_id, V5, is_kept), V5)?;
     let disconnect = bytes_of(&Packet::Disconnect(Disconnect::default()), V5)?;
     let run = move |meter: &Meter| {
         let Ok(client) = broker.come(meter, &connect, V5) else { return 0 };
