@@ -12,10 +12,10 @@ use smallvec::SmallVec;
 
 use crate::Millis;
 use crate::record::{Reader, RecordError, put_principal};
-use crate::time::put_digits;
+use crate::time::decimal;
 
 /// User properties whose names begin so are the broker's.
-const PREFIX: &str = "cw-";
+const PREFIX: &[u8] = b"cw-";
 /// On a link between shards, all of it in one.
 const LINK: &str = "cw-link";
 /// The identifier of a user property.
@@ -156,13 +156,6 @@ fn vehicle_of(topic: &str) -> Option<&str> {
     topic.strip_prefix("vehicles/")?.split('/').next()
 }
 
-/// A number as text, without a formatter: it is done for messages.
-fn decimal(number: u64, room: &mut [u8; 20]) -> &str {
-    put_digits(room, number);
-    let first = room.iter().position(|digit| *digit != b'0').unwrap_or(room.len() - 1);
-    std::str::from_utf8(&room[first..]).unwrap_or_default()
-}
-
 /// Adds a user property whose value is made of these parts.
 fn put_user_property(out: &mut Stamps, name: &str, value: &[&str]) {
     // No name of anybody's is as long; if one were, nothing would be said rather than something wrong.
@@ -175,13 +168,13 @@ fn put_user_property(out: &mut Stamps, name: &str, value: &[&str]) {
 }
 
 /// Whether a user property of this name is one that only the broker adds. Names have no case for whoever reads them carelessly.
-fn is_brokers(name: &str) -> bool {
+fn is_brokers(name: &[u8]) -> bool {
     name.get(..PREFIX.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(PREFIX))
 }
 
 /// What a client's message carries, without what only the broker says; `room` is for properties that are not as they came.
 pub(crate) fn without_claims<'a>(forwarded: ForwardedProperties<'a>, room: &'a mut Vec<u8>) -> ForwardedProperties<'a> {
-    if forwarded.is_empty() || !forwarded.user_properties().any(|(name, _)| is_brokers(name)) {
+    if forwarded.is_empty() || !forwarded.any_user_property(is_brokers) {
         return forwarded;
     }
     room.clear();
@@ -218,13 +211,6 @@ mod tests {
                 assert_eq!(found.as_ref(), Some(&provenance));
                 assert_eq!(rest, ForwardedProperties::from_forwarded_bytes(own).unwrap());
             }
-        }
-    }
-
-    #[test]
-    fn numbers_have_no_zeros_in_front() {
-        for (number, text) in [(0, "0"), (7, "7"), (10, "10"), (u64::MAX, "18446744073709551615")] {
-            assert_eq!(decimal(number, &mut [0; 20]), text);
         }
     }
 

@@ -55,11 +55,18 @@ impl std::fmt::Display for Rfc3339 {
 }
 
 /// Fills the text with the last digits of a number.
-pub(crate) fn put_digits(text: &mut [u8], mut number: u64) {
+fn put_digits(text: &mut [u8], mut number: u64) {
     for digit in text.iter_mut().rev() {
         *digit = b'0' + (number % 10) as u8;
         number /= 10;
     }
+}
+
+/// A number as text, without a formatter: it is done for messages.
+pub(crate) fn decimal(number: u64, room: &mut [u8; 20]) -> &str {
+    put_digits(room, number);
+    let first = room.iter().position(|digit| *digit != b'0').unwrap_or(room.len() - 1);
+    std::str::from_utf8(&room[first..]).unwrap_or_default()
 }
 
 /// Year, month and day so many days after 1 January 1970, in the Gregorian calendar. Years are counted from March, so that the day a
@@ -80,6 +87,13 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_have_no_zeros_in_front() {
+        for (number, text) in [(0, "0"), (7, "7"), (10, "10"), (u64::MAX, "18446744073709551615")] {
+            assert_eq!(decimal(number, &mut [0; 20]), text);
+        }
+    }
 
     #[test]
     fn dates_are_the_calendars() {

@@ -109,8 +109,13 @@ impl<'a> ForwardedProperties<'a> {
         })
     }
 
+    /// Whether the name of any user property is such a one. Names are bytes here: they were checked when they came in.
+    pub fn any_user_property(&self, is_it: impl Fn(&[u8]) -> bool) -> bool {
+        self.each().any(|(id, property)| id == PropertyId::UserProperty && name_of(property).is_some_and(&is_it))
+    }
+
     /// Appends the properties without the user properties of which this says so. Whether there were any.
-    pub fn append_without(&self, unwanted: impl Fn(&str) -> bool, out: &mut Vec<u8>) -> bool {
+    pub fn append_without(&self, unwanted: impl Fn(&[u8]) -> bool, out: &mut Vec<u8>) -> bool {
         let mut any = false;
         for (id, property) in self.each() {
             if id == PropertyId::UserProperty && name_of(property).is_some_and(&unwanted) {
@@ -126,7 +131,7 @@ impl<'a> ForwardedProperties<'a> {
     pub fn split_user_property(&self, name: &str) -> Option<(&'a str, ForwardedProperties<'a>)> {
         let mut rest = self.bytes;
         let (id, property) = skip_checked(&mut rest)?;
-        if id != PropertyId::UserProperty || name_of(property) != Some(name) {
+        if id != PropertyId::UserProperty || name_of(property) != Some(name.as_bytes()) {
             return None;
         }
         let mut reader = Reader::new(property.get(1..)?);
@@ -165,8 +170,9 @@ impl PartialEq for ForwardedProperties<'_> {
 impl Eq for ForwardedProperties<'_> {}
 
 /// The name of a user property.
-fn name_of(property: &[u8]) -> Option<&str> {
-    Reader::new(property.get(1..)?).string().ok()
+fn name_of(property: &[u8]) -> Option<&[u8]> {
+    let length = property.get(1..)?.first_chunk::<2>()?;
+    property.get(3..)?.get(..usize::from(u16::from_be_bytes(*length)))
 }
 
 /// Finds what is forwarded while the properties around it are being read.
