@@ -269,17 +269,15 @@ fn an_operators_certificate_is_as_good_as_a_token() {
     pki(&["server", "--name", "localhost"]);
     pki(&["operator", "ann"]);
     pki(&["service", "telemetry"]);
-    let config = format!(
-        "[[listener]]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n[admin.tls]\ncertificate_file = 'pki/servers/localhost.crt'\n\
-         key_file = 'pki/servers/localhost.key'\nclient_ca_file = 'pki/ca.crt'\n[log]\nformat = 'json'\n"
-    );
+    let config = "[[listener]]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n[admin.tls]\ncertificate_file = 'pki/servers/localhost.crt'\n\
+         key_file = 'pki/servers/localhost.key'\nclient_ca_file = 'pki/ca.crt'\n[log]\nformat = 'json'\n";
     std::fs::write(path("causeway.toml"), config).unwrap();
     let mut child = program().args(["run", "--config", &path("causeway.toml")]).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
     let admin = lines.find_map(|line| {
         let line: Value = serde_json::from_str(&line).ok()?;
         let is_admin = line["target"] == "causeway::admin" && line.to_string().contains("listening");
-        is_admin.then(|| line["fields"]["address"].as_str().unwrap_or_default().to_owned())
+        is_admin.then(|| line["address"].as_str().unwrap_or_default().to_owned())
     });
     let port = admin.unwrap().rsplit_once(':').unwrap().1.to_owned();
     std::thread::spawn(move || lines.for_each(drop));

@@ -401,7 +401,8 @@ fn what_is_no_request_for_a_backup_is_refused() {
     let broker = Causewayd::start(&folder.path().join("data"));
     let post = |kind: &str, body: &str| {
         let length = body.len();
-        let head = format!("POST /v1/backup HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: {kind}\r\n");
+        let head =
+            format!("POST /v1/backup HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\n");
         asked(&broker.admin, &format!("{head}Content-Length: {length}\r\n\r\n{body}"))
     };
     let to = folder.path().join("to");
@@ -418,7 +419,7 @@ fn what_is_no_request_for_a_backup_is_refused() {
         assert_eq!(answered, status, "{answer}");
         assert!(!to.exists());
     }
-    assert_eq!(asked(&broker.admin, "GET /v1/backup HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").0, 405);
+    assert_eq!(asked(&broker.admin, "GET /v1/backup HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").0, 405);
     let (status, answer) = post("application/json", &good);
     assert_eq!(status, 200, "{answer}");
     let made: serde_json::Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();

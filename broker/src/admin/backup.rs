@@ -18,6 +18,9 @@ use super::asker::Asker;
 use super::registry::{check_kind, respond};
 use crate::server::{Made, NoBackup};
 
+/// The most that a request may say beside its headers: a path has no more than 4096 bytes.
+pub(super) const BODY_BYTES_MAX: usize = 16 << 10;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Request {

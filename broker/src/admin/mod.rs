@@ -172,7 +172,7 @@ fn router(told: Told) -> Router {
         .route("/live", get(async || "alive\n"))
         .route("/ready", get(ready))
         .route("/v1/openapi.json", get(async || ([(header::CONTENT_TYPE, "application/json")], OPENAPI)))
-        .route("/v1/backup", post(backup::make))
+        .route("/v1/backup", post(backup::make).layer(DefaultBodyLimit::max(backup::BODY_BYTES_MAX)))
         .route("/v1/{*rest}", any(registry::answer))
         .layer(DefaultBodyLimit::max(api::BODY_BYTES_MAX))
         .with_state(told)

@@ -41,7 +41,7 @@ pub(super) struct Target {
 /// Whoever answers.
 pub(super) enum Desk {
     Broker(Client),
-    Folder { registry: Registry, _lock: FileLock },
+    Folder { registry: Box<Registry>, _lock: FileLock },
 }
 
 impl Desk {
@@ -107,7 +107,7 @@ impl Desk {
             Err(LockError::Held { holder, .. }) => return Ok(Err(holder)),
             Err(LockError::Io(error)) => return Err(error.into()),
         };
-        let registry = Registry::open(data)?;
+        let registry = Box::new(Registry::open(data)?);
         give_to_owner(data);
         Ok(Ok(Desk::Folder { registry, _lock: lock }))
     }
