@@ -40,7 +40,7 @@ const FULL: Scale = Scale { vehicles: 10_000, leavers: 50, processes: 2, will_de
 /// Vehicles that are connected all the time.
 const CONTROL: usize = 20;
 /// During a storm, p99 of those who are connected may be so many times what it is without one, or [`P99_MS_MAX`] where that is more.
-const P99_FACTOR_MAX: f64 = 20.0;
+const P99_FACTOR_MAX: f64 = 10.0;
 /// What a person does not notice.
 const P99_MS_MAX: f64 = 100.0;
 
