@@ -278,7 +278,7 @@ fn users_of_a_password_file_may_be_vehicles_and_lose_their_right_with_it() {
     users.store(&path).unwrap();
     let authentication = Authentication { password_file: Some(path.clone()), ..Authentication::default() };
     let broker = Broker::with(Config { authentication, ..config(vec![listener(Transport::Tcp)]) });
-    for (id, user, reason) in [(VIN, "operator:olga", 0x85), ("olga", &vehicle, 0x85), ("x", &"?".to_owned(), 0x86)] {
+    for (id, user, reason) in [(VIN, "operator:olga", 0x85), ("olga", &vehicle, 0x85), ("x", "?", 0x86)] {
         let mut client = broker.dial();
         client.send(&connect_as(id, user, "pencil"));
         client.expect_connack(reason);

@@ -1,6 +1,7 @@
 //! The policy of a running broker, and what `causewayd policy` says of one.
 //!
 //! Owns the file: read at the start, again when it changes, and explained. What rules mean is tested with them.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "all of this is test code")]
 
 mod support;
 

@@ -112,6 +112,13 @@ const STEPS: &[Step] = &[
         run: |workspace| ["kill", "powercut"].iter().try_for_each(|name| prove::quick(workspace, name)),
     },
     Step {
+        name: "identities",
+        about: "the quick proofs that who is revoked is gone at once, and that certificates rotate unnoticed",
+        needs: &[],
+        is_quick: false,
+        run: |workspace| ["revocation", "rotation"].iter().try_for_each(|name| prove::quick(workspace, name)),
+    },
+    Step {
         name: "enrolment",
         about: "the walk-through of the documentation works, from a vehicle's key to its first publish",
         needs: prove::enrolment::NEEDS,

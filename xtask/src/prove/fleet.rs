@@ -158,9 +158,11 @@ impl Broker {
             .iter()
             .map(|(transport, listener)| Ok((*transport, listener.local_addr()?.port())))
             .collect::<io::Result<_>>()?;
-        drop(held);
+        let admin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let admin_port = admin.local_addr()?.port();
+        drop((held, admin));
         let config = folder.path().join("causeway.toml");
-        fs::write(&config, configuration(&ports, has_users))?;
+        fs::write(&config, configuration(&ports, admin_port, has_users))?;
         let log = workspace.scratch("daemon-logs")?.join(format!("{purpose}-causeway.log"));
         let output = File::create(&log)?;
         let child = crate::daemon::with_all_files(&program)
@@ -273,7 +275,7 @@ impl Drop for Broker {
     }
 }
 
-fn configuration(ports: &[(Transport, u16)], has_users: bool) -> String {
+fn configuration(ports: &[(Transport, u16)], admin_port: u16, has_users: bool) -> String {
     let mut config = String::new();
     for (transport, port) in ports {
         let word = transport.word();
@@ -290,7 +292,8 @@ fn configuration(ports: &[(Transport, u16)], has_users: bool) -> String {
     let users = if has_users { "password_file = \"users\"\n" } else { "" };
     let _ = write!(
         config,
-        "[authentication]\nanonymous = \"never\"\n{users}[registry]\nunknown_vehicles = \"allow\"\n\
+        "[authentication]\nanonymous = \"never\"\n{users}[registry]\nunknown_vehicles = \"register\"\n\
+         [admin]\nbind = \"127.0.0.1:{admin_port}\"\n\
          [limits]\nsession_queue_messages_max = 1000000\nsession_queue_bytes_max = 1000000000\n"
     );
     config

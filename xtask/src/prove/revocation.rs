@@ -84,7 +84,7 @@ impl Client {
     }
 }
 
-/// Revokes and prints the figures. `full` does so `FULL_ROUNDS` times, with the release build.
+/// Revokes and prints the figures. `full` does so more often, with the release build.
 ///
 /// # Errors
 /// When something cannot be started, or the broker breaks the promise.
@@ -106,6 +106,7 @@ pub(super) fn prove(workspace: &Workspace, full: bool) -> Result<()> {
     for round in 0..rounds {
         rows.extend(by_list(&broker, &authority, round, &mut revoked)?);
         rows.extend(by_user(&broker, round)?);
+        rows.extend(by_state(&broker, &authority, round)?);
         broker.check_alive()?;
     }
     println!("broker log: {}\n", broker.log().display());
@@ -134,6 +135,25 @@ fn by_list(broker: &Broker, authority: &Authority, round: u32, revoked: &mut Vec
     Ok(rows)
 }
 
+/// Vehicles that are suspended in the registry.
+fn by_state(broker: &Broker, authority: &Authority, round: u32) -> Result<Vec<Row>> {
+    let mut clients = Vec::new();
+    for (number, transport) in Transport::ALL.into_iter().enumerate() {
+        let client_id = vin(200_000 + round * 10 + number as u32);
+        let is_encrypted = matches!(transport, Transport::Tls | Transport::Wss);
+        let certified =
+            is_encrypted.then(|| authority.client(&format!("urn:vin:{client_id}"), authority)).transpose()?;
+        let user = (!is_encrypted).then(|| format!("vehicle:{client_id}"));
+        clients.push(Client { transport, level: 5, client_id, certified, user });
+    }
+    add_users(broker, &clients)?;
+    revoke(broker, "vehicle suspended", &clients, || {
+        clients
+            .iter()
+            .try_for_each(|client| broker.run(&["vehicle", "suspend", &client.client_id, "--config", "causeway.toml"]))
+    })
+}
+
 /// Users who are removed from the password file, then SIGHUP.
 fn by_user(broker: &Broker, round: u32) -> Result<Vec<Row>> {
     let mut clients = Vec::new();
@@ -144,11 +164,7 @@ fn by_user(broker: &Broker, round: u32) -> Result<Vec<Row>> {
         let user = format!("vehicle:{client_id}");
         clients.push(Client { transport, level, client_id, certified: None, user: Some(user) });
     }
-    for user in clients.iter().filter_map(|client| client.user.as_deref()) {
-        broker.run_with(&["passwd", "users", "add", user, "--no-scram", "--password-stdin"], PASSWORD)?;
-    }
-    broker.hang_up()?;
-    wait_for_users(broker, &clients)?;
+    add_users(broker, &clients)?;
     revoke(broker, "user removed", &clients, || {
         for user in clients.iter().filter_map(|client| client.user.as_deref()) {
             broker.run(&["passwd", "users", "remove", user])?;
@@ -157,8 +173,12 @@ fn by_user(broker: &Broker, round: u32) -> Result<Vec<Row>> {
     })
 }
 
-/// The broker reads its users in its own time.
-fn wait_for_users(broker: &Broker, clients: &[Client]) -> Result<()> {
+/// Makes users of them. The broker reads its users in its own time.
+fn add_users(broker: &Broker, clients: &[Client]) -> Result<()> {
+    for user in clients.iter().filter_map(|client| client.user.as_deref()) {
+        broker.run_with(&["passwd", "users", "add", user, "--no-scram", "--password-stdin"], PASSWORD)?;
+    }
+    broker.hang_up()?;
     let deadline = Instant::now() + super::fleet::DEADLINE;
     for client in clients {
         while client.come(broker).is_err() {

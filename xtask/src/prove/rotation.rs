@@ -215,7 +215,7 @@ fn rotate(broker: &Broker, first: &Authority, second: &Authority, round: u32) ->
         .replace("ca.crt", &if is_of_both { [first.pem(), second.pem()].concat() } else { first.pem().to_owned() })?;
     let stranger = first.client("urn:causeway:service:stranger", first)?;
     broker.replace("crl.pem", &(first.revocations(&[&stranger.serial])? + &second.revocations(&[])?))?;
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         broker.hang_up()?;
     }
     let of_first = first.client("urn:causeway:service:first", first)?;
