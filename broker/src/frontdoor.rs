@@ -391,7 +391,9 @@ impl Greeting {
             Ok(certified) => certified,
             Err(why) => return not_authorized(why),
         };
-        let exchange = self.exchange.get_or_insert_with(|| Box::new(self.door.authenticator.exchange(certified)));
+        let door = &self.door;
+        let begin = || Box::new(door.authenticator.exchange(certified).asking(door.admission.clone()));
+        let exchange = self.exchange.get_or_insert_with(begin);
         exchange.step(method, data)
     }
 

@@ -12,6 +12,7 @@ use causeway_protocol::ReasonCode;
 
 use super::{Authenticator, count, deny, identity_of};
 use super::{hashing, token};
+use crate::identity::Admission;
 use crate::shown::shown;
 
 /// Where a connection's exchange stands. Keep it as long as the connection: it takes re-authentication, too.
@@ -22,6 +23,8 @@ pub struct Exchange {
     user: Option<Arc<str>>,
     /// Who its certificate is for, where it has one: what is proven here must be the same, and ends with the certificate, too.
     certified: Option<Identity>,
+    /// Who knows what is revoked. None: nothing is.
+    admission: Option<Admission>,
 }
 
 enum State {
@@ -31,7 +34,12 @@ enum State {
 
 impl Exchange {
     pub(super) fn new(authenticator: Authenticator, certified: Option<Identity>) -> Exchange {
-        Exchange { authenticator, state: State::Idle, user: None, certified }
+        Exchange { authenticator, state: State::Idle, user: None, certified, admission: None }
+    }
+
+    /// From now on, what is revoked there proves nothing: not at CONNECT, and not when the client proves again who it is.
+    pub fn asking(self, admission: Admission) -> Exchange {
+        Exchange { admission: Some(admission), ..self }
     }
 
     /// Takes what the client sent as Authentication Method and Authentication Data.
@@ -47,7 +55,7 @@ impl Exchange {
                 );
             }
         };
-        self.as_certified(verdict)
+        self.as_certified(self.unless_revoked(verdict))
     }
 
     fn step_scram(&mut self, data: &[u8]) -> Verdict {
@@ -62,6 +70,15 @@ impl Exchange {
             Err(_) => count(&counts.scram_refused),
         }
         step.unwrap_or_else(|denial| denial)
+    }
+
+    /// Asked of a token that comes with a certificate, too, whose name its own gives way to.
+    fn unless_revoked(&self, verdict: Verdict) -> Verdict {
+        let (Verdict::Allow { identity, .. }, Some(admission)) = (&verdict, &self.admission) else { return verdict };
+        match admission.check_credential(identity) {
+            Ok(()) => verdict,
+            Err(why) => deny(ReasonCode::NotAuthorized, why),
+        }
     }
 
     /// The certificate is what can be revoked; of two ends the first counts.

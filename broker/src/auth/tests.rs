@@ -134,6 +134,17 @@ fn scram_logs_in_and_again() {
 }
 
 #[test]
+fn what_is_revoked_proves_nothing_again() {
+    let (_folder, authenticator) = one_user();
+    let registry = Arc::new(crate::registry::Registry::in_memory().unwrap());
+    let admission = crate::identity::Admission::new(registry.clone(), crate::config::UnknownVehicles::Refuse);
+    let mut exchange = authenticator.exchange(None).asking(admission);
+    assert_user(&log_in(&mut exchange, "alice", "pencil"), "alice");
+    registry.revoke(&["password:alice"], "stolen", 1).unwrap();
+    assert_denied(log_in(&mut exchange, "alice", "pencil"), ReasonCode::NotAuthorized);
+}
+
+#[test]
 fn scram_refuses_others() {
     let (_folder, authenticator) = one_user();
     for (user, password) in [("alice", "Pencil"), ("bob", "pencil")] {

@@ -36,12 +36,20 @@ impl Admission {
         }
     }
 
+    /// Whether what somebody was proven with still proves anything. Never waits.
+    ///
+    /// # Errors
+    /// It is revoked.
+    pub(crate) fn check_credential(&self, identity: &Identity) -> Result<(), String> {
+        match identity.credential.as_ref().filter(|credential| self.registry.is_revoked(credential)) {
+            Some(credential) => Err(format!("the credential {credential} is revoked")),
+            None => Ok(()),
+        }
+    }
+
     async fn admit(&self, mut identity: Identity) -> Result<Identity, (ReasonCode, String)> {
         let not_authorized = |why: String| (ReasonCode::NotAuthorized, why);
-        if let Some(credential) = identity.credential.as_ref().filter(|credential| self.registry.is_revoked(credential))
-        {
-            return Err(not_authorized(format!("the credential {credential} is revoked")));
-        }
+        self.check_credential(&identity).map_err(not_authorized)?;
         if let Some(vin) = identity.principal.vin().copied() {
             let standing = match self.registry.standing(&vin) {
                 Some(standing) => Some(standing),
