@@ -71,7 +71,7 @@ fn who_flaps_is_banned_and_others_are_not() {
             .unwrap()
             .0
             .iter()
-            .any(|(who, _)| who.to_string() == "client:flapping")
+            .any(|(who, _)| who.to_string() == "client:anonymous/flapping")
     });
     broker.client("calm");
 }

@@ -140,23 +140,19 @@ impl Turnstile {
 
     fn admit_at(self: &Arc<Self>, principal: &Principal, client_id: &str, now_ms: u64) -> Result<(), Refusal> {
         let client = Subject::Client(client_id.to_owned());
-        for subject in subject_of(principal).into_iter().chain([client.clone()]) {
-            if let Some(ban) = self.registry.is_banned(&subject, now_ms) {
+        let own = own_subject(principal, client_id);
+        for subject in [&own, &client].into_iter().chain(subject_of(principal).as_ref()) {
+            if let Some(ban) = self.registry.is_banned(subject, now_ms) {
                 self.counters.refused_banned.add(1);
                 return Err(Refusal { reason: ReasonCode::Banned, why: banned(&subject.to_string(), &ban) });
             }
         }
         let class = Class::of(principal);
         let at = class as usize;
-        // Services share a name, and strangers have none.
-        let subject = match principal {
-            Principal::Service(_) => client,
-            _ => subject_of(principal).unwrap_or(client),
-        };
         let often = self.often[at];
         if often.rate.is_some() || often.flapping_connects > 0 {
-            let said = self.state().recent[at].connect(&subject, often, now_ms);
-            self.answer(said, class, principal, subject, now_ms)?;
+            let said = self.state().recent[at].connect(&own, often, now_ms);
+            self.answer(said, class, principal, own, now_ms)?;
         }
         let of_class =
             self.state().classes[at].as_mut().zip(self.classes[at]).map(|(bucket, rate)| bucket.take(rate, now_ms));
@@ -216,6 +212,15 @@ impl Turnstile {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whose connects are counted together. Services share a name, and strangers have none: theirs are those of a client identifier, with who
+/// uses it, so that nobody is kept out by somebody else who claims the same one.
+fn own_subject(principal: &Principal, client_id: &str) -> Subject {
+    match (principal, subject_of(principal)) {
+        (Principal::Vehicle(_) | Principal::Operator(_), Some(subject)) => subject,
+        _ => Subject::Client(format!("{principal}/{client_id}")),
     }
 }
 
@@ -291,6 +296,27 @@ mod tests {
         turnstile.registry.unban(&subject, now_ms).unwrap();
         assert_eq!(reason(turnstile.admit_at(&car, VIN, now_ms)), None);
         assert_eq!(turnstile.counters.flapping_bans.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_flaps_keeps_nobody_else_out_who_has_the_same_client_identifier() {
+        let often = ClassLimits { flapping_connects: 2, own_connects_per_minute: 3, ..ClassLimits::default() };
+        let limits = LimitSettings { service: often.clone(), anonymous: often, ..LimitSettings::default() };
+        let turnstile = turnstile(&limits);
+        let now_ms = now_ms();
+        for evil in [Principal::Anonymous, Principal::service("evil")] {
+            assert!((0..2).all(|_| turnstile.admit_at(&evil, "backend", now_ms).is_ok()));
+            assert_eq!(reason(turnstile.admit_at(&evil, "backend", now_ms)), Some(ReasonCode::Banned));
+        }
+        let bans = || turnstile.registry.counts().bans;
+        while bans() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(
+            reason(turnstile.admit_at(&Principal::service("evil"), "backend", now_ms)),
+            Some(ReasonCode::Banned)
+        );
+        assert_eq!(reason(turnstile.admit_at(&Principal::service("good"), "backend", now_ms)), None);
     }
 
     #[test]
