@@ -9,6 +9,7 @@ use causeway_fleet::Vin;
 use rustls::pki_types::CertificateDer;
 
 use super::enrolments::{Denied, Enrolments};
+use super::pace::Pace;
 use crate::pki::{Authority, Entry, Index, Issued, PkiError, Request, RequestError, State, Subject};
 
 /// What a vehicle has to show.
@@ -56,6 +57,7 @@ pub(super) struct Desk {
     index: Mutex<Index>,
     enrolments: Arc<dyn Enrolments>,
     validity_days: u32,
+    pace: Mutex<Pace>,
 }
 
 impl Desk {
@@ -65,7 +67,7 @@ impl Desk {
         validity_days: u32,
     ) -> Result<Desk, PkiError> {
         let index = Mutex::new(authority.index()?);
-        Ok(Desk { authority, index, enrolments, validity_days })
+        Ok(Desk { authority, index, enrolments, validity_days, pace: Mutex::default() })
     }
 
     /// Whom those who enrol here are to trust.
@@ -151,6 +153,9 @@ impl Desk {
     }
 
     fn issue(&self, vin: Vin, request: &Request, by: String, now: i64) -> Result<Granted, Refused> {
+        if !self.pace.lock().unwrap_or_else(PoisonError::into_inner).may_issue(vin, now) {
+            return Err(Refused::Forbidden(format!("{vin} had {} certificates within an hour", Pace::MAX)));
+        }
         let issued = self.authority.issue(&Subject::Vehicle(vin), request.key(), self.validity_days, now)?;
         let credential = self.authority.credential(&issued.serial);
         self.enrolments.issued(&vin, &credential, milliseconds(issued.not_after), milliseconds(now))?;

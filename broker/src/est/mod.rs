@@ -6,6 +6,7 @@
 mod answers;
 mod desk;
 mod enrolments;
+mod pace;
 mod pkcs7;
 mod registered;
 mod throttle;
