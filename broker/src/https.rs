@@ -53,6 +53,7 @@ pub(crate) struct HttpsListener {
 pub(crate) struct HttpsStream {
     stream: TlsStream<TcpStream>,
     deadline: Pin<Box<Sleep>>,
+    tls: Arc<ListenerTls>,
     _place: Place,
 }
 
@@ -61,15 +62,40 @@ pub(crate) struct HttpsStream {
 pub(crate) struct Peer {
     /// Where from.
     pub(crate) address: SocketAddr,
-    /// The client certificate, verified, if there is one.
+    /// The client certificate, verified when it was first shown, if there is one: the TLS session may go on from an earlier one.
     pub(crate) certificate: Option<CertificateDer<'static>>,
+    shown: Shown,
+}
+
+/// What a client has shown, and by what rules it is judged.
+#[derive(Clone)]
+struct Shown {
+    chain: Arc<[CertificateDer<'static>]>,
+    tls: Arc<ListenerTls>,
+}
+
+impl std::fmt::Debug for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Shown({})", self.chain.len())
+    }
+}
+
+impl Peer {
+    /// Whether its certificate is good by what the files hold now. Reads files where they have changed.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(crate) fn check_now(&self) -> Result<(), String> {
+        self.shown.tls.check_now(&self.shown.chain)
+    }
 }
 
 impl Connected<IncomingStream<'_, HttpsListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, HttpsListener>) -> Peer {
         let (_, session) = stream.io().stream.get_ref();
-        let certificate = session.peer_certificates().and_then(<[_]>::first).map(|first| first.clone().into_owned());
-        Peer { address: *stream.remote_addr(), certificate }
+        let chain: Arc<[_]> = session.peer_certificates().unwrap_or_default().into();
+        let shown = Shown { chain, tls: stream.io().tls.clone() };
+        Peer { address: *stream.remote_addr(), certificate: shown.chain.first().cloned(), shown }
     }
 }
 
@@ -86,11 +112,12 @@ impl HttpsListener {
             return;
         };
         let failures = self.failures.clone();
+        let tls = self.tls.clone();
         let (acceptor, bounds) = (TlsAcceptor::from(self.tls.current().config.clone()), self.bounds);
         self.handshakes.spawn(async move {
             let deadline = Box::pin(sleep_until(Instant::now() + bounds.connection_max));
             let why = match timeout(bounds.handshake_max, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => return Some((HttpsStream { stream, deadline, _place: place }, peer)),
+                Ok(Ok(stream)) => return Some((HttpsStream { stream, deadline, tls, _place: place }, peer)),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "it took too long".to_owned(),
             };

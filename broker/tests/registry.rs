@@ -268,9 +268,11 @@ fn an_operators_certificate_is_as_good_as_a_token() {
     pki(&["init"]);
     pki(&["server", "--name", "localhost"]);
     pki(&["operator", "ann"]);
+    pki(&["operator", "bob"]);
     pki(&["service", "telemetry"]);
+    pki(&["crl"]);
     let config = "[[listener]]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n[admin.tls]\ncertificate_file = 'pki/servers/localhost.crt'\n\
-         key_file = 'pki/servers/localhost.key'\nclient_ca_file = 'pki/ca.crt'\n[log]\nformat = 'json'\n";
+         key_file = 'pki/servers/localhost.key'\nclient_ca_file = 'pki/ca.crt'\ncrl_file = 'pki/crl.pem'\n[log]\nformat = 'json'\n";
     std::fs::write(path("causeway.toml"), config).unwrap();
     let mut child = program().args(["run", "--config", &path("causeway.toml")]).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
@@ -301,6 +303,10 @@ fn an_operators_certificate_is_as_good_as_a_token() {
     for who in [None, telemetry] {
         assert!(refused(&ask(&["vehicle", "list"], who)).contains("wants to know who asks"));
     }
+    let bob = Some(("operators", "bob"));
+    said(&ask(&["vehicle", "list"], bob));
+    pki(&["revoke", "--operator", "bob"]);
+    assert!(refused(&ask(&["vehicle", "list"], bob)).contains("wants to know who asks"), "its certificate is revoked");
     said(&ask(&["ban", "add", "operator:ann"], ann));
     assert!(refused(&ask(&["vehicle", "list"], ann)).contains("wants to know who asks"), "at once");
     child.kill().unwrap();

@@ -5,7 +5,6 @@
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use causeway_fleet::Principal;
-use rustls::pki_types::CertificateDer;
 
 use super::bounded::{Bounded, Patience};
 use crate::config::IdentitySettings;
@@ -17,29 +16,33 @@ use crate::registry::{Registry, Subject, now_ms};
 #[derive(Debug, Clone)]
 pub(super) struct Asker {
     pub(super) patience: Patience,
-    /// Verified by TLS.
-    certificate: Option<CertificateDer<'static>>,
+    /// Over TLS.
+    peer: Option<Peer>,
 }
 
 impl Connected<IncomingStream<'_, Bounded>> for Asker {
     fn connect_info(stream: IncomingStream<'_, Bounded>) -> Asker {
-        Asker { patience: Patience::connect_info(stream), certificate: None }
+        Asker { patience: Patience::connect_info(stream), peer: None }
     }
 }
 
 impl Connected<IncomingStream<'_, HttpsListener>> for Asker {
     fn connect_info(stream: IncomingStream<'_, HttpsListener>) -> Asker {
-        Asker { patience: Patience::default(), certificate: Peer::connect_info(stream).certificate }
+        Asker { patience: Patience::default(), peer: Some(Peer::connect_info(stream)) }
     }
 }
 
 impl Asker {
     /// The operator, as a principal prints, where the certificate is one's and still good.
     pub(super) fn operator(&self, settings: &IdentitySettings, registry: Option<&Registry>) -> Option<String> {
-        let certificate = self.certificate.as_ref()?;
-        let identity = identify(certificate, settings).ok()?;
+        let peer = self.peer.as_ref()?;
+        let identity = identify(peer.certificate.as_ref()?, settings).ok()?;
         let Principal::Operator(name) = &identity.principal else { return None };
-        // A connection may be older than what ended its certificate.
+        // A connection may be older than what ended its certificate, and a TLS session goes on without another look at it.
+        if let Err(why) = peer.check_now() {
+            tracing::warn!(target: "causeway::admin", %name, why, "an operator's certificate is not good any more");
+            return None;
+        }
         let has_ended = identity.valid_until_ms.is_some_and(|end| end <= now_ms());
         let is_out = |registry: &Registry| {
             let is_revoked = identity.credential.as_ref().is_some_and(|credential| registry.is_revoked(credential));

@@ -138,6 +138,7 @@ fn resolve_paths(config: &mut Config, folder: &Path) {
         resolve(&mut tls.certificate_file);
         resolve(&mut tls.key_file);
         tls.client_ca_file.as_mut().map(resolve);
+        tls.crl_file.as_mut().map(resolve);
     }
     for tls in config.listener.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
         resolve(&mut tls.certificate_file);

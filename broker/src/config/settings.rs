@@ -244,6 +244,11 @@ pub struct AdminTls {
     #[serde(default)]
     #[schemars(example = "operators-ca.crt")]
     pub client_ca_file: Option<PathBuf>,
+    /// PEM file: the certificate revocation lists of these authorities, and of those between. An operator's certificate that is on one is good for
+    /// nothing from the next request on.
+    #[serde(default)]
+    #[schemars(example = "crl.pem")]
+    pub crl_file: Option<PathBuf>,
 }
 
 impl AdminTls {
@@ -256,7 +261,7 @@ impl AdminTls {
             key_file: self.key_file.clone(),
             client_ca_file: self.client_ca_file.clone(),
             client_certificate,
-            crl_file: None,
+            crl_file: self.crl_file.clone(),
             crl_unknown: Default::default(),
             min_version: TlsVersion::default(),
         }

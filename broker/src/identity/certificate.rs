@@ -37,6 +37,15 @@ pub fn identify(certificate: &CertificateDer<'_>, settings: &IdentitySettings) -
     })
 }
 
+/// What this certificate is called where it is revoked: see [`credential_of`].
+///
+/// # Errors
+/// It cannot be read.
+pub fn credential_in(certificate: &CertificateDer<'_>) -> Result<Arc<str>, String> {
+    let own = parse(certificate)?;
+    Ok(credential_of(own.raw_serial(), own.issuer().as_raw()))
+}
+
 /// What a certificate is called where it is revoked: `x509:SERIAL@ISSUER`, the serial number in lower-case hexadecimal digits, two a byte
 /// and without leading zero bytes, and the first 8 bytes of the SHA-256 of the issuer's name (DER).
 pub fn credential_of(serial: &[u8], issuer: &[u8]) -> Arc<str> {

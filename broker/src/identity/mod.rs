@@ -8,5 +8,5 @@ pub mod certificate;
 mod names;
 
 pub use admission::Admission;
-pub use certificate::{credential_of, identify};
+pub use certificate::{credential_in, credential_of, identify};
 pub use names::{check_name, check_vin};

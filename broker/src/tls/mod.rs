@@ -15,11 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ServerConfig, SupportedProtocolVersion};
 
 use crate::config::{ClientCertificate, Tls, TlsVersion};
+use crate::identity::credential_in;
 use crate::transport::PeerCertificates;
 use crate::watched::Watched;
 use clients::Clients;
@@ -82,6 +84,23 @@ impl ListenerTls {
     pub(crate) fn files_changed(&self) -> bool {
         // Whoever reads them has them as they are.
         self.files.try_lock().is_ok_and(|files| files.changed())
+    }
+
+    /// Whether a chain of certificates that a client has shown, the client's first, is good by what the files hold now: the session may be resumed,
+    /// and the connection old. Reads files where they have changed.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(crate) fn check_now(&self, chain: &[CertificateDer<'static>]) -> Result<(), String> {
+        if self.files_changed()
+            && let Err(error) = self.reload()
+        {
+            tracing::error!(target: "causeway::server", %error, "certificates are wrong, the old ones stay");
+        }
+        let own = chain.first().ok_or("there is no certificate")?;
+        let current = self.current();
+        let clients = current.clients.as_ref().ok_or("clients are not asked for certificates any more")?;
+        clients.check(chain, &credential_in(own)?, false)
     }
 
     /// What a new connection uses.
