@@ -68,6 +68,33 @@ fn record(audit: &Audit, notice: &Notice) {
         Revoked::Principal(principal) => principal.to_string(),
         Revoked::Credentials(_) | Revoked::Whoever(_) => String::new(),
     };
+    let detail = match &revocation.revoked {
+        Revoked::Credentials(credentials) => format!("{}: {}", revocation.why, some_of(credentials)),
+        Revoked::Vehicle(_) | Revoked::Principal(_) | Revoked::Whoever(_) => revocation.why.to_string(),
+    };
     let reason = Some(revocation.reason);
-    audit.record(AuditEvent { who, reason, ..AuditEvent::new(What::Revoke, Decision::Note, &*revocation.why) });
+    audit.record(AuditEvent { who, reason, ..AuditEvent::new(What::Revoke, Decision::Note, detail) });
+}
+
+/// As many as are read in one line. All of them are where they were revoked: on a list, or in the registry.
+fn some_of(credentials: &HashSet<Arc<str>>) -> String {
+    const NAMED_MAX: usize = 10;
+    let mut names: Vec<&str> = credentials.iter().map(|name| &**name).collect();
+    names.sort_unstable();
+    let more = names.len().saturating_sub(NAMED_MAX);
+    names.truncate(NAMED_MAX);
+    let named = names.join(" ");
+    if more == 0 { named } else { format!("{named} and {more} more") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_what_was_revoked() {
+        let of = |count: usize| (0..count).map(|number| Arc::from(format!("jwt:{number:02}"))).collect();
+        assert_eq!(some_of(&of(2)), "jwt:00 jwt:01");
+        assert!(some_of(&of(12)).ends_with("jwt:09 and 2 more"));
+    }
 }
