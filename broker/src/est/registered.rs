@@ -74,7 +74,9 @@ impl From<RegistryError> for Denied {
             | RegistryError::Conflict(_)
             | RegistryError::Refused(_)
             | RegistryError::Limit(_) => Denied::No(error.to_string()),
-            RegistryError::Damaged { .. } | RegistryError::Storage(_) => Denied::Failed(error.to_string()),
+            RegistryError::Damaged { .. } | RegistryError::Missing(_) | RegistryError::Storage(_) => {
+                Denied::Failed(error.to_string())
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ impl Ban {
 }
 
 impl Registry {
-    /// Whether a subject is banned now; the ban. Takes less than a microsecond.
+    /// Whether a subject is banned now; the ban. Asks memory only, never the disk.
     pub fn is_banned(&self, subject: &Subject, now_ms: u64) -> Option<Ban> {
         self.index().ban(subject, now_ms).cloned()
     }

@@ -54,7 +54,7 @@ impl Credential {
 }
 
 impl Registry {
-    /// Whether a credential is revoked. Takes less than a microsecond.
+    /// Whether a credential is revoked. Asks memory only, never the disk.
     pub fn is_revoked(&self, credential: &str) -> bool {
         self.index().is_revoked(credential)
     }

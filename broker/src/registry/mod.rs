@@ -18,13 +18,13 @@ mod vehicle;
 mod vehicles;
 
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use causeway_fleet::{Groups, Vin};
 use causeway_storage::inspect::ReadOnlyDisk;
-use causeway_storage::{DurableMap, MapChanges, StateError};
+use causeway_storage::{DurableMap, Layout, MapChanges, StateError};
 
 pub use bans::Ban;
 pub use credentials::Credential;
@@ -75,9 +75,19 @@ pub enum RegistryError {
         /// What is wrong with it.
         detail: &'static str,
     },
+    /// The data directory has begun, and its registry is gone.
+    #[error("{}: {REGISTRY_FILE} is missing: it was removed, or not copied with the rest", .0.display())]
+    Missing(PathBuf),
     /// The file cannot be read or written.
     #[error("{}", storage_text(.0))]
-    Storage(#[from] StateError),
+    Storage(StateError),
+}
+
+// Without a source: its words are in the text, with other names for the same.
+impl From<StateError> for RegistryError {
+    fn from(error: StateError) -> RegistryError {
+        RegistryError::Storage(error)
+    }
 }
 
 /// The words of the store, without what it is otherwise used for.
@@ -86,6 +96,17 @@ fn storage_text(error: &StateError) -> String {
         StateError::Io(error) => format!("the registry cannot be read or written: {error}"),
         StateError::Shard { file, .. } => format!("{file} is no registry"),
         error => error.to_string(),
+    }
+}
+
+/// A broker makes its registry before its shards begin: a data directory whose shards have begun has one, or has lost it. Who was
+/// banned or retired would be forgotten without a word.
+fn check_not_lost(data: &Path) -> Result<(), RegistryError> {
+    // What is wrong with the layout itself, others say better.
+    let has_begun = matches!(Layout::read(data), Ok(Some(layout)) if layout.begun);
+    match has_begun && !data.join(REGISTRY_FILE).exists() {
+        true => Err(RegistryError::Missing(data.to_owned())),
+        false => Ok(()),
     }
 }
 
@@ -184,16 +205,18 @@ impl Registry {
     /// Opens the registry of a data directory, or begins one. Takes no lock: whoever calls has the directory.
     ///
     /// # Errors
-    /// [`RegistryError::Storage`], [`RegistryError::Damaged`].
+    /// [`RegistryError::Storage`], [`RegistryError::Damaged`], [`RegistryError::Missing`].
     pub fn open(data: &Path) -> Result<Registry, RegistryError> {
+        check_not_lost(data)?;
         Registry::with(DurableMap::open(data, REGISTRY_FILE)?)
     }
 
     /// The registry of a data directory or a backup, changing nothing there. None where there is none. All of it is read and checked.
     ///
     /// # Errors
-    /// [`RegistryError::Storage`], [`RegistryError::Damaged`].
+    /// [`RegistryError::Storage`], [`RegistryError::Damaged`], [`RegistryError::Missing`].
     pub fn look(data: &Path) -> Result<Option<Registry>, RegistryError> {
+        check_not_lost(data)?;
         if !data.join(REGISTRY_FILE).exists() {
             return Ok(None);
         }

@@ -21,7 +21,7 @@ pub struct Counts {
 }
 
 impl Registry {
-    /// What a vehicle may do, and its groups. None: it is not known. Takes less than a microsecond, and never waits for the disk.
+    /// What a vehicle may do, and its groups. None: it is not known. Asks memory only, never the disk.
     pub fn standing(&self, vin: &Vin) -> Option<Standing> {
         self.index().standing(vin).cloned()
     }

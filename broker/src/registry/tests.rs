@@ -244,6 +244,24 @@ fn those_who_arrive_together_are_registered_once() {
 }
 
 #[test]
+fn a_registry_that_was_removed_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = causeway_storage::disk::RealDisk::new(folder.path()).unwrap();
+    let mut layout = causeway_storage::Layout::new(&disk, 1);
+    layout.write(&disk).unwrap();
+    drop(Registry::open(folder.path()).unwrap());
+    layout.begun = true;
+    layout.write(&disk).unwrap();
+    drop(Registry::open(folder.path()).unwrap());
+    std::fs::remove_file(folder.path().join(REGISTRY_FILE)).unwrap();
+    let expected = format!("{}: registry.redb is missing", folder.path().display());
+    for error in [Registry::open(folder.path()).err(), Registry::look(folder.path()).err()] {
+        assert!(error.unwrap().to_string().starts_with(&expected));
+    }
+    assert!(!folder.path().join(REGISTRY_FILE).exists(), "nobody makes another");
+}
+
+#[test]
 fn damage_is_an_error_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let registry = Registry::open(folder.path()).unwrap();

@@ -359,7 +359,7 @@ async fn open_registry(directory: Option<&DataDirectory>) -> Result<Registry, Se
 /// What to do about a registry that cannot be read.
 fn registry_advice(error: &RegistryError) -> &'static str {
     match error {
-        RegistryError::Damaged { .. } | RegistryError::Storage(_) => {
+        RegistryError::Damaged { .. } | RegistryError::Missing(_) | RegistryError::Storage(_) => {
             ". The broker does not start without knowing who may connect. Check the disk, then restore the data directory from a copy"
         }
         _ => "",

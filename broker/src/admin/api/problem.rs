@@ -53,7 +53,7 @@ impl From<RegistryError> for Problem {
             RegistryError::Refused(_) => 403,
             RegistryError::Conflict(_) => 409,
             RegistryError::Storage(error) if error.is_full() => 507,
-            RegistryError::Storage(_) | RegistryError::Damaged { .. } => 500,
+            RegistryError::Storage(_) | RegistryError::Damaged { .. } | RegistryError::Missing(_) => 500,
         };
         Problem::new(status, error.to_string())
     }
