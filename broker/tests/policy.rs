@@ -108,7 +108,7 @@ fn a_decision_is_explained_with_its_rule_and_the_full_name() {
             &format!("{car},group=quarantine"),
             &["publish", "state"],
             1,
-            "denied by rule \"silent\" of role \"quarantine\"",
+            "\n    denied by rule \"silent\" of role \"quarantine\"",
         ),
         ("service:analytics", &["subscribe", "vehicles/+/telemetry/#"], 0, "each delivery is looked at"),
         ("service:analytics", &["subscribe", "vehicles/+/state"], 0, "all that matches may be received"),

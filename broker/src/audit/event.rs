@@ -51,6 +51,29 @@ pub enum What {
 }
 
 impl What {
+    /// All of them.
+    pub const ALL: [What; 19] = [
+        What::Start,
+        What::Stop,
+        What::Connect,
+        What::Disconnect,
+        What::Publish,
+        What::Subscribe,
+        What::Receive,
+        What::Will,
+        What::Revoke,
+        What::Ban,
+        What::Unban,
+        What::Registry,
+        What::Enrol,
+        What::Policy,
+        What::Certificates,
+        What::Credentials,
+        What::Lost,
+        What::Torn,
+        What::Rotate,
+    ];
+
     /// One word for the line.
     pub const fn word(self) -> &'static str {
         match self {

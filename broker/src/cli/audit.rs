@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 
-use crate::audit::{Line, each_line, is_in_use, verify};
+use crate::audit::{Line, What, each_line, is_in_use, verify};
 use crate::shown::shown;
 
 #[derive(Debug, Args)]
@@ -46,7 +47,7 @@ enum Action {
         #[arg(long, value_name = "NAME")]
         who: Option<String>,
         /// Only of this kind, such as connect, publish, revoke or ban
-        #[arg(long, value_name = "KIND")]
+        #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(What::ALL.map(What::word)), hide_possible_values = true)]
         what: Option<String>,
         /// Only from this time on: the beginning of a UTC time, such as 2026-01-31 or 2026-01-31T08:30
         #[arg(long, value_name = "TIME")]

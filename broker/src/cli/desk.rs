@@ -117,6 +117,9 @@ impl Desk {
     /// # Errors
     /// It does not go, and why; or nobody answers.
     pub(super) fn ask(&self, method: &str, target: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        if target.split(['?', '&']).next().is_some_and(|path| path.ends_with('/') || path.contains("//")) {
+            bail!("a name is empty");
+        }
         let body = body.map(Value::to_string);
         match self {
             Desk::Broker(client) => {

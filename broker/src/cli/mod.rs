@@ -245,11 +245,13 @@ mod tests {
             "causewayd ban list --data d",
             "causewayd admin-token f add ann --role write",
             "causewayd admin-token f list",
+            "causewayd audit show d --what ban",
         ] {
             Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string()).unwrap();
         }
         for line in [
             "causewayd",
+            "causewayd audit show d --what bans",
             "causewayd check",
             "causewayd dev --tls-port 8883",
             "causewayd dev --port x",

@@ -20,6 +20,10 @@ const DENIED: u8 = 1;
 const NO_ANSWER: u8 = 2;
 
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  causewayd policy check policy.toml
+  causewayd policy explain --policy policy.toml --as vehicle:1M8GDM9AXKP042788 publish telemetry/speed")]
 pub(super) struct Options {
     #[command(subcommand)]
     command: Command,
@@ -38,6 +42,9 @@ Examples:
   causewayd policy explain --config causeway.toml --as service:analytics receive vehicles/1M8GDM9AXKP042788/telemetry/speed")]
     Explain(Explain),
     /// Check policies: fails where one is wrong, or has a rule that can never decide anything
+    #[command(after_help = "\
+Example:
+  causewayd policy check policy.toml")]
     Check {
         /// The policies
         #[arg(value_name = "FILE", required = true)]
@@ -275,6 +282,9 @@ fn told(policy: &Policy, decision: Decision, file: Option<&std::path::Path>) -> 
     match (decision, rule) {
         (Decision::Allow(grant), Some(rule)) => format!("allowed by {rule}{place}, up to QoS {}", grant.qos_max),
         (Decision::Allow(_), None) => "allowed: everybody may do everything".to_owned(),
-        (Decision::Deny(denial), _) => format!("denied: {}{place}", policy.why(denial)),
+        (Decision::Deny(denial), _) => match policy.why(denial) {
+            why if why.starts_with("denied") => format!("{why}{place}"),
+            why => format!("denied: {why}{place}"),
+        },
     }
 }

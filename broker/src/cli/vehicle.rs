@@ -227,7 +227,7 @@ pub(super) fn run(
             }
             match many.target.json {
                 true => print_json(&said, out)?,
-                false => writeln!(out, "{group} has {} members", text(&said["members"]))?,
+                false => writeln!(out, "members of {group}: {}", text(&said["members"]))?,
             }
         }
     }

@@ -161,7 +161,12 @@ fn read(headers: &HeaderMap, body: Body, peer: &Peer) -> Result<(Proof, Bytes), 
     if !kind.eq_ignore_ascii_case("application/pkcs10") {
         return Err(Refused::Request(format!("the content type has to be application/pkcs10, not {kind:?}")));
     }
-    let body = body.map_err(|wrong| Refused::Request(wrong.body_text()))?;
+    let body = body.map_err(|wrong| match wrong.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Refused::Request(format!("a request has at most {} KiB", REQUEST_BYTES_MAX / 1024))
+        }
+        _ => Refused::Request(wrong.body_text()),
+    })?;
     Ok((proof, body))
 }
 
