@@ -145,6 +145,11 @@ fn checks_reject_rules_that_never_decide_anything() {
         assert!(code == 1 && text.contains("policy.toml:8:16: \"{vin}/b\" never decides anything"), "{text}");
         assert_eq!(text.matches("never decides").count(), 1, "{text}");
     }
+    fs::write(&file, "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n").unwrap();
+    for arguments in [&["check", &config], &["policy", "check", &file][..]] {
+        let (code, text) = causewayd(arguments);
+        assert!(code == 1 && text.contains("is no policy") && !text.contains("c2VjcmV0"), "{text}");
+    }
     fs::write(&file, policy("'a'")).unwrap();
     let (code, text) = causewayd(&["check", &config]);
     assert!(code == 0 && text.contains("  policy: ") && text.contains("policy.toml\n"), "{text}");

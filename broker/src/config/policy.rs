@@ -58,6 +58,11 @@ fn more(problems: &[Problem]) -> String {
 /// It cannot be read, or is wrong.
 pub fn read_policy(file: &Path) -> Result<(Policy, Vec<Problem>), PolicyError> {
     let text = fs::read_to_string(file).map_err(|source| PolicyError::Io { file: file.to_owned(), source })?;
+    if text.starts_with("-----BEGIN ") {
+        // Problems are shown with their lines, and those of a key are nobody's business.
+        let source = io::Error::new(io::ErrorKind::InvalidData, "a certificate or a key (PEM) is no policy");
+        return Err(PolicyError::Io { file: file.to_owned(), source });
+    }
     let name = file.display().to_string();
     let shown = |severity: Severity, problems: Vec<policy::Problem>| -> Vec<Problem> {
         let place = |problem: &policy::Problem| Place::in_file(&name, &text, problem.bytes.clone());
