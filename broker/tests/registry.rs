@@ -361,7 +361,7 @@ fn the_command_line_asks_the_broker_or_opens_its_folder() {
     let shown = said(&broker.cli(&["vehicle", "list"]));
     let lines: Vec<_> = shown.lines().map(|line| line.split_whitespace().take(3).collect::<Vec<_>>()).collect();
     assert_eq!(lines, [["VIN", "STATE", "GROUPS"], [A, "active", "eu"], [B, "active", "eu"]]);
-    assert_eq!(said(&broker.cli(&["vehicle", "group", "remove", "eu", B])), "eu has 1 members\n");
+    assert_eq!(said(&broker.cli(&["vehicle", "group", "remove", "eu", B])), "members of eu: 1\n");
     let token = said(&broker.cli(&["vehicle", "token", A, "--for", "1h"]));
     assert!(token.starts_with(&format!("{A}.")), "{token}");
     said(&broker.cli(&["vehicle", "note", A, "test bench"]));

@@ -41,11 +41,18 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Whoever stops waits no longer than this for a disk that does not answer.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+fn in_use_advice(error: &LockError) -> &'static str {
+    match error {
+        LockError::Held { .. } => ": stop that one first, or give this one a folder of its own",
+        LockError::Io(_) => "",
+    }
+}
+
 /// Why there is no audit log.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// Another process writes there.
-    #[error("audit.directory: {0}")]
+    #[error("audit.directory: {}{}", .0, in_use_advice(.0))]
     InUse(#[from] LockError),
     /// What the system says.
     #[error("audit.directory {}: {source}", folder.display())]
