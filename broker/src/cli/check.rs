@@ -55,15 +55,24 @@ pub(super) fn print(problems: &[Problem], errors: &mut dyn Write) -> io::Result<
 fn summary(config: &Config, listener: &Listener) -> String {
     let authentication = &config.authentication;
     let users = authentication.password_file.is_some();
-    let who = match (listener.anonymous_allowed(authentication), users) {
-        (true, false) => "everybody may connect, without logging in",
-        (true, true) => "everybody may connect, without logging in or as a user",
+    let ways: Vec<_> = [
+        (listener.asks_for_certificates(), "certificate"),
+        (authentication.jwt.is_some(), "token"),
+        (users, "password"),
+        (users && authentication.scram, "SCRAM-SHA-256"),
+    ]
+    .into_iter()
+    .filter_map(|(is_there, way)| is_there.then_some(way))
+    .collect();
+    let who = match (listener.anonymous_allowed(authentication), ways.is_empty()) {
+        (true, true) => "everybody may connect, without logging in",
+        (true, false) => "everybody may connect, without logging in or as a user",
         (false, _) => "users only",
     };
-    let how = match (users, authentication.scram) {
-        (true, true) => ", by password or SCRAM-SHA-256",
-        (true, false) => ", by password",
-        (false, _) => "",
+    let how = match ways.split_last() {
+        Some((last, [])) => format!(", by {last}"),
+        Some((last, others)) => format!(", by {} or {last}", others.join(", ")),
+        None => String::new(),
     };
     format!("{}: {} on {} ({who}{how})", listener.name, listener.transport, listener.bind)
 }
@@ -153,6 +162,9 @@ mod tests {
             "everybody may connect, without logging in or as a user, by password or SCRAM-SHA-256"
         );
         assert_eq!(summed_up(&format!("{users}anonymous = 'never'\nscram = false")), "users only, by password");
+        let token = "anonymous = 'never'\njwt.keys_file = 'keys'\n";
+        assert_eq!(summed_up(token), "users only, by token");
+        assert_eq!(summed_up(&format!("{users}{token}")), "users only, by token, password or SCRAM-SHA-256");
     }
 
     #[test]
