@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use base64::prelude::{BASE64_URL_SAFE_NO_PAD, Engine};
 use causeway_broker::auth::{PasswordFile, hashing};
 use causeway_broker::config::{
-    Authentication, CertificateVin, ClientCertificate, Config, CrlUnknown, IdentitySettings, Jwt, Listener, Origin,
+    Authentication, CertificateVin, ClientCertificate, Config, CrlUnknown, IdentitySettings, Jwt, Listener,
     PrincipalKind, Registry, Transport, UnknownVehicles,
 };
 use causeway_broker::registry::{State, now_ms};
@@ -36,8 +36,7 @@ fn listeners(authority: &Authority) -> Vec<Listener> {
 /// Vehicles need not be registered.
 fn config(listener: Vec<Listener>) -> Config {
     let registry = Registry { unknown_vehicles: UnknownVehicles::Allow };
-    // What is read here is compared to the byte: origins are told elsewhere.
-    Config { listener, registry, origin: Origin { stamp: false }, ..Config::default() }
+    Config { listener, registry, ..Config::default() }
 }
 
 fn start(listeners: Vec<Listener>) -> Broker {

@@ -5,7 +5,7 @@ mod support;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use causeway_broker::config::{ClientCertificate, Config, Listener, Network, Origin, ProxyProtocol, Transport};
+use causeway_broker::config::{ClientCertificate, Listener, Network, ProxyProtocol, Transport};
 use rustls::version::{TLS12, TLS13};
 use support::*;
 
@@ -63,9 +63,7 @@ fn tls_of_both_versions() {
 fn tls_asks_for_certificates_where_it_should() {
     let authority = Authority::new();
     let tls = Some(authority.settings(ClientCertificate::Required));
-    // The certificate makes a service of the client; what it is sent is compared to the byte here.
-    let (listener, origin) = (vec![Listener { tls, ..listener(Transport::Tls) }], Origin { stamp: false });
-    let broker = Broker::with(Config { listener, origin, ..Config::default() });
+    let broker = Broker::start(vec![Listener { tls, ..listener(Transport::Tls) }]);
     let address = broker.addresses[0];
 
     let mut client = Client::new(authority.dial(address, ONLY_TLS13, true));

@@ -5,6 +5,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Config;
+
 /// Which vehicles are connected, told on $presence/{vin}.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -21,16 +23,19 @@ impl Default for Presence {
 }
 
 /// Where messages come from, told to services and operators.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Origin {
     /// Whether each message to a service or an operator that speaks MQTT 5 carries the user properties cw-origin, cw-received-at and, of
-    /// vehicles, cw-seq. What clients say under such names is taken out of their messages in any case.
-    pub stamp: bool,
+    /// vehicles, cw-seq. Unless it is said here, they do where there is a policy: where nobody is restricted, MQTT is plain. What clients
+    /// say under such names is taken out of their messages in any case.
+    #[schemars(example = true)]
+    pub stamp: Option<bool>,
 }
 
-impl Default for Origin {
-    fn default() -> Self {
-        Origin { stamp: true }
+impl Config {
+    /// Whether services and operators are told where messages come from.
+    pub fn stamps_origin(&self) -> bool {
+        self.origin.stamp.unwrap_or(self.policy.file.is_some())
     }
 }

@@ -271,7 +271,7 @@ fn shard_parts(
         links,
         limits: Arc::new(Limits {
             presence: config.presence.enabled,
-            stamps_origin: config.origin.stamp,
+            stamps_origin: config.stamps_origin(),
             ..config.limits.of_shard(number, count)
         }),
         directory: directory.map(|directory| directory.shard(number)),
