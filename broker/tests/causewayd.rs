@@ -154,11 +154,11 @@ fn clients_that_kept_alive_while_the_process_stood_still_stay() {
     let mut lines = BufReader::new(running.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let address = lines.find_map(|line| line.trim().strip_prefix("mqtt://").map(str::to_owned)).unwrap();
 
-    // Keep alive of one second: after one and a half without a word, a client is given up.
+    // Keep alive of three seconds: after four and a half without a word, a client is given up. All must have come by then.
     let mut clients: Vec<TcpStream> = (0..CLIENTS)
         .map(|number| {
             let id = format!("{number:04}");
-            let connect = [b"\x10\x10\x00\x04MQTT\x04\x02\x00\x01\x00\x04", id.as_bytes()].concat();
+            let connect = [b"\x10\x10\x00\x04MQTT\x04\x02\x00\x03\x00\x04", id.as_bytes()].concat();
             let mut stream = dial(&address, &connect);
             stream.read_exact(&mut [0; 4]).unwrap();
             stream
@@ -167,8 +167,8 @@ fn clients_that_kept_alive_while_the_process_stood_still_stay() {
     running.signal(Signal::STOP);
     running.until_stopped();
     clients.iter_mut().for_each(|client| client.write_all(PINGREQ).unwrap());
-    // Nobody is answered for more than those one and a half seconds.
-    clients[0].set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
+    // Nobody is answered for more than those four and a half seconds.
+    clients[0].set_read_timeout(Some(Duration::from_millis(5500))).unwrap();
     assert!(clients[0].read_exact(&mut [0; 2]).is_err());
     clients[0].set_read_timeout(Some(DEADLINE)).unwrap();
     running.signal(Signal::CONT);
