@@ -1,6 +1,6 @@
 //! The HTTP listener for operators: `/metrics`, `/live`, `/ready`, and below `/v1` backups and the registry.
 //!
-//! Owns what they answer, and who may ask. It learns what it tells from a [`Source`]; the registry's answers are made in [`api`].
+//! Owns what they answer, and who may ask. It learns what it tells from a [`Source`]; the registry's answers are made in `api`.
 
 mod access;
 pub(crate) mod api;

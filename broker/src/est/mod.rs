@@ -1,6 +1,6 @@
 //! Enrolment over secure transport (RFC 7030): how a vehicle that made its own key gets a certificate for it, and the next one in time.
 //!
-//! Owns the HTTPS listener and what it answers. Who gets a certificate is decided in [`desk`]; the certificates are the business of
+//! Owns the HTTPS listener and what it answers. Who gets a certificate is decided in `desk`; the certificates are the business of
 //! [`crate::pki`]. Private keys never come here.
 
 mod answers;
