@@ -1,22 +1,15 @@
 //! Which shard a session lives on.
 //!
-//! Owns the answer, which is written in no file and must never change: sessions would not be found where they are. It is told in
-//! docs/storage-format.md, too.
+//! Owns by which name a client is looked for: see [`causeway_fleet::home_shard`].
 
 use causeway_core::{Vin, vehicle_of_client};
-use ring::digest::{SHA256, digest};
 
 /// The number of the shard that has the sessions of this client, of so many. The same for ever.
 ///
 /// All clients of a vehicle (`{VIN}` and `{VIN}/{suffix}`) live on the shard of its VIN, with all that is about the vehicle.
 pub fn home_shard(client_id: &str, shards: u32) -> u32 {
-    if shards <= 1 {
-        return 0;
-    }
     let vehicle = vehicle_of_client(client_id);
-    let digest = digest(&SHA256, vehicle.as_ref().map_or(client_id, Vin::as_str).as_bytes());
-    let first = digest.as_ref().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte));
-    (first % u64::from(shards)) as u32
+    causeway_fleet::home_shard(vehicle.as_ref().map_or(client_id, Vin::as_str), shards)
 }
 
 #[cfg(test)]

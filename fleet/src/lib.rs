@@ -3,6 +3,8 @@
 //! Everything here is a pure decision over values. It never waits, and knows no sockets, disks, clocks or ambient
 //! randomness: the caller brings nonces, salts and the time.
 
+pub mod calls;
+mod home;
 mod identity;
 pub mod mount;
 pub mod policy;
@@ -10,6 +12,7 @@ mod principal;
 pub mod scram;
 mod vin;
 
+pub use home::home_shard;
 pub use identity::{GroupNameError, Groups, Identity};
 pub use mount::{Mount, MountError};
 pub use principal::Principal;

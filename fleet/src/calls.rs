@@ -1,0 +1,298 @@
+//! Calls: messages that the broker itself is asked something with, about one vehicle.
+//!
+//! Owns which topics they are, by full names. A call is handled where the vehicle lives, and nobody is subscribed to it. What comes of it is said
+//! in `shadow` and in `command`.
+//!
+//! | Topic | Asks for |
+//! |---|---|
+//! | `vehicles/{vin}/shadow[/name/{n}]/{state,get,update,delete}` | the shadow |
+//! | `$aws/things/{vin}/shadow[/name/{n}]/{get,update,delete}` | likewise, by the names of AWS IoT |
+//! | `vehicles/{vin}/cmd/{name}`, with a Response Topic | a command |
+//! | `vehicles/{vin}/status/…`, by the vehicle | perhaps the reply to one |
+
+use std::borrow::Cow;
+
+use crate::Vin;
+
+const VEHICLES: &str = "vehicles/";
+/// Where things are by the names of AWS IoT.
+const THINGS: &str = "$aws/things/";
+/// Where the slash behind the VIN is.
+const BEHIND_VIN: usize = VEHICLES.len() + Vin::LENGTH;
+/// The longest name of a shadow, and of a command, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// A message about one vehicle that the broker itself takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call<'t> {
+    /// Whose.
+    pub vin: Vin,
+    /// What for.
+    pub what: What<'t>,
+}
+
+/// What a call is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What<'t> {
+    /// A shadow; without a name, the classic one.
+    Shadow(Option<&'t str>, Verb, Names),
+    /// A command of this name.
+    Command(&'t str),
+    /// Perhaps a reply to a command: the levels behind `status/`.
+    Reply(&'t str),
+    /// Only the broker publishes that.
+    Brokers,
+}
+
+/// What is asked of a shadow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// To take the reported state, which is the whole payload.
+    State,
+    /// To tell it.
+    Get,
+    /// To change it.
+    Update,
+    /// To delete it.
+    Delete,
+}
+
+/// By which names somebody speaks of shadows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    /// Causeway's.
+    Own,
+    /// Those of AWS IoT.
+    Aws,
+}
+
+/// What the broker says about a shadow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "they are the topics' names")]
+pub enum Told {
+    GetAccepted,
+    GetRejected,
+    UpdateAccepted,
+    UpdateRejected,
+    DeleteAccepted,
+    DeleteRejected,
+    Delta,
+    Documents,
+    Expired,
+}
+
+impl Verb {
+    /// Where it is told that it was done.
+    pub fn accepted(self) -> Told {
+        match self {
+            Verb::Get => Told::GetAccepted,
+            Verb::State | Verb::Update => Told::UpdateAccepted,
+            Verb::Delete => Told::DeleteAccepted,
+        }
+    }
+
+    /// Where it is told that it was not.
+    pub fn rejected(self) -> Told {
+        match self {
+            Verb::Get => Told::GetRejected,
+            Verb::State | Verb::Update => Told::UpdateRejected,
+            Verb::Delete => Told::DeleteRejected,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Verb::State => "state",
+            Verb::Get => "get",
+            Verb::Update => "update",
+            Verb::Delete => "delete",
+        }
+    }
+
+    fn of(word: &str) -> Option<Verb> {
+        [Verb::State, Verb::Get, Verb::Update, Verb::Delete].into_iter().find(|verb| verb.word() == word)
+    }
+}
+
+impl Told {
+    fn words(self, names: Names) -> &'static str {
+        match (self, names) {
+            (Told::GetAccepted, _) => "get/accepted",
+            (Told::GetRejected, _) => "get/rejected",
+            (Told::UpdateAccepted, _) => "update/accepted",
+            (Told::UpdateRejected, _) => "update/rejected",
+            (Told::DeleteAccepted, _) => "delete/accepted",
+            (Told::DeleteRejected, _) => "delete/rejected",
+            (Told::Delta, Names::Own) => "delta",
+            (Told::Delta, Names::Aws) => "update/delta",
+            (Told::Documents, Names::Own) => "documents",
+            (Told::Documents, Names::Aws) => "update/documents",
+            (Told::Expired, _) => "expired",
+        }
+    }
+}
+
+/// The call that a message of this full topic is, if it is one. A message for a command needs a Response Topic, and a reply is the vehicle's: for
+/// others these are plain messages.
+#[inline]
+pub fn of(topic: &str) -> Option<Call<'_>> {
+    // It is asked about every message, and hardly any is one.
+    let bytes = topic.as_bytes();
+    match bytes.first() {
+        Some(b'v')
+            if bytes.get(BEHIND_VIN) == Some(&b'/') && matches!(bytes.get(BEHIND_VIN + 1), Some(b's' | b'c')) =>
+        {
+            of_vehicle(topic)
+        }
+        Some(b'$') => of_thing(topic),
+        _ => None,
+    }
+}
+
+#[inline(never)]
+fn of_vehicle(topic: &str) -> Option<Call<'_>> {
+    let rest = topic.strip_prefix(VEHICLES)?;
+    let (vin, said) = rest.split_at_checked(Vin::LENGTH)?;
+    let said = said.strip_prefix('/')?;
+    let what = match said.split_once('/') {
+        Some(("shadow", rest)) => of_shadow(rest, Names::Own),
+        Some(("cmd", name)) => What::Command(Some(name).filter(|name| is_name(name))?),
+        Some(("status", rest)) => What::Reply(rest),
+        Some(_) => return None,
+        None if said == "shadow" => What::Brokers,
+        None => return None,
+    };
+    Some(Call { vin: vin.parse().ok()?, what })
+}
+
+#[inline(never)]
+fn of_thing(topic: &str) -> Option<Call<'_>> {
+    let (vin, rest) = topic.strip_prefix(THINGS)?.split_once('/')?;
+    let shadow = rest.strip_prefix("shadow/")?;
+    Some(Call { vin: vin.parse().ok()?, what: of_shadow(shadow, Names::Aws) })
+}
+
+fn of_shadow(rest: &str, names: Names) -> What<'_> {
+    let (name, word) = match rest.strip_prefix("name/").and_then(|named| named.split_once('/')) {
+        Some((name, word)) if is_name(name) => (Some(name), word),
+        Some(_) => return What::Brokers,
+        None => (None, rest),
+    };
+    match Verb::of(word) {
+        Some(Verb::State) if names == Names::Aws => What::Brokers,
+        Some(verb) => What::Shadow(name, verb, names),
+        None => What::Brokers,
+    }
+}
+
+/// Whether a shadow or a command may be called so: letters, digits, `:`, `_`, `-` and `.`, up to 64 bytes.
+pub fn is_name(name: &str) -> bool {
+    let is_of_it = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b':' | b'_' | b'-' | b'.');
+    (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_of_it)
+}
+
+impl<'t> Call<'t> {
+    /// The name by which policies know the topic: the vehicle's, whoever says it how.
+    pub fn canonical(&self, topic: &'t str) -> Cow<'t, str> {
+        match self.what {
+            What::Shadow(name, verb, Names::Aws) => {
+                Cow::Owned(with_name(&[VEHICLES, self.vin.as_str(), "/shadow/"].concat(), name, verb.word()))
+            }
+            What::Shadow(..) | What::Command(_) | What::Reply(_) | What::Brokers => Cow::Borrowed(topic),
+        }
+    }
+}
+
+/// The topic on which the broker says something about a shadow.
+pub fn told_on(vin: &Vin, name: Option<&str>, told: Told, names: Names) -> String {
+    let mount = match names {
+        Names::Own => VEHICLES,
+        Names::Aws => THINGS,
+    };
+    with_name(&[mount, vin.as_str(), "/shadow/"].concat(), name, told.words(names))
+}
+
+fn with_name(shadow: &str, name: Option<&str>, word: &str) -> String {
+    match name {
+        Some(name) => [shadow, "name/", name, "/", word].concat(),
+        None => [shadow, word].concat(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIN: &str = "1M8GDM9AXKP042788";
+
+    fn what(said: &str) -> Option<What<'_>> {
+        of(said).map(|call| call.what)
+    }
+
+    #[test]
+    fn what_is_a_call() {
+        let shadow = |name, verb, names| Some(What::Shadow(name, verb, names));
+        let table = [
+            ("vehicles/{}/shadow/state", shadow(None, Verb::State, Names::Own)),
+            ("vehicles/{}/shadow/get", shadow(None, Verb::Get, Names::Own)),
+            ("vehicles/{}/shadow/name/doors/update", shadow(Some("doors"), Verb::Update, Names::Own)),
+            ("vehicles/{}/shadow/name/a:b_c-d.9/delete", shadow(Some("a:b_c-d.9"), Verb::Delete, Names::Own)),
+            ("$aws/things/{}/shadow/update", shadow(None, Verb::Update, Names::Aws)),
+            ("$aws/things/{}/shadow/name/n/get", shadow(Some("n"), Verb::Get, Names::Aws)),
+            ("$aws/things/{}/shadow/state", Some(What::Brokers)),
+            ("$aws/things/{}/shadow/update/accepted", Some(What::Brokers)),
+            ("vehicles/{}/shadow", Some(What::Brokers)),
+            ("vehicles/{}/shadow/", Some(What::Brokers)),
+            ("vehicles/{}/shadow/delta", Some(What::Brokers)),
+            ("vehicles/{}/shadow/name/get", Some(What::Brokers)),
+            ("vehicles/{}/shadow/name//get", Some(What::Brokers)),
+            ("vehicles/{}/shadow/name/a b/get", Some(What::Brokers)),
+            ("vehicles/{}/cmd/get_location", Some(What::Command("get_location"))),
+            ("vehicles/{}/cmd/a/b", None),
+            ("vehicles/{}/cmd/", None),
+            ("vehicles/{}/status/location", Some(What::Reply("location"))),
+            ("vehicles/{}/status/location/x", Some(What::Reply("location/x"))),
+            ("vehicles/{}/status", None),
+            ("vehicles/{}/shadows/get", None),
+            ("vehicles/{}/telemetry", None),
+            ("vehicles/{}", None),
+            ("vehicles/1M8GDM9AXKP04278/shadow/get", None),
+            ("vehicles/1M8GDM9AXKP0427888/shadow/get", None),
+            ("vehicles/1M8GDM9AXKPO42788/shadow/get", None),
+            ("$aws/things/nobody/shadow/get", None),
+            ("$aws/things/{}/jobs/get", None),
+            ("$aws/rules/x", None),
+            ("$SYS/broker", None),
+            ("", None),
+            ("v", None),
+        ];
+        for (topic, expected) in table {
+            let topic = topic.replace("{}", VIN);
+            assert_eq!(what(&topic), expected, "{topic}");
+        }
+    }
+
+    #[test]
+    fn names_of_both_kinds_are_one_topic_to_policies() {
+        let canonical = |topic: &str| of(topic).unwrap().canonical(topic).into_owned();
+        assert_eq!(canonical(&format!("$aws/things/{VIN}/shadow/get")), format!("vehicles/{VIN}/shadow/get"));
+        let named = format!("vehicles/{VIN}/shadow/name/x/update");
+        assert_eq!(canonical(&format!("$aws/things/{VIN}/shadow/name/x/update")), named);
+        assert_eq!(canonical(&named), named);
+        let vin = VIN.parse().unwrap();
+        assert_eq!(told_on(&vin, None, Told::Delta, Names::Own), format!("vehicles/{VIN}/shadow/delta"));
+        let delta = format!("$aws/things/{VIN}/shadow/name/x/update/delta");
+        assert_eq!(told_on(&vin, Some("x"), Told::Delta, Names::Aws), delta);
+    }
+
+    #[test]
+    fn no_topic_panics() {
+        for topic in
+            ["vehicles/ü8GDM9AXKP042788/shadow/get", "vehicles/1M8GDM9AXKP04278ü/shadow", "$aws/things/ü/shadow/"]
+        {
+            for end in 0..topic.len() {
+                topic.get(..end).map(of);
+            }
+        }
+    }
+}
