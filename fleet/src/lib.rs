@@ -10,6 +10,7 @@ pub mod mount;
 pub mod policy;
 mod principal;
 pub mod scram;
+pub mod shadow;
 mod vin;
 
 pub use home::home_shard;
