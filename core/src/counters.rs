@@ -124,6 +124,12 @@ pub struct Counters {
     pub wills_published: u64,
     /// Sessions that expired.
     pub sessions_expired: u64,
+    /// Changes of shadows, by whomever.
+    pub shadow_updates: u64,
+    /// What was asked of a shadow and refused.
+    pub shadow_rejections: u64,
+    /// Deltas put into outboxes of vehicles because they came back, or subscribed.
+    pub shadow_deltas_again: u64,
 }
 
 impl AddAssign<&Counters> for Counters {
@@ -159,6 +165,9 @@ impl AddAssign<&Counters> for Counters {
             refused_by_subscriber,
             wills_published,
             sessions_expired,
+            shadow_updates,
+            shadow_rejections,
+            shadow_deltas_again,
         } = other;
         self.connections_opened += connections_opened;
         self.connections_refused += connections_refused;
@@ -188,6 +197,9 @@ impl AddAssign<&Counters> for Counters {
         self.refused_by_subscriber += refused_by_subscriber;
         self.wills_published += wills_published;
         self.sessions_expired += sessions_expired;
+        self.shadow_updates += shadow_updates;
+        self.shadow_rejections += shadow_rejections;
+        self.shadow_deltas_again += shadow_deltas_again;
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use causeway_protocol::ReasonCode;
 
-use crate::ConnectionId;
+use crate::{Answer, AskId, ConnectionId, TwinEvent};
 
 /// Something for the edge to carry out.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,15 @@ pub enum Effect {
         /// What the client sent.
         data: Vec<u8>,
     },
+    /// Tell whoever asked.
+    Answer {
+        /// What.
+        ask: AskId,
+        /// What came of it.
+        answer: Box<Answer>,
+    },
+    /// Tell whoever follows shadows.
+    Twin(Box<TwinEvent>),
     /// Tell whoever reads the log.
     Event(Event),
 }

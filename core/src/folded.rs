@@ -1,12 +1,14 @@
 //! The layout of the folded state: keys and values of sessions, their queues, shared subscriptions and retained messages.
 //!
 //! Owns encoding and decoding. Keys are in an order in which what refers to something comes after it: each session and then its
-//! queues, groups, retained messages. A queue is kept in parts of [`PART`] sequence numbers, so that one that grows is not written
+//! queues, groups, retained messages, shadows. A queue is kept in parts of [`PART`] sequence numbers, so that one that grows is not written
 //! whole each time. Integers are big-endian.
 
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
+use causeway_fleet::Vin;
+use causeway_fleet::shadow::Format;
 use causeway_protocol::{PacketId, QoS};
 
 use crate::connection::KeptWill;
@@ -31,6 +33,7 @@ const META: u8 = 0;
 const SESSION: u8 = 1;
 const GROUP: u8 = 3;
 const RETAINED: u8 = 4;
+const SHADOW: u8 = 5;
 
 /// What of a session stands under a key.
 const HEAD: u8 = 0;
@@ -66,6 +69,20 @@ pub(crate) enum Folded<'a> {
         lsn: Lsn,
         message: PublishRecord<'a>,
     },
+    Shadow {
+        vin: Vin,
+        /// The classic one has none.
+        name: Option<&'a str>,
+        shadow: FoldedShadow<'a>,
+    },
+}
+
+/// A shadow as it was when the record at `lsn` had changed it.
+pub(crate) struct FoldedShadow<'a> {
+    pub(crate) lsn: Lsn,
+    pub(crate) format: Format,
+    /// [`causeway_fleet::shadow::Shadow::encode`].
+    pub(crate) bytes: &'a [u8],
 }
 
 pub(crate) struct FoldedSession<'a> {
@@ -142,6 +159,16 @@ pub(crate) fn put_retained(message: &Message, lsn: Lsn) -> Change {
     value.put_u64(lsn.0);
     message.as_record().encode(&mut value);
     put(key(RETAINED, &[message.topic.as_bytes()]), value)
+}
+
+pub(crate) fn put_shadow(vin: &Vin, name: Option<&str>, shadow: FoldedShadow<'_>) -> Change {
+    let mut value = BytesMut::with_capacity(16 + shadow.bytes.len());
+    value.put_u8(VERSION);
+    value.put_u64(shadow.lsn.0);
+    value.put_u8(u8::from(shadow.format == Format::Cbor));
+    value.put_slice(shadow.bytes);
+    // No name is empty.
+    put(key(SHADOW, &[vin.as_str().as_bytes(), name.unwrap_or_default().as_bytes()]), value)
 }
 
 /// A retained message was removed, which other shards' messages of before are not to undo. Of a message without a payload there is
@@ -373,6 +400,16 @@ impl<'a> Folded<'a> {
                 Folded::Group { share_name, filter, as_of: Lsn(value.u64()?), entries: group_entries(&mut value)? }
             }
             RETAINED => Folded::Retained { lsn: Lsn(value.u64()?), message: PublishRecord::decode(&mut value)? },
+            SHADOW => Folded::Shadow {
+                vin: key.vin()?,
+                name: Some(std::str::from_utf8(key.0).map_err(|_| RecordError::Damaged)?)
+                    .filter(|name| !name.is_empty()),
+                shadow: FoldedShadow {
+                    lsn: Lsn(value.u64()?),
+                    format: if value.u8()? == 0 { Format::Json } else { Format::Cbor },
+                    bytes: value.0,
+                },
+            },
             other => return Err(RecordError::UnknownKind(other)),
         })
     }

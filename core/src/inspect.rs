@@ -27,6 +27,8 @@ pub enum EntryKind {
     SharedSubscription,
     /// A retained message.
     Retained,
+    /// A shadow.
+    Shadow,
 }
 
 impl EntryKind {
@@ -38,6 +40,7 @@ impl EntryKind {
             EntryKind::Queue => "queue parts",
             EntryKind::SharedSubscription => "shared subscriptions",
             EntryKind::Retained => "retained messages",
+            EntryKind::Shadow => "shadows",
         }
     }
 }
@@ -57,6 +60,7 @@ fn kind_of(entry: &Folded<'_>) -> EntryKind {
         Folded::Queue { .. } => EntryKind::Queue,
         Folded::Group { .. } => EntryKind::SharedSubscription,
         Folded::Retained { .. } => EntryKind::Retained,
+        Folded::Shadow { .. } => EntryKind::Shadow,
     }
 }
 
@@ -87,7 +91,7 @@ pub fn message(bytes: &[u8]) -> Result<Option<MessageView>, RecordError> {
         payload_bytes: publish.payload.len(),
     };
     Ok(match &Record::decode(bytes)?.event {
-        Event::Publish(publish) => Some(view(publish)),
+        Event::Publish(publish) | Event::Call(publish) => Some(view(publish)),
         Event::Directed(directed) => Some(view(&directed.message)),
         _ => None,
     })
@@ -327,7 +331,7 @@ impl Inspection {
                         messages: entries.len(),
                         bytes: entries.iter().map(|entry| u64::from(entry.bytes)).sum(),
                     }),
-                    Folded::Meta { .. } | Folded::Retained { .. } => {}
+                    Folded::Meta { .. } | Folded::Retained { .. } | Folded::Shadow { .. } => {}
                 }
             }
         }

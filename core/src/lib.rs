@@ -5,6 +5,7 @@
 //! waits or draws a random number: `now` is the first argument, records come out as bytes, and what the edge must do
 //! comes out of [`Shard::poll_effect`]. See `ARCHITECTURE.md`.
 
+mod ask;
 mod commons;
 mod connection;
 mod counters;
@@ -31,6 +32,7 @@ mod sizes;
 mod subscriptions;
 mod time;
 
+pub use ask::{Answer, Ask, AskId, ShadowAsk, ShadowTold, ShadowWhat, TwinEvent};
 pub use causeway_fleet::{Groups, Identity, Principal, Vin};
 pub use connection::ConnectionId;
 pub use counters::{Bound, Counters, Gauges};

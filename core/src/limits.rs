@@ -77,6 +77,12 @@ pub struct Limits {
     pub sys_interval_seconds: u32,
     /// Whether it is told on `$presence/{vin}` which vehicles are connected.
     pub presence: bool,
+    /// Bytes of one shadow's desired and reported state, as JSON without white space.
+    pub shadow_state_bytes_max: usize,
+    /// Levels of a shadow's state.
+    pub shadow_depth_max: usize,
+    /// Named shadows of one vehicle.
+    pub shadows_named_max: usize,
     /// Whether services and operators are told of each message who published it.
     pub stamps_origin: bool,
 }
@@ -113,6 +119,9 @@ impl Default for Limits {
             response_information: Some("response/{client_id}".to_owned()),
             sys_interval_seconds: 10,
             presence: true,
+            shadow_state_bytes_max: 8192,
+            shadow_depth_max: 8,
+            shadows_named_max: 16,
             stamps_origin: true,
         }
     }

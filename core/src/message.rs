@@ -127,7 +127,7 @@ impl Message {
     }
 }
 
-/// For whom a copy of a retained message is.
+/// For whom a message is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum CopyFor {
     /// For all who subscribe now, and for those who will.
@@ -138,6 +138,8 @@ pub(crate) enum CopyFor {
     Present,
     /// Only for those who will: it is never lost.
     Later,
+    /// No message for subscribers: for the home shard of the vehicle below whose mount it is.
+    Home,
 }
 
 /// A message that is being routed, borrowed from wherever it came.
@@ -152,7 +154,7 @@ pub(crate) struct Publication<'a> {
     pub(crate) stamp: u64,
     /// Who published it; none where that is not told, and for a will that still waits.
     pub(crate) provenance: Option<Provenance>,
-    /// Of a retained QoS 0 message of another shard, which comes twice: whom it is for.
+    /// Whom it is for: all but a call, or a retained QoS 0 message of another shard, which comes twice.
     pub(crate) copy: CopyFor,
     kept: Option<Arc<Message>>,
 }

@@ -105,6 +105,8 @@ pub(crate) struct Session {
     pub(crate) full_told: bool,
     /// Whether it had no room for an event of `$presence`.
     pub(crate) missed_presence: bool,
+    /// Whether it is to be sent what its vehicle's shadows want of it.
+    pub(crate) is_due_deltas: bool,
 }
 
 /// What may wait for another shard: it is in the log, and a burst may be faster than the link.
@@ -152,6 +154,7 @@ impl Session {
             full_reported: false,
             full_told: false,
             missed_presence: false,
+            is_due_deltas: false,
         }
     }
 

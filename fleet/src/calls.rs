@@ -212,6 +212,11 @@ pub fn told_on(vin: &Vin, name: Option<&str>, told: Told, names: Names) -> Strin
     with_name(&[mount, vin.as_str(), "/shadow/"].concat(), name, told.words(names))
 }
 
+/// Whether a topic is one on which a vehicle is told what is wanted of it.
+pub fn is_delta(topic: &str) -> bool {
+    topic.ends_with("/delta") && of(topic).is_some_and(|call| call.what == What::Brokers)
+}
+
 fn with_name(shadow: &str, name: Option<&str>, word: &str) -> String {
     match name {
         Some(name) => [shadow, "name/", name, "/", word].concat(),

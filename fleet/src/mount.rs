@@ -59,6 +59,11 @@ impl Mount {
         }
     }
 
+    /// Whose it is.
+    pub fn vin(&self) -> &Vin {
+        &self.0
+    }
+
     /// The full name of a topic that the vehicle publishes to, or wants answers at. It is put into `name`, whose memory is used again.
     ///
     /// # Errors
@@ -138,6 +143,14 @@ pub fn broadcasts(filter: &str, groups: &Groups) -> impl Iterator<Item = String>
 /// Whether a full filter of a vehicle is one of those that [`broadcasts`] makes, not one that the vehicle said.
 pub fn is_broadcast(filter: &str) -> bool {
     filter.starts_with(FLEET) || filter.starts_with(GROUPS)
+}
+
+/// Whether a full name is one of this vehicle's own topics.
+pub fn is_of(vin: &Vin, topic: &str) -> bool {
+    topic
+        .strip_prefix(VEHICLES)
+        .and_then(|rest| rest.strip_prefix(vin.as_str()))
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The name by which every vehicle that gets a message knows its topic.

@@ -109,6 +109,8 @@ pub enum Keeping {
 pub struct Setup {
     /// Which of the broker's shards it is.
     pub number: u16,
+    /// How many there are.
+    pub shards: u16,
     /// Its bounds.
     pub limits: Arc<Limits>,
     /// Its log.
@@ -228,7 +230,7 @@ impl Broker for DurableBroker {
         self.positions.clear();
         let (log, folding) = self.open(disk)?;
         let mut shard = Shard::new(now, Arc::clone(&self.setup.limits), "sim", HASH_SEED);
-        shard.become_shard(self.setup.number);
+        shard.become_shard(self.setup.number, self.setup.shards);
         let last = log.next().map_or(0, |next| next - 1);
         let mut from = log.first().unwrap_or(1);
         if let Some((folding, mark)) = &folding {

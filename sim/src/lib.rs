@@ -179,7 +179,13 @@ pub fn run(options: Options) -> Result<Report, Box<Failure>> {
 pub fn run_with<B: Broker>(options: Options, broker: impl Fn(Setup) -> B) -> Result<Report, Box<Failure>> {
     let limits = Arc::new(limits(options.seed));
     let keeping = keeping(&options);
-    let setup = |number| Setup { number, limits: Arc::clone(&limits), log: log_options(options.seed), keeping };
+    let setup = |number| Setup {
+        number,
+        shards: shards(&options) as u16,
+        limits: Arc::clone(&limits),
+        log: log_options(options.seed),
+        keeping,
+    };
     let brokers = (0..shards(&options)).map(|number| broker(setup(number as u16))).collect();
     let mut world = World::new(&options, Arc::clone(&limits), brokers);
     // A run that ends early without a violation met a damaged disk, and the broker refused it.

@@ -339,6 +339,8 @@ fn carry_out(world: &mut World, effect: Effect, now: Millis) {
             world.shard.reauthenticated(now, id, verdict);
         }
         Effect::Event(event) => tell(world, &event),
+        // Nobody asks yet.
+        Effect::Answer { .. } | Effect::Twin(_) => {}
     }
 }
 

@@ -157,7 +157,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
     let version = concat!("causewayd ", env!("CARGO_PKG_VERSION"));
     let mut shard = Shard::new(clock.now(), parts.limits.clone(), version, parts.hash_seed);
     // The check of a configuration has its range.
-    shard.become_shard(parts.number as u16);
+    shard.become_shard(parts.number as u16, parts.shards as u16);
     shard.set_policy(parts.policy);
     shard.tell_details(tracing::enabled!(target: "causeway::client", tracing::Level::DEBUG));
     let (upkeep, commit) = match parts.directory {

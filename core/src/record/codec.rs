@@ -112,12 +112,14 @@ impl<'a> Reader<'a> {
             1 => Ok(Principal::service(self.text()?)),
             2 => Ok(Principal::Shard(self.u16()?)),
             3 => Ok(Principal::operator(self.text()?)),
-            4 => {
-                let vin = std::str::from_utf8(self.bytes(Vin::LENGTH)?).ok().and_then(|vin| vin.parse().ok());
-                vin.map(Principal::Vehicle).ok_or(RecordError::Damaged)
-            }
+            4 => self.vin().map(Principal::Vehicle),
             _ => Err(RecordError::Damaged),
         }
+    }
+
+    pub(crate) fn vin(&mut self) -> Result<Vin, RecordError> {
+        let vin = std::str::from_utf8(self.bytes(Vin::LENGTH)?).ok().and_then(|vin| vin.parse().ok());
+        vin.ok_or(RecordError::Damaged)
     }
 
     pub(crate) fn lane(&mut self) -> Result<LaneName, RecordError> {

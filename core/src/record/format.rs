@@ -4,7 +4,8 @@
 //! decides nothing. Integers are big-endian; the first byte is the version of this layout, the second what happened.
 
 use bytes::{BufMut, BytesMut};
-use causeway_fleet::Principal;
+use causeway_fleet::shadow::Format;
+use causeway_fleet::{Principal, Vin};
 use causeway_protocol::{ForwardedProperties, PacketId, QoS};
 
 use super::codec::{Reader, put_forwarded, put_identifiers, put_principal, put_text, put_time};
@@ -46,6 +47,10 @@ pub(crate) struct Record<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event<'a> {
     Publish(PublishRecord<'a>),
+    /// A message that asks the broker something, and is owed to the home shard of its vehicle alone.
+    Call(PublishRecord<'a>),
+    /// A shadow changed.
+    Shadow(ShadowRecord<'a>),
     SessionOpened {
         session: u64,
         client_id: &'a str,
@@ -132,7 +137,7 @@ pub(crate) struct PublishRecord<'a> {
     /// The publisher's identifier of a QoS 2 message.
     pub(crate) packet_id: Option<PacketId>,
     /// Where there are several shards: of a retained message, which of two is newer; of one that another shard handed over for a
-    /// shared subscription, the number of that. Zero for all others.
+    /// shared subscription, the number of that; of a call, the number of the shard it is for, plus one. Zero for all others.
     pub(crate) stamp: u64,
     pub(crate) provenance: Option<Provenance>,
     pub(crate) topic: &'a str,
@@ -142,6 +147,22 @@ pub(crate) struct PublishRecord<'a> {
     pub(crate) skipped_sessions: Vec<u64>,
     /// Likewise shared subscriptions, by share name and filter.
     pub(crate) skipped_groups: Vec<(&'a str, &'a str)>,
+}
+
+/// See [`Event::Shadow`].
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ShadowRecord<'a> {
+    pub(crate) vin: Vin,
+    /// The classic one has none.
+    pub(crate) name: Option<&'a str>,
+    pub(crate) by: Principal,
+    /// As of a [`PublishRecord`], where a message asked for it.
+    pub(crate) publisher: Option<u64>,
+    pub(crate) packet_id: Option<PacketId>,
+    /// The form in which the vehicle is told of it from now on.
+    pub(crate) format: Format,
+    /// A [`causeway_fleet::shadow::Change`].
+    pub(crate) change: &'a [u8],
 }
 
 /// See [`Event::Directed`].
@@ -199,6 +220,8 @@ mod kind {
     pub(super) const DROPPED: u8 = 13;
     pub(super) const DIRECTED: u8 = 14;
     pub(super) const HANDED: u8 = 15;
+    pub(super) const CALL: u8 = 16;
+    pub(super) const SHADOW: u8 = 17;
 }
 
 impl<'a> Record<'a> {
@@ -242,7 +265,7 @@ impl<'a> Event<'a> {
             | Event::WillPublished { session } => Some(*session),
             Event::Directed(directed) => Some(directed.session),
             Event::Handed(handed) => Some(handed.session),
-            Event::Publish(_) | Event::GroupProgress { .. } => None,
+            Event::Publish(_) | Event::Call(_) | Event::Shadow(_) | Event::GroupProgress { .. } => None,
         }
     }
 
@@ -252,6 +275,14 @@ impl<'a> Event<'a> {
             Event::Publish(publish) => {
                 publish.encode(out);
                 kind::PUBLISH
+            }
+            Event::Call(publish) => {
+                publish.encode(out);
+                kind::CALL
+            }
+            Event::Shadow(shadow) => {
+                shadow.encode(out);
+                kind::SHADOW
             }
             Event::SessionOpened { session, client_id, principal } => {
                 out.put_u64(*session);
@@ -357,6 +388,8 @@ impl<'a> Event<'a> {
     fn decode(kind: u8, reader: &mut Reader<'a>) -> Result<Event<'a>, RecordError> {
         Ok(match kind {
             kind::PUBLISH => Event::Publish(PublishRecord::decode(reader)?),
+            kind::CALL => Event::Call(PublishRecord::decode(reader)?),
+            kind::SHADOW => Event::Shadow(ShadowRecord::decode(reader)?),
             kind::SESSION_OPENED => Event::SessionOpened {
                 session: reader.u64()?,
                 client_id: reader.text()?,
@@ -512,6 +545,43 @@ impl<'a> PublishRecord<'a> {
             payload: std::mem::take(&mut reader.0),
             skipped_sessions,
             skipped_groups,
+        })
+    }
+}
+
+const IS_CBOR: u8 = 1;
+const IS_NAMED: u8 = 2;
+
+impl<'a> ShadowRecord<'a> {
+    fn encode(&self, out: &mut BytesMut) {
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        out.put_u8(
+            flag(self.format == Format::Cbor, IS_CBOR)
+                | flag(self.name.is_some(), IS_NAMED)
+                | flag(self.publisher.is_some(), HAS_PUBLISHER)
+                | flag(self.packet_id.is_some(), HAS_PACKET_ID),
+        );
+        out.put_slice(self.vin.as_str().as_bytes());
+        self.name.into_iter().for_each(|name| put_text(out, name));
+        put_principal(out, &self.by);
+        self.publisher.into_iter().for_each(|publisher| out.put_u64(publisher));
+        self.packet_id.into_iter().for_each(|packet_id| out.put_u16(packet_id.get()));
+        out.put_slice(self.change);
+    }
+
+    fn decode(reader: &mut Reader<'a>) -> Result<Self, RecordError> {
+        let flags = reader.u8()?;
+        Ok(ShadowRecord {
+            format: if flags & IS_CBOR != 0 { Format::Cbor } else { Format::Json },
+            vin: reader.vin()?,
+            name: if flags & IS_NAMED != 0 { Some(reader.text()?) } else { None },
+            by: reader.principal()?,
+            publisher: if flags & HAS_PUBLISHER != 0 { Some(reader.u64()?) } else { None },
+            packet_id: match flags & HAS_PACKET_ID {
+                0 => None,
+                _ => Some(PacketId::new(reader.u16()?).ok_or(RecordError::Damaged)?),
+            },
+            change: std::mem::take(&mut reader.0),
         })
     }
 }

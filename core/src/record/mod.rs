@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 pub(crate) use codec::{Reader, put_identifiers, put_principal, put_text, put_time};
 pub use format::RecordError;
-pub(crate) use format::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, WillRecord};
+pub(crate) use format::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, ShadowRecord, WillRecord};
 
 /// A position in the shard's log. Zero stands before the first record and is always durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

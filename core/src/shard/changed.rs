@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use causeway_fleet::Vin;
+
 use crate::lane::LaneName;
 use crate::session::{Session, SessionKey};
 use crate::shared::GroupKey;
@@ -52,6 +54,8 @@ pub(super) struct Changed {
     /// Those among them that began since, or that a member left.
     pub(super) moved_groups: BTreeSet<GroupKey>,
     pub(super) topics: HashSet<Box<str>>,
+    /// Shadows; the classic one has no name.
+    pub(super) shadows: BTreeSet<(Vin, Option<Box<str>>)>,
     pub(super) ended_sessions: Vec<EndedSession>,
     pub(super) ended_groups: Vec<(Box<str>, Box<str>)>,
 }
@@ -79,6 +83,12 @@ impl Changed {
     pub(super) fn retained(&mut self, topic: &str) {
         if self.is_noted && !self.topics.contains(topic) {
             self.topics.insert(topic.into());
+        }
+    }
+
+    pub(super) fn shadow(&mut self, vin: Vin, name: Option<&str>) {
+        if self.is_noted {
+            self.shadows.insert((vin, name.map(Into::into)));
         }
     }
 

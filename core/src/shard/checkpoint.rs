@@ -4,6 +4,8 @@
 //! says up to which record it is true, and a replay skips what it already has. Nothing may be committed before the log is
 //! durable that far. The layout of keys and values is in [`crate::folded`].
 
+use causeway_fleet::Vin;
+
 use super::Shard;
 use super::changed::{Changed, Keys};
 use crate::Lsn;
@@ -49,6 +51,7 @@ pub(super) struct Checkpoint {
     next_session: SessionKey,
     groups: Vec<GroupKey>,
     topics: Vec<Box<str>>,
+    shadows: Vec<(Vin, Option<Box<str>>)>,
     /// Messages that were owed to nobody when it began.
     resting: Vec<Lsn>,
 }
@@ -72,6 +75,7 @@ impl Shard {
             next_session: 0,
             groups: changed.groups.into_iter().collect(),
             topics,
+            shadows: changed.shadows.into_iter().rev().collect(),
             resting: self.queues.bodies.take_resting(),
         };
         if std::mem::take(&mut self.fold_failed) {
@@ -90,6 +94,8 @@ impl Shard {
         checkpoint.groups = self.groups.iter().map(|(key, _)| key).collect();
         checkpoint.topics = self.retained.topics();
         checkpoint.topics.reverse();
+        checkpoint.shadows = self.shadows.names();
+        checkpoint.shadows.sort_unstable_by(|one, other| other.cmp(one));
     }
 
     /// The next changes of the fold, about `work` steps of them. The end comes once, with the last changes.
@@ -112,6 +118,10 @@ impl Shard {
                     (None, Some(stamp)) => folded::put_removal(&topic, stamp),
                     (None, None) => folded::remove_retained(&topic),
                 });
+            } else if let Some((vin, name)) = checkpoint.shadows.pop() {
+                done += 1;
+                let kept = self.shadows.get((vin, name.as_deref()));
+                changes.extend(kept.map(|kept| folded::put_shadow(&vin, kept.name(), kept.as_folded())));
             } else {
                 self.fold_moved(changes);
                 self.fold_ended(changes);

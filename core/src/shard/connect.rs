@@ -34,6 +34,7 @@ impl Shard {
         }
         let before = self.recorder.last();
         let (key, present) = self.attach(now, id, &request);
+        self.owe_deltas(key, None);
         self.vehicle_came(now, id);
         let after = self.recorder.last();
         // What CONNACK says of the session is to be true after a crash, too.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use causeway_fleet::mount;
+use causeway_fleet::{calls, mount};
 use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_matches};
 use smallvec::SmallVec;
 
@@ -54,6 +54,8 @@ pub(super) enum Origin {
     Broker,
     /// Which vehicles are connected: nobody can be refused, whoever has no room catches up later, and nobody sees it before it is durable.
     Presence,
+    /// What came of something that the broker was asked: nobody can be refused, and nobody sees it before this record is durable.
+    Service { after: Lsn },
 }
 
 impl Origin {
@@ -62,7 +64,7 @@ impl Origin {
         match self {
             Origin::Client { session, .. } => session,
             Origin::Will { session } => Some(session),
-            Origin::Broker | Origin::Presence => None,
+            Origin::Broker | Origin::Presence | Origin::Service { .. } => None,
         }
     }
 }
@@ -143,14 +145,26 @@ impl Shard {
                 self.check_room(now, publication)?;
                 Skipped::default()
             }
-            Origin::Will { .. } | Origin::Broker | Origin::Presence => self.skip_without_room(now, publication),
+            Origin::Will { .. } | Origin::Broker | Origin::Presence | Origin::Service { .. } => {
+                self.skip_without_room(now, publication)
+            }
         };
         self.number(publication);
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
         let lane = self.lane_of(publication);
-        let recorded = origin != Origin::Broker && self.is_owed(now, publication);
+        let recorded = match origin {
+            Origin::Broker => false,
+            // Its record comes behind the one it waits for.
+            Origin::Service { .. } => self.is_acknowledged(publication.qos) || self.is_owed(now, publication),
+            Origin::Client { .. } | Origin::Will { .. } | Origin::Presence => self.is_owed(now, publication),
+        };
         self.direct_overtaken(now, publication);
         let durable_at = if recorded { self.record_publish(now, publication, lane, origin, skipped) } else { Lsn(0) };
+        let seen_after = match origin {
+            Origin::Presence => durable_at,
+            Origin::Service { after } => after.max(durable_at),
+            Origin::Client { .. } | Origin::Will { .. } | Origin::Broker => Lsn(0),
+        };
         self.owe_to_all(publication, durable_at);
         if publication.retain {
             if publication.copy == CopyFor::Present {
@@ -162,11 +176,8 @@ impl Shard {
         let mut matches = std::mem::take(&mut self.matches);
         let mut forms = Forms::default();
         for matched in matches.drain(..) {
-            if origin == Origin::Presence
-                && durable_at > self.durable
-                && matched.qos_of(publication.qos) == QoS::AtMostOnce
-            {
-                self.put_off(publication, matched, durable_at);
+            if seen_after > self.durable && matched.qos_of(publication.qos) == QoS::AtMostOnce {
+                self.put_off(publication, matched, seen_after);
                 continue;
             }
             self.deliver(now, publication, matched, (durable_at, lane), &mut forms);
@@ -176,7 +187,7 @@ impl Shard {
         self.matches = matches;
         let mut groups = std::mem::take(&mut self.matched_groups);
         for group in groups.drain(..) {
-            self.deliver_to_group(now, publication, group, durable_at);
+            self.deliver_to_group(now, publication, group, (durable_at, seen_after));
         }
         self.matched_groups = groups;
         for (name, text) in std::mem::take(&mut self.overflows) {
@@ -203,6 +214,14 @@ impl Shard {
         LaneName::of(self.limits.urgent_topics.iter().any(|filter| filter_matches(filter, topic)))
     }
 
+    /// Whether anybody who matched acknowledges a message of this QoS.
+    fn is_acknowledged(&self, qos: QoS) -> bool {
+        let by_group = |key: &GroupKey| self.groups.get(*key).is_some_and(|group| group.qos_max() > QoS::AtMostOnce);
+        qos > QoS::AtMostOnce
+            && (self.matches.iter().any(|matched| matched.qos > QoS::AtMostOnce)
+                || self.matched_groups.iter().any(by_group))
+    }
+
     /// Counts to how many a recorded message is owed, and keeps its body at hand for those who are here.
     fn owe_to_all(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
         let qos = publication.qos;
@@ -221,8 +240,10 @@ impl Shard {
 
     /// Likewise, but for a message that another shard handed over for one group: only that.
     pub(super) fn collect_matches_of(&mut self, publication: &Publication<'_>, origin: Origin) {
-        if publication.copy == CopyFor::Later {
-            return;
+        match publication.copy {
+            CopyFor::Everybody | CopyFor::Present => {}
+            CopyFor::Later => return,
+            CopyFor::Home => return self.match_home(publication),
         }
         if publication.stamp == 0 || publication.retain {
             self.collect_matches(publication.topic, origin);
@@ -527,9 +548,9 @@ impl Shard {
         if !connection.takes_more(&self.limits) {
             self.counters.reached(Bound::OutboxBytes);
             self.counters.dropped_slow_consumer += 1;
-            if is_presence(publication.topic) {
-                self.sessions[key as usize].missed_presence = true;
-            }
+            let session = &mut self.sessions[key as usize];
+            session.missed_presence |= is_presence(publication.topic);
+            session.is_due_deltas |= calls::is_delta(publication.topic);
             return;
         }
         let outgoing = Outgoing {

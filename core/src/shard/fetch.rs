@@ -84,7 +84,9 @@ impl Shard {
     pub fn fetched(&mut self, now: Millis, lsn: Lsn, record: Option<&[u8]>) {
         let waiters = self.fetches.waiting.remove(&lsn).unwrap_or_default();
         match record.and_then(|bytes| Record::decode(bytes).ok()).map(|record| record.event) {
-            Some(Event::Publish(publish)) => self.queues.bodies.put(lsn, Arc::new(Message::of_record(&publish))),
+            Some(Event::Publish(publish) | Event::Call(publish)) => {
+                self.queues.bodies.put(lsn, Arc::new(Message::of_record(&publish)))
+            }
             Some(Event::Directed(directed)) => {
                 self.queues.bodies.put(lsn, Arc::new(Message::of_record(&directed.message)));
             }

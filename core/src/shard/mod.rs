@@ -4,7 +4,9 @@
 //! waits: records gather in a group, deliveries in outboxes, rare things in effects, and the edge takes all three.
 
 mod acknowledge;
+mod ask;
 mod authority;
+mod calls;
 mod changed;
 mod checkpoint;
 mod close;
@@ -24,12 +26,14 @@ mod record;
 mod replay;
 mod replicate;
 mod restore;
+mod shadow;
 mod share;
 mod subscribe;
 mod sys;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod twins;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -61,6 +65,7 @@ use origin::Numbers;
 use peers::Peers;
 use policy::InForce;
 use presence::{Late, Presence};
+use shadow::Shadows;
 use timers::Timers;
 
 pub use authority::{Notice, Revocation, Revoked};
@@ -84,6 +89,8 @@ enum Release {
     Late { session: SessionKey, epoch: u64, late: Box<Late> },
     /// Likewise to a shared subscription.
     LateToGroup { group: GroupKey, message: Arc<Message> },
+    /// An answer, or news, for the rest of the broker.
+    Told(Box<Effect>),
 }
 
 /// Which packet answers once its record is durable.
@@ -152,12 +159,16 @@ pub struct Shard {
     dirty: VecDeque<ConnectionId>,
     /// Which of the broker's shards this is.
     number: u16,
+    /// How many there are.
+    shards: u16,
+    shadows: Shadows,
     peers: Peers,
     /// Sessions of other shards, also while the log is replayed.
     peer_sessions: Vec<SessionKey>,
     survey: Survey,
     effects: VecDeque<Effect>,
     tells_details: bool,
+    tells_twins: bool,
     counters: Counters,
     /// What the message at hand matched; kept for its memory.
     matches: Vec<Match>,
@@ -213,11 +224,14 @@ impl Shard {
             numbers: Numbers::new(now, hash_seed),
             dirty: VecDeque::new(),
             number: 0,
+            shards: 1,
+            shadows: Shadows::new(hash_seed),
             peers: Peers::default(),
             peer_sessions: Vec::new(),
             survey: Survey::default(),
             effects: VecDeque::new(),
             tells_details: true,
+            tells_twins: false,
             counters: Counters::default(),
             matches: Vec::new(),
             matched_groups: Vec::new(),
@@ -407,6 +421,7 @@ impl Shard {
                     self.deliver_late(now, session, &late);
                 }
             }
+            Release::Told(effect) => self.effects.push_back(*effect),
             Release::LateToGroup { group, message } => self.deliver_late_to_group(now, group, &message),
         }
     }

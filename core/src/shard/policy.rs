@@ -93,6 +93,14 @@ impl InForce {
         Ok(Granted { qos_max, receives_all: self.policy.receives_all(subject, plain) })
     }
 
+    /// Whether a client may have answers sent to a topic: whoever could subscribe to it.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    pub(super) fn may_be_answered(&self, connection: &Connection, topic: &str) -> Result<(), String> {
+        self.may_subscribe(connection.subject(), topic).map(|_| ())
+    }
+
     fn granted(&self, decision: Decision) -> Result<QoS, String> {
         match decision {
             Decision::Allow(grant) => Ok(QoS::from_bits(grant.qos_max).unwrap_or(QoS::ExactlyOnce)),

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use causeway_fleet::{Mount, MountError};
+use causeway_fleet::{Mount, MountError, calls};
 use causeway_protocol::{
     Ack, ForwardedProperties, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode, TopicError,
     check_topic_levels,
@@ -203,6 +203,10 @@ impl Shard {
     ) -> Result<Routed, (ReasonCode, String)> {
         match self.connection(id).and_then(Connection::mount) {
             None => self.accept_named(now, id, publish, (topic, publish.properties.forwarded)),
+            // The names of AWS IoT stand for themselves.
+            Some(mount) if topic.starts_with('$') && calls::of(topic).is_some_and(|call| call.vin == *mount.vin()) => {
+                self.accept_named(now, id, publish, (topic, publish.properties.forwarded))
+            }
             Some(mount) => self.accept_mounted(now, id, publish, (mount, topic)),
         }
     }
@@ -238,6 +242,11 @@ impl Shard {
         publish: &Publish<'_>,
         (topic, forwarded): (&str, ForwardedProperties<'_>),
     ) -> Result<Routed, (ReasonCode, String)> {
+        if let Some(call) = calls::of(topic)
+            && let Some(accepted) = self.accept_call(now, id, publish, call, (topic, forwarded))
+        {
+            return accepted;
+        }
         let connection = self.connections.get(id.index()).filter(|connection| connection.id == id);
         let allowed = match connection {
             Some(connection) => self.in_force.may_publish(connection, topic, publish.qos, publish.retain),

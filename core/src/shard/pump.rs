@@ -40,6 +40,7 @@ impl Shard {
         }
         self.pump_queue(now, key);
         self.catch_up_with_presence(now, key);
+        self.catch_up_with_deltas(now, key);
         self.pump_groups_of(now, key);
     }
 

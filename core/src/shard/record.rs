@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use causeway_fleet::shadow::Format;
+use causeway_fleet::{Principal, Vin};
 use causeway_protocol::{PacketId, QoS};
 
 use super::Shard;
@@ -15,7 +17,7 @@ use crate::index::Subscription;
 use crate::lane::LaneName;
 use crate::message::{CopyFor, Message, Publication};
 use crate::queue::Delivery;
-use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record};
+use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, ShadowRecord};
 use crate::session::{Session, SessionKey};
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
@@ -42,18 +44,11 @@ impl Shard {
         origin: Origin,
         skipped: Skipped,
     ) -> Lsn {
-        let (publisher, packet_id) = match origin {
-            Origin::Client { session, packet_id } => {
-                let publisher = session.and_then(|key| self.recorded_epoch(key));
-                (publisher, packet_id.filter(|_| publisher.is_some()))
-            }
-            Origin::Will { session } => (self.recorded_epoch(session), None),
-            Origin::Broker | Origin::Presence => (None, None),
-        };
+        let (publisher, packet_id) = self.publisher_of(origin);
         self.counters.records_appended += 1;
         let groups = &self.groups;
         let named = |key: &GroupKey| groups.get(*key).map(|group| (&*group.share_name, &*group.filter));
-        let event = Event::Publish(PublishRecord {
+        let record = PublishRecord {
             qos: publication.qos,
             retain: publication.retain,
             urgent: lane == LaneName::Urgent,
@@ -67,8 +62,34 @@ impl Shard {
             payload: publication.payload,
             skipped_sessions: skipped.sessions,
             skipped_groups: skipped.groups.iter().filter_map(named).collect(),
-        });
+        };
+        let event = if publication.copy == CopyFor::Home { Event::Call(record) } else { Event::Publish(record) };
         self.recorder.append(&Record { now, event })
+    }
+
+    /// Who published a message, and by which identifier it is known to have been, where the log knows them.
+    fn publisher_of(&self, origin: Origin) -> (Option<u64>, Option<PacketId>) {
+        match origin {
+            Origin::Client { session, packet_id } => {
+                let publisher = session.and_then(|key| self.recorded_epoch(key));
+                (publisher, packet_id.filter(|_| publisher.is_some()))
+            }
+            Origin::Will { session } => (self.recorded_epoch(session), None),
+            Origin::Broker | Origin::Presence | Origin::Service { .. } => (None, None),
+        }
+    }
+
+    /// A shadow changes, as somebody asked in a message or otherwise.
+    pub(super) fn record_shadow(
+        &mut self,
+        now: Millis,
+        (vin, name): (Vin, Option<&str>),
+        (by, origin): (&Principal, Origin),
+        (format, change): (Format, &[u8]),
+    ) -> Lsn {
+        let (publisher, packet_id) = self.publisher_of(origin);
+        let record = ShadowRecord { vin, name, by: by.clone(), publisher, packet_id, format, change };
+        self.append(now, Event::Shadow(record))
     }
 
     /// A session that outlives its connection is known to the log from its first connection on.

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use causeway_fleet::Principal;
-use causeway_protocol::QoS;
+use causeway_fleet::shadow::Change;
+use causeway_protocol::{PacketId, QoS};
 
 use super::Shard;
 use super::deliver::{Match, Origin};
@@ -16,9 +17,9 @@ use crate::crossing;
 use crate::folded::FoldedLane;
 use crate::index::Subscription;
 use crate::lane::LaneName;
-use crate::message::{Message, Publication};
+use crate::message::{CopyFor, Message, Publication};
 use crate::queue::{Delivery, Expiry};
-use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, RecordError};
+use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, RecordError, ShadowRecord};
 use crate::session::{DelayedWill, Session, SessionKey};
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
@@ -122,9 +123,14 @@ impl Shard {
     fn apply(&mut self, replay: &mut Replay, at: Lsn, record: Record<'_>) -> Result<(), RecordError> {
         match record.event {
             Event::Publish(publish) => {
-                self.replay_publish(replay, at, &publish);
+                self.replay_publish(replay, at, (&publish, CopyFor::Everybody));
                 Ok(())
             }
+            Event::Call(call) => {
+                self.replay_publish(replay, at, (&call, CopyFor::Home));
+                Ok(())
+            }
+            Event::Shadow(shadow) => self.replay_shadow(replay, at, record.now, &shadow),
             Event::SessionOpened { session, client_id, principal } => {
                 // The folded state may have it already, or even what came after its end.
                 if replay.key(session).is_none() && !self.is_later_known(replay, at, client_id) {
@@ -218,7 +224,12 @@ impl Shard {
             Event::WillPublished { .. } => {
                 self.disarm_will(key);
             }
-            Event::Publish(_) | Event::SessionOpened { .. } | Event::GroupProgress { .. } | Event::Handed(_) => {}
+            Event::Publish(_)
+            | Event::Call(_)
+            | Event::Shadow(_)
+            | Event::SessionOpened { .. }
+            | Event::GroupProgress { .. }
+            | Event::Handed(_) => {}
         }
         Ok(())
     }
@@ -321,21 +332,41 @@ impl Shard {
         Ok(())
     }
 
-    fn replay_publish(&mut self, replay: &Replay, at: Lsn, record: &PublishRecord<'_>) {
+    /// The publisher of a message is remembered to have sent it.
+    fn replay_received(&mut self, replay: &Replay, at: Lsn, publisher: Option<SessionKey>, id: Option<PacketId>) {
+        let Some((key, packet_id)) = publisher.zip(id).filter(|(key, _)| !replay.has(*key, at)) else { return };
+        self.changed.session(key);
+        let session = &mut self.sessions[key as usize];
+        match session.is_peer() {
+            true => crossing::remember(&mut session.received, packet_id),
+            false => drop(session.received.insert(packet_id)),
+        }
+    }
+
+    fn replay_shadow(
+        &mut self,
+        replay: &Replay,
+        at: Lsn,
+        now: Millis,
+        record: &ShadowRecord<'_>,
+    ) -> Result<(), RecordError> {
+        let publisher = record.publisher.and_then(|epoch| replay.key(epoch));
+        self.replay_received(replay, at, publisher, record.packet_id);
+        let change = Change::decode(record.change).ok_or(RecordError::Damaged)?;
+        let whose = (record.vin, record.name);
+        if !self.shadows.knows(whose, at) {
+            self.apply_shadow(now, at, whose, (&record.by, record.format), &change);
+        }
+        Ok(())
+    }
+
+    fn replay_publish(&mut self, replay: &Replay, at: Lsn, (record, copy): (&PublishRecord<'_>, CopyFor)) {
         let mut publication = Publication::of_record(record);
+        publication.copy = copy;
         let given = publication.provenance.as_ref().map_or(0, |provenance| provenance.sequence);
         self.numbers.begin_after(Millis(0), given);
         let publisher = record.publisher.and_then(|epoch| replay.key(epoch));
-        if let (Some(key), Some(packet_id)) = (publisher, record.packet_id)
-            && !replay.has(key, at)
-        {
-            self.changed.session(key);
-            let session = &mut self.sessions[key as usize];
-            match session.is_peer() {
-                true => crossing::remember(&mut session.received, packet_id),
-                false => drop(session.received.insert(packet_id)),
-            }
-        }
+        self.replay_received(replay, at, publisher, record.packet_id);
         let origin = Origin::Client { session: publisher, packet_id: None };
         self.collect_matches_of(&publication, origin);
         self.match_all_peers(&publication, origin);

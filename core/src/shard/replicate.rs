@@ -53,9 +53,9 @@ fn uncarried(identifiers: &[u32]) -> Option<(QoS, u64)> {
 }
 
 impl Shard {
-    /// Says which of the broker's shards this is. Call before anything else; a shard that is alone is the first.
-    pub fn become_shard(&mut self, number: u16) {
-        self.number = number;
+    /// Says which of the broker's shards this is, and of how many. Call before anything else; a shard that is alone is the first of one.
+    pub fn become_shard(&mut self, number: u16, shards: u16) {
+        (self.number, self.shards) = (number, shards);
     }
 
     /// Takes what a message of another shard carries beside itself.

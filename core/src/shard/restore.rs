@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 
+use causeway_fleet::shadow::Shadow;
+
 use super::Shard;
 use super::replay::Replay;
 use crate::Lsn;
 use crate::connection::KeptWill;
-use crate::folded::{Folded, FoldedSession};
+use crate::folded::{Folded, FoldedSession, FoldedShadow};
 use crate::lane::{LaneName, Number};
 use crate::message::Message;
 use crate::queue::{Delivery, Expiry, Queued};
@@ -76,6 +78,11 @@ impl Shard {
                     return Ok(());
                 }
                 self.set_retained(&topic, Some((Arc::new(message), lsn)));
+            }
+            Folded::Shadow { vin, name, shadow } => {
+                let FoldedShadow { lsn, format, bytes } = shadow;
+                let shadow = Shadow::decode(bytes).ok_or(RecordError::Damaged)?;
+                self.keep_shadow((vin, name), &shadow, (lsn, format));
             }
         }
         Ok(())

@@ -28,15 +28,16 @@ impl Shard {
         now: Millis,
         publication: &mut Publication<'_>,
         key: GroupKey,
-        durable_at: Lsn,
+        (durable_at, seen_after): (Lsn, Lsn),
     ) {
         let Some(group) = self.groups.get(key) else {
             return;
         };
         if publication.qos.min(group.qos_max()) == QoS::AtMostOnce {
-            if durable_at > self.durable && is_presence(publication.topic) {
+            let seen_after = if is_presence(publication.topic) { durable_at } else { seen_after };
+            if seen_after > self.durable {
                 let message = publication.keep();
-                self.releases.push_back((durable_at, Release::LateToGroup { group: key, message }));
+                self.releases.push_back((seen_after, Release::LateToGroup { group: key, message }));
                 return;
             }
             self.give_one_now(now, publication, key);

@@ -149,6 +149,7 @@ impl Shard {
         let at = self.record_subscribed(now, key, filter, subscription, sends_retained);
         let at = if due.is_empty() { at } else { self.recorder.last() };
         self.queue_retained(key, due, subscription);
+        self.owe_deltas(key, Some(filter));
         Ok(at)
     }
 

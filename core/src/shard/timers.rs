@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use causeway_fleet::Vin;
 use causeway_protocol::ReasonCode;
 
 use super::Shard;
@@ -28,6 +29,8 @@ pub(super) enum Timer {
         epoch: u64,
     },
     RetainedExpiry(Arc<str>),
+    /// Something that is wanted of a vehicle is wanted no longer.
+    ShadowExpiry(Vin, Option<Box<str>>),
     Sys,
     Progress,
 }
@@ -102,6 +105,7 @@ impl Shard {
                 Timer::SessionExpiry { session, epoch } => self.on_session_expiry(now, session, epoch),
                 Timer::WillDelay { session, epoch } => self.on_will_delay(now, session, epoch),
                 Timer::RetainedExpiry(topic) => self.on_retained_expiry(now, &topic),
+                Timer::ShadowExpiry(vin, name) => self.on_shadow_expiry(now, vin, name.as_deref()),
                 Timer::Sys => self.on_sys(now),
                 Timer::Progress => self.on_progress(now),
             }

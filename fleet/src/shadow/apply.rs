@@ -95,11 +95,7 @@ impl Shadow {
         expired: Map<String, Value>,
         wish: bool,
     ) -> Transition {
-        let pending = wish && {
-            let mut any = false;
-            self.desired.each(&mut |leaf| any |= leaf.pending.is_some());
-            any
-        };
+        let pending = wish && self.is_pending();
         let [released, expired] = [released, expired].map(|map| (!map.is_empty()).then_some(Value::Object(map)));
         Transition {
             version: self.version,

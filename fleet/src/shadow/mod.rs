@@ -16,7 +16,8 @@ mod rejection;
 mod request;
 mod tree;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
+pub use serde_json::Value;
 
 pub use apply::Transition;
 pub use change::Change;
@@ -28,6 +29,9 @@ use tree::Tree;
 
 /// How long the version of a deleted shadow is remembered, milliseconds: 48 hours.
 pub const VERSION_KEPT_MS: u64 = 48 * 3600 * 1000;
+
+/// Leaves, and what is known of each, in the same shape.
+type StateAndMetadata = (Map<String, Value>, Map<String, Value>);
 
 /// One shadow: of a vehicle as a whole, or a named one. The default is one that never existed.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -77,6 +81,13 @@ impl Shadow {
         next
     }
 
+    /// Whether anything is wanted of the vehicle.
+    pub fn is_pending(&self) -> bool {
+        let mut any = false;
+        self.desired.each(&mut |leaf| any |= leaf.pending.is_some());
+        any
+    }
+
     /// The document: `{"state": {"desired", "reported", "delta"}, "metadata": {"desired", "reported"}, "version", "timestamp"}`. What is empty
     /// is left out of `state` and `metadata`.
     pub fn document(&self, now_ms: u64) -> Value {
@@ -118,7 +129,7 @@ impl Shadow {
     }
 
     /// The pending leaves: their values, and their metadata.
-    fn pending(&self, now_ms: u64) -> Option<(u64, (Map<String, Value>, Map<String, Value>))> {
+    fn pending(&self, now_ms: u64) -> Option<(u64, StateAndMetadata)> {
         let due = |leaf: &tree::Leaf| leaf.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
         let delta = self.desired.only(&|leaf| leaf.pending.is_some() && !due(leaf));
         (!delta.0.is_empty()).then_some((self.sequence, delta))

@@ -159,7 +159,13 @@ pub fn run_presence_with<B: Broker>(
     let limits = Arc::new(limits(options.seed));
     let keeping = keeping(options.seed);
     let log = crate::log_options(options.seed);
-    let setup = |number| Setup { number, limits: Arc::clone(&limits), log: log.clone(), keeping };
+    let setup = |number| Setup {
+        number,
+        shards: shards(&options) as u16,
+        limits: Arc::clone(&limits),
+        log: log.clone(),
+        keeping,
+    };
     let brokers = (0..shards(&options)).map(|number| broker(setup(number as u16))).collect();
     let mut world = World::new(options.seed, Arc::clone(&limits), brokers);
     match world.run(options.steps) {

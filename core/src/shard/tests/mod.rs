@@ -12,5 +12,6 @@ mod peers;
 mod policy;
 mod presence;
 mod robustness;
+mod shadow;
 mod shared;
 mod world;

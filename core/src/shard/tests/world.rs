@@ -381,7 +381,7 @@ impl World {
         effects
             .filter_map(|effect| match effect {
                 Effect::Close { connection } => Some(connection),
-                Effect::Event(_) | Effect::Reauthenticate { .. } => None,
+                Effect::Event(_) | Effect::Reauthenticate { .. } | Effect::Answer { .. } | Effect::Twin(_) => None,
             })
             .collect()
     }

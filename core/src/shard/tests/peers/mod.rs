@@ -11,23 +11,23 @@ use super::world::*;
 use crate::{ConnectionId, Limits, Millis};
 
 /// Shards with links that carry what each says, in pieces of any size.
-struct Broker {
-    shards: Vec<World>,
+pub(super) struct Broker {
+    pub(super) shards: Vec<World>,
     /// The connection of shard `[at][of]`.
     links: Vec<Vec<Option<ConnectionId>>>,
     /// Bytes on their way `[from][to]`.
     under_way: Vec<Vec<Vec<u8>>>,
-    cut: bool,
+    pub(super) cut: bool,
 }
 
 impl Broker {
-    fn new(count: usize) -> Broker {
+    pub(super) fn new(count: usize) -> Broker {
         Broker::with(count, |_| {})
     }
 
     fn with(count: usize, change: impl Fn(&mut Limits)) -> Broker {
         let mut shards: Vec<World> = (0..count).map(|_| World::with(&change)).collect();
-        shards.iter_mut().enumerate().for_each(|(number, world)| world.shard.become_shard(number as u16));
+        shards.iter_mut().enumerate().for_each(|(number, world)| world.shard.become_shard(number as u16, count as u16));
         let mut broker =
             Broker { shards, links: Vec::new(), under_way: vec![vec![Vec::new(); count]; count], cut: false };
         broker.link();
@@ -50,7 +50,7 @@ impl Broker {
     }
 
     /// Moves everything between shards until nothing moves any more.
-    fn carry(&mut self) {
+    pub(super) fn carry(&mut self) {
         let count = self.shards.len();
         let mut moved = !self.cut;
         while std::mem::take(&mut moved) {
@@ -69,24 +69,28 @@ impl Broker {
         }
     }
 
-    fn join(&mut self, shard: usize, connect: Connect<'_>) -> Client {
+    pub(super) fn join(&mut self, shard: usize, connect: Connect<'_>) -> Client {
         self.shards[shard].join(connect)
     }
 
-    fn subscribe(&mut self, shard: usize, client: Client, filter: &str, qos: u8) {
+    pub(super) fn subscribe(&mut self, shard: usize, client: Client, filter: &str, qos: u8) {
         self.shards[shard].subscribe(client, filter, options(qos));
         self.carry();
     }
 
-    fn publish(&mut self, shard: usize, client: Client, qos: u8, topic: &str, payload: &str) {
+    pub(super) fn publish(&mut self, shard: usize, client: Client, qos: u8, topic: &str, payload: &str) {
         self.shards[shard].publish(client, publish(qos, u16::from(qos > 0), topic, payload));
         self.carry();
     }
 
     /// Everything stops, without a word, and starts again.
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
+        let count = self.shards.len();
         self.shards.iter_mut().for_each(World::restart);
-        self.shards.iter_mut().enumerate().for_each(|(number, world)| world.shard.become_shard(number as u16));
+        self.shards
+            .iter_mut()
+            .enumerate()
+            .for_each(|(number, world)| world.shard.become_shard(number as u16, count as u16));
         self.link();
     }
 }

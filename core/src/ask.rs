@@ -1,0 +1,91 @@
+//! What the rest of the broker asks a shard, about vehicles that live on it.
+//!
+//! Owns the words only. A question is [`crate::Shard::ask`]; its answer comes as [`crate::Effect::Answer`], once what it says is durable.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use causeway_fleet::shadow::{Format, Rejection};
+use causeway_fleet::{Principal, Vin};
+
+use crate::Millis;
+
+/// Names one question until it is answered. Chosen by whoever asks; none is used twice at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AskId(pub u64);
+
+/// A question.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Ask {
+    /// About one shadow.
+    Shadow(ShadowAsk),
+    /// The names of a vehicle's shadows.
+    Shadows(Vin),
+}
+
+/// What is wanted of a shadow.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowAsk {
+    /// Whose.
+    pub vin: Vin,
+    /// Without a name, the classic one.
+    pub name: Option<Box<str>>,
+    /// Who asks: it stands in the history.
+    pub by: Principal,
+    /// What.
+    pub what: ShadowWhat,
+}
+
+/// See [`ShadowAsk`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum ShadowWhat {
+    /// The document.
+    Get,
+    /// To merge an update document.
+    Update {
+        /// The document.
+        payload: Bytes,
+        /// In which form it is.
+        format: Format,
+        /// The version the shadow must have, beside what the document says of it.
+        version: Option<u64>,
+    },
+    /// To delete it.
+    Delete {
+        /// The version it must have.
+        version: Option<u64>,
+    },
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// Of [`Ask::Shadow`].
+    Shadow(Result<ShadowTold, Rejection>),
+    /// Of [`Ask::Shadows`]: names and versions; the classic one has none.
+    Shadows(Vec<(Option<Box<str>>, u64)>),
+}
+
+/// A shadow as it is, or as it became.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShadowTold {
+    /// Its version.
+    pub version: u64,
+    /// The document in JSON: the whole one; of a deletion, what AWS IoT answers.
+    pub document: Vec<u8>,
+}
+
+/// A shadow changed. Told, once it is durable, while [`crate::Shard::tell_twins`] says that somebody listens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TwinEvent {
+    /// Whose.
+    pub vin: Vin,
+    /// Without a name, the classic one.
+    pub name: Option<Box<str>>,
+    /// What it has now.
+    pub version: u64,
+    /// When it changed.
+    pub at: Millis,
+    /// The entry of its history, in JSON: `version`, `at`, `by`, `from`, `to`, and `released` and `expired` where there are.
+    pub entry: Arc<[u8]>,
+}

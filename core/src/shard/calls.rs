@@ -1,0 +1,165 @@
+//! Calls: messages that the broker itself is asked something with.
+//!
+//! Owns whether a message is one, who may make it, and how it comes to the shard on which the vehicle lives. What is answered is said in
+//! `shadow` and `command`. Which topics are calls is `fleet::calls`'.
+//!
+//! A call is authorised where it comes in. If the vehicle lives on another shard, that one is owed it like any message, and nobody else is: it is
+//! recorded, sent over the link and acknowledged like any other.
+
+use causeway_fleet::calls::{self, Call, What};
+use causeway_fleet::{Principal, home_shard, mount};
+use causeway_protocol::{ForwardedProperties, PacketId, Publish, QoS, ReasonCode};
+use smallvec::SmallVec;
+
+use super::Shard;
+use super::deliver::{Match, Origin, Routed};
+use crate::connection::Connection;
+use crate::message::{CopyFor, Publication};
+use crate::provenance::{Provenance, without_claims};
+use crate::session::SessionKey;
+use crate::{ConnectionId, Millis};
+
+/// Who asks something with a message.
+#[derive(Debug, Clone)]
+pub(super) struct Requester {
+    pub(super) principal: Principal,
+    /// Whose message it is here, and the identifier by which it would be known if it came again: a replay is to know it, too.
+    pub(super) session: Option<SessionKey>,
+    pub(super) packet_id: Option<PacketId>,
+}
+
+impl Requester {
+    pub(super) fn origin(&self) -> Origin {
+        Origin::Client { session: self.session, packet_id: self.packet_id }
+    }
+}
+
+impl Shard {
+    /// Takes a message of this full topic, if it is a call.
+    #[inline(never)]
+    pub(super) fn accept_call(
+        &mut self,
+        now: Millis,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        call: Call<'_>,
+        (topic, forwarded): (&str, ForwardedProperties<'_>),
+    ) -> Option<Result<Routed, (ReasonCode, String)>> {
+        let home = home_shard(call.vin.as_str(), u32::from(self.shards)) as u16;
+        let is_peer = self.is_peer(id);
+        if is_peer && (home != self.number || call.what == What::Brokers) {
+            // The broker's own word on another shard, for those who are subscribed here.
+            return None;
+        }
+        if matches!(call.what, What::Command(_)) && forwarded.response_topic().is_none() {
+            return None;
+        }
+        let mut room = Vec::new();
+        let (provenance, forwarded) = match is_peer {
+            true => Provenance::of_link(forwarded),
+            false => {
+                let principal = self.connection(id)?.identity.principal.clone();
+                if matches!(call.what, What::Reply(_)) && principal.vin() != Some(&call.vin) {
+                    return None;
+                }
+                if let Err(why) = self.may_call(id, publish.qos, &call, (topic, forwarded.response_topic())) {
+                    self.counters.publish_refused_unauthorized += 1;
+                    return Some(Err((ReasonCode::NotAuthorized, why)));
+                }
+                let by = Provenance { by: principal, at: now, sequence: 0 };
+                (Some(by), without_claims(forwarded, &mut room))
+            }
+        };
+        let principal = provenance.as_ref().map_or(Principal::Anonymous, |provenance| provenance.by.clone());
+        let session = self.connection(id).and_then(|connection| connection.session);
+        let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce || is_peer);
+        let mut publication = Publication::of_publish(now, publish, topic);
+        (publication.provenance, publication.forwarded, publication.retain) = (provenance, forwarded, false);
+        if home != self.number {
+            (publication.copy, publication.stamp) = (CopyFor::Home, u64::from(home) + 1);
+            return Some(self.route(now, &mut publication, Origin::Client { session, packet_id }));
+        }
+        let from = Requester { principal, session, packet_id };
+        match call.what {
+            What::Shadow(name, verb, names) => {
+                Some(self.on_shadow_call(now, &from, (call.vin, name), (verb, names), &publication))
+            }
+            What::Command(_) | What::Reply(_) => None,
+            What::Brokers => Some(Err((ReasonCode::NotAuthorized, calls_are_the_brokers()))),
+        }
+    }
+
+    /// Whether a client may make a call, and be answered where it wants.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    fn may_call(
+        &mut self,
+        id: ConnectionId,
+        qos: QoS,
+        call: &Call<'_>,
+        (topic, response_topic): (&str, Option<&str>),
+    ) -> Result<(), String> {
+        let Some(connection) = self.connections.get(id.index()).filter(|connection| connection.id == id) else {
+            return Err("not connected".to_owned());
+        };
+        if call.what == What::Brokers {
+            return Err(calls_are_the_brokers());
+        }
+        self.in_force.may_publish(connection, &call.canonical(topic), qos, false)?;
+        match response_topic {
+            // What a vehicle answers goes where its requester wanted.
+            Some(response_topic) if !matches!(call.what, What::Reply(_)) => {
+                self.may_be_answered_at(connection_of(&self.connections, id), response_topic)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether the broker may publish an answer to a client there: only where that could read it, and nothing that the broker takes itself. Else it
+    /// would publish for clients what they may not.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    fn may_be_answered_at(&self, connection: Option<&Connection>, topic: &str) -> Result<(), String> {
+        if topic.starts_with('$') || mount::is_brokers(topic) || calls::of(topic).is_some() {
+            return Err(format!("no answers are sent to {topic:?}"));
+        }
+        let connection = connection.ok_or_else(|| "not connected".to_owned())?;
+        if let Some(vin) = connection.identity.principal.vin() {
+            return match mount::is_of(vin, topic) {
+                true => Ok(()),
+                false => Err(format!("{topic:?} is not the vehicle's")),
+            };
+        }
+        self.in_force.may_be_answered(connection, topic)
+    }
+
+    /// A call is for the shard on which its vehicle lives.
+    pub(super) fn match_home(&mut self, publication: &Publication<'_>) {
+        self.turn += 1;
+        let home = publication.stamp.checked_sub(1).and_then(|home| u16::try_from(home).ok());
+        let is_it = |key: &&SessionKey| {
+            let session = self.sessions.get(**key as usize);
+            session.is_some_and(|session| home.is_some_and(|home| session.principal == Principal::Shard(home)))
+        };
+        let Some(&session) = self.peer_sessions.iter().find(is_it) else { return };
+        self.matches.push(Match {
+            session,
+            qos: QoS::ExactlyOnce,
+            retain_as_published: false,
+            fleeting: false,
+            full: false,
+            replicates: false,
+            identifiers: SmallVec::new(),
+        });
+    }
+}
+
+fn connection_of(connections: &slab::Slab<Connection>, id: ConnectionId) -> Option<&Connection> {
+    connections.get(id.index()).filter(|connection| connection.id == id)
+}
+
+fn calls_are_the_brokers() -> String {
+    "what is below shadow/ is the broker's, but for state, get, update and delete".to_owned()
+}

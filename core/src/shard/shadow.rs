@@ -1,0 +1,471 @@
+//! The shadows of the vehicles that live here: what is wanted of each, and what it last said.
+//!
+//! Owns where they are kept, their records, and who is told what of a change. What a change does to a document is
+//! `fleet::shadow`'s. What users may rely on is told in `docs/shadows.md`.
+//!
+//! A change is one record, with the messages about it behind it in the same group. Nobody is told of it before it is durable.
+
+use std::collections::HashMap;
+
+use causeway_fleet::calls::{Names, Told, Verb, told_on};
+use causeway_fleet::shadow::{
+    Change, Format, Rejection, Request, Section, Shadow, ShadowLimits, Transition, Value, answer, write,
+};
+use causeway_fleet::{Principal, Vin};
+use causeway_protocol::{ForwardedBuilder, ForwardedProperties, QoS, ReasonCode, filter_matches};
+use foldhash::fast::FixedState;
+
+use super::calls::Requester;
+use super::deliver::{Forms, Origin, Routed};
+use super::timers::Timer;
+use super::{Release, Shard};
+use crate::folded::FoldedShadow;
+use crate::message::Publication;
+use crate::session::{Identifiers, SessionKey};
+use crate::{Lsn, Millis};
+
+/// A vehicle, and which of its shadows: the classic one has no name.
+pub(super) type Whose<'n> = (Vin, Option<&'n str>);
+
+/// What a payload in CBOR says that it is.
+const CBOR: &str = "application/cbor";
+const JSON: &str = "application/json";
+/// By which a vehicle says, beside its state, how far it has handled what was wanted of it.
+const HANDLED: &str = "delta";
+const BOTH: [Names; 2] = [Names::Own, Names::Aws];
+
+/// All shadows of a shard.
+#[derive(Debug)]
+pub(super) struct Shadows {
+    of: HashMap<Vin, Vec<Kept>, FixedState>,
+}
+
+/// One shadow, as it is kept: a million of them lie in memory.
+#[derive(Debug)]
+pub(super) struct Kept {
+    name: Option<Box<str>>,
+    bytes: Box<[u8]>,
+    /// The record of its last change.
+    lsn: Lsn,
+    /// When something in it expires, if anything does.
+    expires_at: Option<Millis>,
+    /// Whether anything is wanted of the vehicle.
+    is_pending: bool,
+    /// In which form the vehicle is told.
+    format: Format,
+}
+
+impl Kept {
+    pub(super) fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    pub(super) fn lsn(&self) -> Lsn {
+        self.lsn
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
+    }
+
+    pub(super) fn as_folded(&self) -> FoldedShadow<'_> {
+        FoldedShadow { lsn: self.lsn, format: self.format, bytes: &self.bytes }
+    }
+
+    /// What was encoded here, or restored, where damage was noticed.
+    pub(super) fn shadow(&self) -> Shadow {
+        Shadow::decode(&self.bytes).unwrap_or_default()
+    }
+}
+
+impl Shadows {
+    pub(super) fn new(hash_seed: u64) -> Shadows {
+        Shadows { of: HashMap::with_hasher(FixedState::with_seed(hash_seed)) }
+    }
+
+    pub(super) fn of(&self, vin: &Vin) -> &[Kept] {
+        self.of.get(vin).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn get(&self, (vin, name): Whose<'_>) -> Option<&Kept> {
+        self.of(&vin).iter().find(|kept| kept.name() == name)
+    }
+
+    /// Whether the record at `at` is in it already.
+    pub(super) fn knows(&self, whose: Whose<'_>, at: Lsn) -> bool {
+        self.get(whose).is_some_and(|kept| kept.lsn >= at)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (Vin, &Kept)> {
+        self.of.iter().flat_map(|(vin, kept)| kept.iter().map(|kept| (*vin, kept)))
+    }
+
+    /// The names of all of them.
+    pub(super) fn names(&self) -> Vec<(Vin, Option<Box<str>>)> {
+        self.all().map(|(vin, kept)| (vin, kept.name.clone())).collect()
+    }
+}
+
+/// A question, as its message has it.
+struct Asked<'a> {
+    whose: Whose<'a>,
+    verb: Verb,
+    names: Names,
+    qos: QoS,
+    format: Format,
+    /// Where the answer goes, and with which correlation data, if not where answers go.
+    response: Option<(&'a str, Option<&'a [u8]>)>,
+}
+
+impl Shard {
+    /// Somebody asks something of a shadow with a message.
+    ///
+    /// # Errors
+    /// It can't be asked now.
+    pub(super) fn on_shadow_call(
+        &mut self,
+        now: Millis,
+        from: &Requester,
+        whose: Whose<'_>,
+        (verb, names): (Verb, Names),
+        publication: &Publication<'_>,
+    ) -> Result<Routed, (ReasonCode, String)> {
+        if verb != Verb::Get && self.storage_low {
+            self.counters.publish_refused_disk_full += 1;
+            return Err((ReasonCode::QuotaExceeded, "the disk is nearly full".to_owned()));
+        }
+        let forwarded = publication.forwarded;
+        let response = forwarded.response_topic().map(|topic| (topic, forwarded.correlation_data()));
+        let (qos, format) = (publication.qos.min(QoS::AtLeastOnce), format_of(forwarded));
+        let asked = Asked { whose, verb, names, qos, format, response };
+        let done = match verb {
+            Verb::Get => self.get_shadow(now, &asked, publication.payload),
+            Verb::State | Verb::Update => {
+                let section = if verb == Verb::State { Section::Reported } else { Section::Whole };
+                self.parse_update(publication.payload, format, section).and_then(|request| {
+                    let request = match handled_of(forwarded).filter(|_| verb == Verb::State) {
+                        Some(handled) => request.handled(handled),
+                        None => request,
+                    };
+                    let token = request.client_token.clone();
+                    self.update_shadow(now, from, &asked, &request).map_err(|rejection| (rejection, token))
+                })
+            }
+            Verb::Delete => self.delete_shadow(now, from, &asked, publication.payload),
+        };
+        let durable_at = match done {
+            Ok(durable_at) => durable_at,
+            Err((rejection, token)) => {
+                self.counters.shadow_rejections += 1;
+                let after = self.shadows.get(whose).map_or(Lsn(0), Kept::lsn);
+                let told = || answer::rejected(&rejection, now.0, token.as_deref());
+                self.answer_shadow(now, &asked, verb.rejected(), after, told);
+                Lsn(0)
+            }
+        };
+        Ok(Routed { durable_at, matched: true })
+    }
+
+    fn get_shadow(&mut self, now: Millis, asked: &Asked<'_>, payload: &[u8]) -> Result<Lsn, Refusal> {
+        let (token, _) = Request::parse_token(payload, asked.format);
+        let kept = self.shadows.get(asked.whose);
+        let Some((shadow, after)) = kept.map(|kept| (kept.shadow(), kept.lsn)).filter(|(shadow, _)| shadow.exists())
+        else {
+            return Err((no_shadow(asked.whose), token));
+        };
+        let told = || answer::accepted_get(&shadow, now.0, token.as_deref());
+        self.answer_shadow(now, asked, Told::GetAccepted, after, told);
+        Ok(after)
+    }
+
+    fn update_shadow(
+        &mut self,
+        now: Millis,
+        from: &Requester,
+        asked: &Asked<'_>,
+        request: &Request,
+    ) -> Result<Lsn, Rejection> {
+        self.check_shadow(now, asked.whose, request)?;
+        // Only the vehicle says in which form it wants to be told.
+        let is_vehicle = from.principal.vin() == Some(&asked.whose.0);
+        let format = Some(asked.format).filter(|_| is_vehicle);
+        let (transition, at) =
+            self.change_shadow(now, asked.whose, (&from.principal, from.origin()), (format, request));
+        // A state that the vehicle says is answered by its acknowledgement.
+        if asked.verb != Verb::State {
+            let told = || answer::accepted_update(&request.change, &transition, now.0, request.client_token.as_deref());
+            self.answer_shadow(now, asked, Told::UpdateAccepted, at, told);
+        }
+        Ok(self.recorder.last())
+    }
+
+    fn delete_shadow(
+        &mut self,
+        now: Millis,
+        from: &Requester,
+        asked: &Asked<'_>,
+        payload: &[u8],
+    ) -> Result<Lsn, Refusal> {
+        let (token, version) = Request::parse_token(payload, asked.format);
+        let request = Request::delete(version, token, asked.format);
+        let by = (&from.principal, from.origin());
+        let (transition, at) = match self.check_shadow(now, asked.whose, &request) {
+            Ok(()) => self.change_shadow(now, asked.whose, by, (None, &request)),
+            Err(rejection) => return Err((rejection, request.client_token)),
+        };
+        let told = || answer::accepted_delete(transition.version, now.0, request.client_token.as_deref());
+        self.answer_shadow(now, asked, Told::DeleteAccepted, at, told);
+        Ok(self.recorder.last())
+    }
+
+    /// Whether a shadow may be changed so.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn check_shadow(&self, now: Millis, whose: Whose<'_>, request: &Request) -> Result<(), Rejection> {
+        let kept = self.shadows.get(whose);
+        let named = self.shadows.of(&whose.0).iter().filter(|kept| kept.name.is_some()).count();
+        if kept.is_none() && whose.1.is_some() && named >= self.limits.shadows_named_max {
+            let max = self.limits.shadows_named_max;
+            return Err(Rejection::new(413, format!("A vehicle has at most {max} named shadows")));
+        }
+        if request.change.is_delete() && kept.is_none_or(|kept| !kept.shadow().exists()) {
+            return Err(no_shadow(whose));
+        }
+        kept.map(Kept::shadow).unwrap_or_default().check(request, now.0, &self.shadow_limits())
+    }
+
+    /// Reads an update.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub(super) fn parse_update(&self, payload: &[u8], format: Format, section: Section) -> Result<Request, Refusal> {
+        self.shadow_limits().check_payload(payload.len()).map_err(|rejection| (rejection, None))?;
+        Request::parse(payload, format, section)
+    }
+
+    fn shadow_limits(&self) -> ShadowLimits {
+        let (state_bytes_max, depth_max) = (self.limits.shadow_state_bytes_max, self.limits.shadow_depth_max);
+        ShadowLimits { state_bytes_max, depth_max }
+    }
+
+    /// Changes a shadow, records it, and tells those who follow it. Returns what was done, and its record.
+    pub(super) fn change_shadow(
+        &mut self,
+        now: Millis,
+        whose: Whose<'_>,
+        (by, origin): (&Principal, Origin),
+        (format, request): (Option<Format>, &Request),
+    ) -> (Transition, Lsn) {
+        let kept = self.shadows.get(whose);
+        let format = format.unwrap_or_else(|| kept.map_or(Format::Json, Kept::format));
+        let documents = BOTH.map(|names| told_on(&whose.0, whose.1, Told::Documents, names));
+        let before = documents.iter().any(|topic| self.index.has_match(topic));
+        let before = before.then(|| kept.map(Kept::shadow).unwrap_or_default());
+        let at = self.record_shadow(now, whose, (by, origin), (format, &request.change.encode()));
+        let transition = self.apply_shadow(now, at, whose, (by, format), &request.change);
+        self.counters.shadow_updates += 1;
+        self.tell_change(now, at, whose, &transition);
+        if let Some(before) = before {
+            let after = self.shadows.get(whose).map(Kept::shadow).unwrap_or_default();
+            let told = answer::documents(&before, &after, &transition, now.0, request.client_token.as_deref());
+            self.tell_all(now, whose, Told::Documents, (QoS::AtLeastOnce, Format::Json, at), || told.clone());
+        }
+        (transition, at)
+    }
+
+    /// What the record at `at` says becomes true.
+    pub(super) fn apply_shadow(
+        &mut self,
+        now: Millis,
+        at: Lsn,
+        whose: Whose<'_>,
+        (by, format): (&Principal, Format),
+        change: &Change,
+    ) -> Transition {
+        let mut shadow = self.shadows.get(whose).map(Kept::shadow).unwrap_or_default();
+        let transition = shadow.apply(now.0, change);
+        self.keep_shadow(whose, &shadow, (at, format));
+        self.note_transition((now, at), whose, by, &transition);
+        transition
+    }
+
+    /// Puts a shadow where it is found, in place of what was there.
+    pub(super) fn keep_shadow(&mut self, (vin, name): Whose<'_>, shadow: &Shadow, (lsn, format): (Lsn, Format)) {
+        let (bytes, expires_at) = (shadow.encode().into_boxed_slice(), shadow.next_expiry().map(Millis));
+        let kept = Kept { name: name.map(Into::into), bytes, lsn, expires_at, is_pending: shadow.is_pending(), format };
+        let shadows = self.shadows.of.entry(vin).or_default();
+        let timer = Timer::ShadowExpiry(vin, kept.name.clone());
+        let before = match shadows.iter_mut().find(|other| other.name == kept.name) {
+            Some(other) => std::mem::replace(other, kept).expires_at,
+            None => {
+                shadows.push(kept);
+                None
+            }
+        };
+        if before != expires_at {
+            before.into_iter().for_each(|before| self.timers.cancel(before, timer.clone()));
+            expires_at.into_iter().for_each(|at| self.timers.set(at, timer.clone()));
+        }
+        self.changed.shadow(vin, name);
+    }
+
+    /// What was wanted of a vehicle for a time is wanted no longer.
+    pub(super) fn on_shadow_expiry(&mut self, now: Millis, vin: Vin, name: Option<&str>) {
+        let whose = (vin, name);
+        let Some(shadow) = self.shadows.get(whose).map(Kept::shadow) else { return };
+        if shadow.next_expiry().is_some_and(|at| at <= now.0) {
+            let by = Principal::Shard(self.number);
+            let request = Request { change: Change::expire(), ..Request::delete(None, None, Format::Json) };
+            self.change_shadow(now, whose, (&by, Origin::Broker), (None, &request));
+        }
+    }
+
+    /// Tells those who follow a shadow what became of it.
+    fn tell_change(&mut self, now: Millis, at: Lsn, whose: Whose<'_>, transition: &Transition) {
+        if let Some(expired) = answer::expired(transition, now.0) {
+            self.tell_all(now, whose, Told::Expired, (QoS::AtLeastOnce, Format::Json, at), || expired.clone());
+        }
+        if transition.delta.is_some() {
+            let format = self.shadows.get(whose).map_or(Format::Json, Kept::format);
+            let delta = self.shadows.get(whose).and_then(|kept| kept.shadow().delta(now.0));
+            if let Some((_, delta)) = delta {
+                self.tell_all(now, whose, Told::Delta, (QoS::AtMostOnce, format, at), || delta.clone());
+            }
+        }
+    }
+
+    /// Publishes something about a shadow under both its names, where anybody is subscribed.
+    fn tell_all(
+        &mut self,
+        now: Millis,
+        (vin, name): Whose<'_>,
+        told: Told,
+        (qos, format, after): (QoS, Format, Lsn),
+        say: impl Fn() -> Value,
+    ) {
+        for names in BOTH {
+            let topic = told_on(&vin, name, told, names);
+            if self.index.has_match(&topic) {
+                self.publish_service(now, (&topic, None), (qos, format, after), &write(&say(), format));
+            }
+        }
+    }
+
+    /// Answers whoever asked: where they said, or where answers about the shadow go.
+    fn answer_shadow(&mut self, now: Millis, asked: &Asked<'_>, told: Told, after: Lsn, say: impl Fn() -> Value) {
+        let terms = (asked.qos, asked.format, after);
+        if let Some((topic, correlation)) = asked.response {
+            self.publish_service(now, (topic, correlation), terms, &write(&say(), asked.format));
+            return;
+        }
+        let is_event = matches!(told, Told::UpdateAccepted | Told::DeleteAccepted);
+        for names in BOTH.into_iter().filter(|names| is_event || *names == asked.names) {
+            let topic = told_on(&asked.whose.0, asked.whose.1, told, names);
+            if self.index.has_match(&topic) {
+                self.publish_service(now, (&topic, None), terms, &write(&say(), asked.format));
+            }
+        }
+    }
+
+    /// Publishes what the broker says itself about a vehicle, to be seen once a record is durable.
+    pub(super) fn publish_service(
+        &mut self,
+        now: Millis,
+        (topic, correlation): (&str, Option<&[u8]>),
+        (qos, format, after): (QoS, Format, Lsn),
+        payload: &[u8],
+    ) {
+        let mut properties = ForwardedBuilder::new().content_type(if format == Format::Cbor { CBOR } else { JSON });
+        if let Some(correlation) = correlation {
+            properties = properties.correlation_data(correlation);
+        }
+        // They are a few short words, and the requester's own: they fit where they came from.
+        let properties = properties.build().unwrap_or_default();
+        let mut publication = Publication::plain(topic, payload, qos);
+        publication.forwarded = ForwardedProperties::from_forwarded_bytes(&properties).unwrap_or_default();
+        publication.provenance = self.own_origin(now);
+        self.route_own(now, &mut publication, Origin::Service { after });
+    }
+
+    /// A vehicle's client is due what its shadows want of it: it came, or subscribed.
+    pub(super) fn owe_deltas(&mut self, key: SessionKey, filter: Option<&str>) {
+        let Some(session) = self.sessions.get_mut(key as usize) else { return };
+        let Some(vin) = session.principal.vin() else { return };
+        let is_told = |kept: &Kept| {
+            let tells = |names| {
+                filter.is_none_or(|filter| filter_matches(filter, &told_on(vin, kept.name(), Told::Delta, names)))
+            };
+            kept.is_pending && BOTH.into_iter().any(tells)
+        };
+        session.is_due_deltas |= self.shadows.of(vin).iter().any(is_told);
+    }
+
+    /// Sends it, once there is room: one delta of each shadow, however much happened meanwhile.
+    pub(super) fn catch_up_with_deltas(&mut self, now: Millis, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.is_due_deltas) else { return };
+        let (Some(id), Some(vin)) = (session.connection, session.principal.vin().copied()) else { return };
+        let Some(connection) = self.connections.get(id.index()) else { return };
+        if !connection.takes_more(&self.limits) {
+            return;
+        }
+        session.is_due_deltas = false;
+        let epoch = session.epoch;
+        let (mut due, mut later) = (Vec::new(), None);
+        for kept in self.shadows.of(&vin).iter().filter(|kept| kept.is_pending) {
+            let topics = BOTH.map(|names| told_on(&vin, kept.name(), Told::Delta, names));
+            let wanted = topics.into_iter().filter_map(|topic| Some((self.identifiers_for(key, &topic)?, topic)));
+            for (identifiers, topic) in wanted {
+                if kept.lsn > self.durable {
+                    later = later.max(Some(kept.lsn));
+                } else if let Some((_, delta)) = kept.shadow().delta(now.0) {
+                    due.push((topic, identifiers, kept.format, write(&delta, kept.format)));
+                }
+            }
+        }
+        for (topic, identifiers, format, payload) in due {
+            let properties = ForwardedBuilder::new().content_type(if format == Format::Cbor { CBOR } else { JSON });
+            let properties = properties.build().unwrap_or_default();
+            let mut publication = Publication::plain(&topic, &payload, QoS::AtMostOnce);
+            publication.forwarded = ForwardedProperties::from_forwarded_bytes(&properties).unwrap_or_default();
+            publication.provenance = self.own_origin(now);
+            self.counters.shadow_deltas_again += 1;
+            self.deliver_now(now, &mut publication, key, (false, &identifiers), &mut Forms::default());
+        }
+        if let Some(lsn) = later {
+            // What changed just now is told when that is durable, unless the subscription came between.
+            self.sessions[key as usize].is_due_deltas = true;
+            self.releases.push_back((lsn, Release::Session { session: key, epoch }));
+        }
+    }
+
+    /// The identifiers of a session's subscriptions to a topic, if it has any to it.
+    fn identifiers_for(&self, key: SessionKey, topic: &str) -> Option<Identifiers> {
+        let subscriptions = self.sessions.get(key as usize)?.subscriptions.iter();
+        let mut matching = subscriptions.filter(|(filter, _)| filter_matches(filter, topic)).peekable();
+        matching.peek()?;
+        Some(matching.map(|(_, subscription)| subscription.identifier).filter(|identifier| *identifier != 0).collect())
+    }
+}
+
+/// Why not, and the token of who asked.
+type Refusal = (Rejection, Option<String>);
+
+pub(super) fn no_shadow((vin, name): Whose<'_>) -> Rejection {
+    Rejection::not_found(&name.map_or_else(|| vin.to_string(), |name| format!("{vin}~{name}")))
+}
+
+fn format_of(forwarded: ForwardedProperties<'_>) -> Format {
+    match !forwarded.is_empty() && forwarded.content_type().is_some_and(|kind| kind.eq_ignore_ascii_case(CBOR)) {
+        true => Format::Cbor,
+        false => Format::Json,
+    }
+}
+
+/// The delta that a vehicle says it has handled.
+fn handled_of(forwarded: ForwardedProperties<'_>) -> Option<u64> {
+    if forwarded.is_empty() {
+        return None;
+    }
+    forwarded.user_properties().find(|(name, _)| *name == HANDLED).and_then(|(_, value)| value.parse().ok())
+}
