@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClientCertificate, Enrolment, IdentitySettings, LimitSettings, Listener, Origin, PolicySettings, Presence, Tls,
-    TlsVersion,
+    ClientCertificate, Enrolment, IdentitySettings, LimitSettings, Listener, Origin, PolicySettings, Presence,
+    ShadowSettings, Tls, TlsVersion,
 };
 
 /// Configuration of causewayd.
@@ -34,6 +34,8 @@ pub struct Config {
     pub limits: LimitSettings,
     /// Which vehicles are connected, told on $presence/{vin}.
     pub presence: Presence,
+    /// The shadows of vehicles: what is wanted of each, and what it last said.
+    pub shadow: ShadowSettings,
     /// Where messages come from, told to services and operators.
     pub origin: Origin,
     /// The HTTP listener for metrics and health checks.

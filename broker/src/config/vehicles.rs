@@ -33,6 +33,32 @@ pub struct Origin {
     pub stamp: Option<bool>,
 }
 
+/// The shadows of vehicles: what is wanted of each, and what it last said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ShadowSettings {
+    /// Bytes of one shadow's desired and reported state together, as JSON without white space. More: rejected with code 413.
+    #[schemars(range(min = 256, max = 131_072))]
+    pub state_bytes_max: usize,
+    /// Levels of objects and lists in a shadow's desired or reported state. More: rejected with code 400.
+    #[schemars(range(min = 1, max = 64))]
+    pub depth_max: usize,
+    /// Named shadows of one vehicle, beside its classic one. More: rejected with code 413.
+    #[schemars(range(max = 1_000))]
+    pub named_max: usize,
+}
+
+impl Default for ShadowSettings {
+    fn default() -> Self {
+        let limits = causeway_core::Limits::default();
+        ShadowSettings {
+            state_bytes_max: limits.shadow_state_bytes_max,
+            depth_max: limits.shadow_depth_max,
+            named_max: limits.shadows_named_max,
+        }
+    }
+}
+
 impl Config {
     /// Whether services and operators are told where messages come from.
     pub fn stamps_origin(&self) -> bool {

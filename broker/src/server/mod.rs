@@ -271,6 +271,9 @@ fn shard_parts(
         links,
         limits: Arc::new(Limits {
             presence: config.presence.enabled,
+            shadow_state_bytes_max: config.shadow.state_bytes_max,
+            shadow_depth_max: config.shadow.depth_max,
+            shadows_named_max: config.shadow.named_max,
             stamps_origin: config.stamps_origin(),
             ..config.limits.of_shard(number, count)
         }),
