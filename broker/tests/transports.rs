@@ -77,6 +77,23 @@ fn tls_asks_for_certificates_where_it_should() {
     eventually("the failure is counted", || broker.observed.edge().tls_failures.get() == 1);
 }
 
+/// Clients of AWS IoT ask for their own protocol at port 443, and go away where it is not chosen.
+#[test]
+fn tls_agrees_on_a_protocol_where_one_is_asked_for() {
+    let authority = Authority::new();
+    let tls = Some(authority.settings(ClientCertificate::Required));
+    let broker = Broker::start(vec![Listener { tls, ..listener(Transport::Tls) }]);
+    for protocol in [&b"mqtt"[..], b"x-amzn-mqtt-ca"] {
+        let asking = authority.client("asking", &[], ONLY_TLS13);
+        let mut config = rustls::ClientConfig::clone(&asking.config);
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let asking = ClientOf { config: config.into(), ..asking };
+        let mut client = Client::new(asking.dial(broker.addresses[0]));
+        client.connect("asking");
+        assert_eq!(client.stream.conn.alpn_protocol(), Some(protocol));
+    }
+}
+
 #[test]
 fn certificates_are_replaced_while_running() {
     let authority = Authority::new();

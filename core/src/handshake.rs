@@ -444,7 +444,7 @@ impl Handshake {
 /// What a vehicle is told that names what it can't.
 pub(crate) fn refusal_of_name(error: MountError) -> ReasonCode {
     match error {
-        MountError::Brokers => ReasonCode::NotAuthorized,
+        MountError::Brokers | MountError::NotItsShadow => ReasonCode::NotAuthorized,
         MountError::TooLong => ReasonCode::TopicNameInvalid,
         MountError::SharedIncomplete => ReasonCode::TopicFilterInvalid,
     }

@@ -11,6 +11,7 @@ pub mod policy;
 mod principal;
 pub mod scram;
 pub mod shadow;
+pub mod things;
 mod vin;
 
 pub use home::home_shard;

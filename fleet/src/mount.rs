@@ -9,12 +9,13 @@
 //! | subscribe `F` | `vehicles/{vin}/F`, `groups/{g}/F` for each of its groups, `fleet/F` |
 //! | subscribe `$share/n/F` | `$share/n/vehicles/{vin}/F` |
 //! | receives `T` | `T` behind any of these |
+//! | subscribe `$aws/things/{vin}/shadow/F`, shared or not | just that, see [`crate::things`] |
 
 use std::borrow::Cow;
 
 use thiserror::Error;
 
-use crate::{Groups, Principal, Vin};
+use crate::{Groups, Principal, Vin, things};
 
 const VEHICLES: &str = "vehicles/";
 const GROUPS: &str = "groups/";
@@ -41,6 +42,9 @@ pub enum MountError {
     /// Behind its mount, too, a name whose first level begins with `$` is the broker's word.
     #[error("topics that begin with $ belong to the broker")]
     Brokers,
+    /// Below `$aws`, a vehicle has its own shadows and nothing else.
+    #[error("below $aws, a vehicle has nothing but $aws/things/{{its VIN}}/shadow/...")]
+    NotItsShadow,
     /// The full name would have more than 65,535 bytes, or may have once the vehicle joins a group.
     #[error("the full name would be longer than 65,535 bytes")]
     TooLong,
@@ -90,15 +94,23 @@ impl Mount {
         if filter.len() > BYTES_MAX - GROUP_BYTES_MAX {
             return Err(MountError::TooLong);
         }
-        let vin = &self.0;
         let Some(shared) = filter.strip_prefix(SHARE) else {
-            return Ok(format!("{VEHICLES}{vin}/{filter}"));
+            return self.own_alone(filter);
         };
         match shared.split_once('/') {
             Some((name, filter)) if !name.is_empty() && !filter.is_empty() => {
-                Ok(format!("{SHARE}{name}/{VEHICLES}{vin}/{filter}"))
+                Ok(format!("{SHARE}{name}/{}", self.own_alone(filter)?))
             }
             _ => Err(MountError::SharedIncomplete),
+        }
+    }
+
+    fn own_alone(&self, filter: &str) -> Result<String, MountError> {
+        let vin = &self.0;
+        match things::is_below_aws(filter) {
+            false => Ok(format!("{VEHICLES}{vin}/{filter}")),
+            true if things::is_own_shadow(vin, filter) => Ok(filter.to_owned()),
+            true => Err(MountError::NotItsShadow),
         }
     }
 
@@ -119,11 +131,17 @@ impl Mount {
         if let Some(filter) = self.said_alone(own) {
             return Some(Cow::Borrowed(filter));
         }
+        if things::is_own_shadow(&self.0, own) {
+            return Some(Cow::Borrowed(own));
+        }
         let (name, filter) = own.strip_prefix(SHARE)?.split_once('/')?;
+        if things::is_own_shadow(&self.0, filter) {
+            return Some(Cow::Borrowed(own));
+        }
         Some(Cow::Owned(format!("{SHARE}{name}/{}", self.said_alone(filter)?)))
     }
 
-    /// Likewise, but not of a shared subscription: those filters that are for its groups and the fleet, too.
+    /// Likewise, but neither of a shared subscription nor of one below `$aws`: those filters that are for its groups and the fleet, too.
     pub fn said_alone<'f>(&self, own: &'f str) -> Option<&'f str> {
         own.strip_prefix(VEHICLES)?.strip_prefix(self.0.as_str())?.strip_prefix('/')
     }
@@ -134,10 +152,11 @@ impl Mount {
     }
 }
 
-/// The full filters of groups and fleet that a vehicle's filter is for, beside its own.
+/// The full filters of groups and fleet that a vehicle's filter is for, beside its own: none below `$aws`.
 pub fn broadcasts(filter: &str, groups: &Groups) -> impl Iterator<Item = String> {
-    let of_groups = groups.iter().map(move |group| format!("{GROUPS}{group}/{filter}"));
-    of_groups.chain([format!("{FLEET}{filter}")])
+    let groups = groups.iter().map(move |group| format!("{GROUPS}{group}/{filter}"));
+    let all = groups.chain([format!("{FLEET}{filter}")]);
+    (!things::is_below_aws(filter)).then_some(all).into_iter().flatten()
 }
 
 /// Whether a full filter of a vehicle is one of those that [`broadcasts`] makes, not one that the vehicle said.
@@ -162,7 +181,7 @@ pub fn received(topic: &str) -> &str {
     }
 }
 
-/// Whether the topic is the broker's own word: below `$SYS` and `$presence`, or below a mount with a next level that begins with `$`.
+/// Whether the topic is the broker's own word: below `$SYS`, `$presence` and `$aws`, or below a mount with a next level that begins with `$`.
 #[inline]
 pub fn is_brokers(topic: &str) -> bool {
     // It is asked about every message, and hardly any has one.
@@ -172,7 +191,7 @@ pub fn is_brokers(topic: &str) -> bool {
 fn is_brokers_by_level(topic: &str) -> bool {
     if topic.starts_with('$') {
         let first = topic.split_once('/').map_or(topic, |(first, _)| first);
-        return first == "$SYS" || first == "$presence";
+        return first == "$SYS" || first == "$presence" || first == "$aws";
     }
     behind_mount(topic).flatten().is_some_and(|name| name.starts_with('$'))
 }
@@ -276,6 +295,7 @@ mod tests {
             ("a/$SYS", Ok("vehicles/1M8GDM9AXKP042788/a/$SYS")),
             ("$SYS/x", Err(MountError::Brokers)),
             ("$share/n/x", Err(MountError::Brokers)),
+            ("$aws/things/1M8GDM9AXKP042788/shadow/get", Err(MountError::Brokers)),
             ("$", Err(MountError::Brokers)),
         ] {
             assert_eq!(mount().publish(said, &mut name), full, "{said}");
@@ -308,11 +328,45 @@ mod tests {
     }
 
     #[test]
+    fn of_aws_names_it_has_those_of_its_own_shadows() {
+        for own in [
+            "$aws/things/1M8GDM9AXKP042788/shadow/update/delta",
+            "$aws/things/1M8GDM9AXKP042788/shadow/#",
+            "$share/n/$aws/things/1M8GDM9AXKP042788/shadow/get/+",
+        ] {
+            assert_eq!(mount().subscribe(own, &groups()).unwrap(), [own]);
+            assert_eq!(mount().said(own).as_deref(), Some(own));
+            assert_eq!((mount().said_alone(own), is_broadcast(own), is_wide(own)), (None, false, false));
+        }
+        for others in [
+            "$aws",
+            "$aws/#",
+            "$aws/things/#",
+            "$aws/things/+/shadow/#",
+            "$aws/things/1M8GDM9AXKP042788/#",
+            "$aws/things/1M8GDM9AXKP042788/jobs/#",
+            "$aws/things/WVWZZZ1JZ3W386752/shadow/update/delta",
+            "$share/n/$aws/things/WVWZZZ1JZ3W386752/shadow/#",
+        ] {
+            assert_eq!(mount().subscribe(others, &groups()), Err(MountError::NotItsShadow), "{others}");
+            assert_eq!(mount().said(others), None);
+        }
+        let mounted = "vehicles/1M8GDM9AXKP042788/$awsome/x";
+        assert_eq!(mount().subscribe("$awsome/x", &Groups::default()).unwrap()[0], mounted);
+        let topic = "$aws/things/1M8GDM9AXKP042788/shadow/update/delta";
+        assert_eq!(received(topic), topic);
+    }
+
+    #[test]
     fn names_of_the_broker_are_nobodys() {
         for (topic, brokers, hidden) in [
             ("$SYS", true, false),
             ("$SYS/x", true, false),
             ("$SYSTEM/x", false, false),
+            ("$presence/X", true, false),
+            ("$aws", true, false),
+            ("$aws/things/X/shadow/get", true, false),
+            ("$awsome/x", false, false),
             ("vehicles/X/$shadow/x", true, true),
             ("vehicles/X/$", true, true),
             ("groups/g/$x", true, true),
@@ -353,6 +407,7 @@ mod tests {
             Just("+"),
             Just("#"),
             Just("$share"),
+            Just("$aws"),
             Just("$SYS"),
             Just("vehicles"),
             Just(VIN),
@@ -385,12 +440,19 @@ mod tests {
 
         #[test]
         fn whatever_is_subscribed_to_lies_in_its_mounts(said in said()) {
-            let Ok(filters) = mount().subscribe(&said, &groups()) else {
-                prop_assert!(said.starts_with("$share/"));
-                return Ok(());
+            let shared = said.strip_prefix("$share/").and_then(|shared| shared.split_once('/'));
+            let filters = match mount().subscribe(&said, &groups()) {
+                Ok(filters) => filters,
+                Err(MountError::NotItsShadow) => {
+                    prop_assert!(shared.map_or(&*said, |(_, filter)| filter).starts_with("$aws"));
+                    return Ok(());
+                }
+                Err(_) => {
+                    prop_assert!(said.starts_with("$share/"));
+                    return Ok(());
+                }
             };
             let own = format!("vehicles/{VIN}/");
-            let shared = said.strip_prefix("$share/").and_then(|shared| shared.split_once('/'));
             if let Some((name, filter)) = shared {
                 prop_assert_eq!(&filters, &[format!("$share/{name}/{own}{filter}")]);
             } else {

@@ -167,7 +167,7 @@ fn server_config(
     })?;
     config.alpn_protocols = match websocket {
         true => vec![b"http/1.1".to_vec(), b"mqtt".to_vec()],
-        false => vec![b"mqtt".to_vec()],
+        false => vec![b"mqtt".to_vec(), AWS_IOT.to_vec()],
     };
     // Clients keep what is needed to resume; nothing is kept here.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -175,6 +175,9 @@ fn server_config(
     config.send_tls13_tickets = 1;
     Ok(config)
 }
+
+/// What clients of AWS IoT ask for at port 443, where they insist on an answer.
+const AWS_IOT: &[u8] = b"x-amzn-mqtt-ca";
 
 static SINCE_TLS12: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 static SINCE_TLS13: &[&SupportedProtocolVersion] = &[&TLS13];

@@ -121,7 +121,7 @@ impl Rules {
 
 fn of_mount(error: MountError) -> &'static str {
     match error {
-        MountError::Brokers => "refused",
+        MountError::Brokers | MountError::NotItsShadow => "refused",
         MountError::TooLong | MountError::SharedIncomplete => "invalid",
     }
 }

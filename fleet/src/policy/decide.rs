@@ -4,7 +4,7 @@
 
 use super::rule::Rule;
 use super::{Action, Policy, RuleId, Rules, Subject, is_the_brokers};
-use crate::Principal;
+use crate::{Principal, things};
 
 /// The highest QoS there is.
 const QOS_MAX: u8 = 2;
@@ -48,6 +48,15 @@ pub enum Denial {
 
 impl Decision {
     pub(super) const OPEN: Decision = Decision::Allow(Grant::OPEN);
+
+    /// The one that allows less.
+    fn lower(self, other: Decision) -> Decision {
+        match (self, other) {
+            (Decision::Allow(one), Decision::Allow(another)) if another.qos_max < one.qos_max => other,
+            (Decision::Allow(_), Decision::Deny(_)) => other,
+            _ => self,
+        }
+    }
 
     /// Whether the answer is yes.
     #[inline]
@@ -129,7 +138,26 @@ impl Rules {
         outcome
     }
 
+    /// Whether somebody may subscribe to a filter that is not shared, and at which QoS.
+    fn subscribe(&self, subject: Subject<'_>, filter: &str) -> Decision {
+        if !things::is_below_aws(filter) {
+            return self.look_up_filter(subject, filter).of_qos(Action::Subscribe, 0);
+        }
+        // All that it stands for has to be allowed, and each of it may be up to another QoS.
+        let nothing = Decision::Deny(Denial::NoRule(Action::Subscribe));
+        let ours = things::filters(filter);
+        let decisions = ours.iter().map(|ours| self.look_up_filter(subject, ours).of_qos(Action::Subscribe, 0));
+        decisions.reduce(Decision::lower).unwrap_or(nothing)
+    }
+
     fn receives_all(&self, subject: Subject<'_>, filter: &str) -> bool {
+        match things::is_below_aws(filter) {
+            false => self.receives_all_of(subject, filter),
+            true => things::filters(filter).iter().all(|ours| self.receives_all_of(subject, ours)),
+        }
+    }
+
+    fn receives_all_of(&self, subject: Subject<'_>, filter: &str) -> bool {
         let mut is_allowed = false;
         for (_, rule) in self.rules_of(subject) {
             let mut topics = rule.topics.iter().map(|(topic, _)| topic);
@@ -212,7 +240,7 @@ impl Policy {
     /// received because of it is another question, which [`Policy::receives_all`] may answer for all of it.
     pub fn subscribe(&self, subject: Subject<'_>, filter: &str, is_shared: bool) -> Decision {
         let Some(rules) = self.rules_for(subject) else { return Decision::OPEN };
-        let decision = rules.look_up_filter(subject, filter).of_qos(Action::Subscribe, 0);
+        let decision = rules.subscribe(subject, filter);
         // A member of a group who may not receive a message would take it from those who may.
         if is_shared && decision.is_allowed() && !rules.receives_all(subject, filter) {
             return Decision::Deny(Denial::SharedInPart);
@@ -220,8 +248,12 @@ impl Policy {
         decision
     }
 
-    /// Whether somebody may be sent a message of this topic.
+    /// Whether somebody may be sent a message of this topic. Of one below `$aws`, our name of it decides.
     pub fn receive(&self, subject: Subject<'_>, topic: &str) -> Decision {
+        if !self.is_open() && things::is_below_aws(topic) {
+            let nothing = Decision::Deny(Denial::NoRule(Action::Receive));
+            return things::topic(topic).map_or(nothing, |ours| self.topic(subject, Action::Receive, &ours));
+        }
         self.topic(subject, Action::Receive, topic)
     }
 

@@ -8,6 +8,7 @@ use super::is_the_brokers;
 use super::problem::Problem;
 use super::rule::{Action, Role, Rule};
 use super::template::Template;
+use crate::things;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -111,6 +112,11 @@ impl All<'_> {
         }
         if is_the_brokers(topic.text()) && rule.actions().all(|action| !has_broker_topics(action)) {
             return Some("these topics belong to the broker, whatever a policy says".to_owned());
+        }
+        if things::is_below_aws(topic.text()) {
+            return Some(
+                "shadows are decided about by their names vehicles/+/shadow/..., whatever they are called".to_owned(),
+            );
         }
         let mut covering: Vec<&Rule> = Vec::new();
         for action in rule.actions() {

@@ -232,10 +232,13 @@ fn an_open_policy_allows_all_but_the_brokers_word() {
             ("publish 0 fleet/$x", says_the_brokers_word),
             ("publish 0 $SYS/uptime", says_the_brokers_word),
             ("publish 0 $presence/1", says_the_brokers_word),
+            ("publish 0 $aws/things/1/shadow/update/delta", says_the_brokers_word),
             ("publish 0 $SYSTEM/uptime", true),
             ("publish 0 a/$SYS/b", true),
             ("will 0 $SYS/uptime", says_the_brokers_word),
             ("subscribe $SYS/#", true),
+            ("subscribe $aws/things/1/jobs/#", true),
+            ("receive $aws/things/1/x", true),
             ("share #", true),
             ("receive $SYS/uptime", true),
         ] {
@@ -261,6 +264,78 @@ fn what_is_received_wholly_needs_no_second_look() {
         let rights = policy.rights(&principal, &groups);
         let subject = Subject { principal: &principal, groups: &groups, rights: &rights };
         assert_eq!(policy.receives_all(subject, filter), expected, "{who} {filter}");
+    }
+}
+
+#[test]
+fn shadows_are_decided_about_by_our_names() {
+    let text = r#"
+[[role]]
+name = "twins"
+members = ["service:twins"]
+[[role.rule]]
+name = "deltas"
+effect = "allow"
+actions = ["subscribe", "receive"]
+topics = ["vehicles/+/shadow/delta", "vehicles/+/shadow/get/+", "vehicles/+/shadow/name/+/delta"]
+qos_max = 1
+[[role.rule]]
+name = "documents"
+effect = "allow"
+actions = ["subscribe", "receive"]
+topics = ["vehicles/+/shadow/documents"]
+qos_max = 0
+[[role.rule]]
+name = "secret"
+effect = "deny"
+actions = ["receive"]
+topics = ["vehicles/2/shadow/delta"]
+[[role]]
+name = "vehicle"
+members = ["vehicle:*"]
+[[role.rule]]
+name = "own"
+effect = "allow"
+actions = ["subscribe", "receive"]
+topics = ["vehicles/{vin}/shadow/#"]
+"#;
+    let policy = policy(text);
+    let (own, others) = (format!("$aws/things/{VIN}/shadow"), format!("$aws/things/{OTHER}/shadow"));
+    let vehicle = &*format!("vehicle:{VIN}");
+    for (who, filter, qos_max, receives_all) in [
+        ("twins", "$aws/things/1/shadow/update/delta", Some(1), true),
+        ("twins", "$aws/things/1/shadow/get/+", Some(1), true),
+        ("twins", "$aws/things/+/shadow/update/delta", Some(1), false),
+        ("twins", "$aws/things/+/shadow/+/delta", Some(1), false),
+        ("twins", "$aws/things/1/shadow/name/n/update/delta", Some(1), true),
+        ("twins", "$aws/things/1/shadow/update/documents", Some(0), true),
+        ("twins", "$aws/things/1/shadow/update/+", None, false),
+        ("twins", "$aws/things/1/shadow/#", None, false),
+        ("twins", "$aws/things/1/shadow/delta", None, true),
+        ("twins", "$aws/#", None, false),
+        (vehicle, &*format!("{own}/#"), Some(2), true),
+        (vehicle, &*format!("{own}/name/+/#"), Some(2), true),
+        (vehicle, &*format!("{others}/update/delta"), None, false),
+    ] {
+        let (principal, groups) = somebody(who);
+        let rights = policy.rights(&principal, &groups);
+        let subject = Subject { principal: &principal, groups: &groups, rights: &rights };
+        let granted = policy.subscribe(subject, filter, false).granted().ok().map(|grant| grant.qos_max);
+        assert_eq!(granted, qos_max, "{who} {filter}");
+        assert_eq!(policy.receives_all(subject, filter), receives_all, "{who} {filter}");
+    }
+    let mut cache = DecisionCache::new(1);
+    for (who, asked, is_allowed) in [
+        ("twins", "receive $aws/things/1/shadow/update/delta", true),
+        ("twins", "receive $aws/things/2/shadow/update/delta", false),
+        ("twins", "receive $aws/things/1/shadow/update/accepted", false),
+        ("twins", "receive $aws/things/1/x", false),
+        ("twins", "share $aws/things/1/shadow/update/delta", true),
+        ("twins", "share $aws/things/+/shadow/update/delta", false),
+        (vehicle, &*format!("receive {own}/update/delta"), true),
+        (vehicle, &*format!("receive {others}/update/delta"), false),
+    ] {
+        assert_eq!(decide(&policy, &mut cache, who, asked).is_allowed(), is_allowed, "{who} {asked}");
     }
 }
 
@@ -394,6 +469,12 @@ fn rules_that_cannot_mean_what_they_say_are_found() {
             "no member of role \"b\" has a value for {vin} and {service}",
         ),
         ([cars, "allow", publish, "'a'"], ["'*'", "allow", publish, "'$SYS/#'"], "", "belong to the broker"),
+        (
+            ["'*'", "deny", "'receive'", "'$aws/things/#'"],
+            ["'*'", "allow", "'receive'", "'#'"],
+            "",
+            "shadows are decided about by their names",
+        ),
         ([cars, "allow", publish, "'{vin}/a'"], [cars, "allow", publish, "'+/a'"], "", "5:8:"),
     ];
     for (first, second, more, expected) in rows {

@@ -267,6 +267,46 @@ fn sharing_is_among_the_clients_of_one_vehicle() {
 }
 
 #[test]
+fn of_aws_names_a_vehicle_has_its_own_shadows_by_their_full_names() {
+    let mut world = World::new();
+    let (car, _) = pair(&mut world);
+    let own = "$aws/things/1M8GDM9AXKP042788/shadow";
+    let delta = format!("{own}/update/delta");
+    for (filter, code) in [
+        (&*delta, "01"),
+        (&format!("$share/n/{own}/get/+"), "01"),
+        ("$aws/things/WVWZZZ1JZ3W386752/shadow/update/delta", "87"),
+        ("$share/n/$aws/things/WVWZZZ1JZ3W386752/shadow/#", "87"),
+        ("$aws/things/+/shadow/#", "87"),
+        ("$aws/#", "87"),
+    ] {
+        world.subscribe(car, filter, options(1));
+        assert_eq!(world.heard(car), [format!("suback {code}")], "{filter}");
+        assert_eq!(world.shard.gauges().subscriptions, 1 + u64::from(filter != delta), "it stands for itself alone");
+    }
+    regroup(&mut world, VIN, &["us"]);
+    world.restart();
+    let (car, said) = world.dial_as(persistent(VIN), vehicle(VIN, &["us"]));
+    assert_eq!(said, ["connack 0x00 present"]);
+    // Nobody publishes there but the broker.
+    let (broker, _) = world.dial_as(connect("broker"), Principal::Shard(7));
+    for topic in [&*delta, "$aws/things/WVWZZZ1JZ3W386752/shadow/update/delta"] {
+        world.publish(broker, publish(0, 0, topic, "p"));
+    }
+    assert_eq!(world.heard(car), [format!("pub q0 {delta}=p")]);
+    let backend = world.join(connect("backend"));
+    world.publish(backend, publish(1, 1, &delta, "p"));
+    assert_eq!(world.heard(backend), ["puback p1 0x87"]);
+    world.publish(car, publish(1, 1, &format!("{own}/x"), "p"));
+    assert_eq!(world.heard(car), ["puback p1 0x87"]);
+    for (filter, code) in [(&*delta, "00"), (&delta, "11"), (&format!("$share/n/{own}/get/+"), "00")] {
+        world.unsubscribe(car, filter);
+        assert_eq!(world.heard(car), [format!("unsuback {code}")], "{filter}");
+    }
+    assert_eq!(world.shard.gauges().subscriptions, 0);
+}
+
+#[test]
 fn the_count_of_subscriptions_is_of_what_was_said() {
     let mut world = World::with(|limits| limits.subscriptions_per_session_max = 2);
     let (car, _) = pair(&mut world);
