@@ -115,7 +115,21 @@ impl Verb {
 }
 
 impl Told {
-    fn words(self, names: Names) -> &'static str {
+    /// Everything.
+    pub const ALL: [Told; 9] = [
+        Told::GetAccepted,
+        Told::GetRejected,
+        Told::UpdateAccepted,
+        Told::UpdateRejected,
+        Told::DeleteAccepted,
+        Told::DeleteRejected,
+        Told::Delta,
+        Told::Documents,
+        Told::Expired,
+    ];
+
+    /// The levels of its topic behind those of the shadow.
+    pub fn words(self, names: Names) -> &'static str {
         match (self, names) {
             (Told::GetAccepted, _) => "get/accepted",
             (Told::GetRejected, _) => "get/rejected",

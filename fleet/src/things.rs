@@ -11,6 +11,7 @@
 //! | `$aws/things/{vin}/shadow/name/{n}/…` | `vehicles/{vin}/shadow/name/{n}/…`, likewise |
 
 use crate::Vin;
+use crate::calls::{Names, Told};
 use crate::policy::overlaps;
 
 const AWS: &str = "$aws";
@@ -21,18 +22,10 @@ const NAME: &str = "name/";
 const THING_LEVEL: usize = 2;
 const NAME_LEVEL: usize = 5;
 
-/// All that the broker ever tells of a shadow, below `…/shadow/` or `…/shadow/name/{n}/`: as AWS IoT names it, and as we do.
-const TOLD: [(&str, &str); 9] = [
-    ("get/accepted", "get/accepted"),
-    ("get/rejected", "get/rejected"),
-    ("update/accepted", "update/accepted"),
-    ("update/rejected", "update/rejected"),
-    ("update/delta", "delta"),
-    ("update/documents", "documents"),
-    ("delete/accepted", "delete/accepted"),
-    ("delete/rejected", "delete/rejected"),
-    ("expired", "expired"),
-];
+/// All that the broker ever tells of a shadow, as AWS IoT names it, and as we do.
+fn told() -> impl Iterator<Item = (&'static str, &'static str)> {
+    Told::ALL.into_iter().map(|told| (told.words(Names::Aws), told.words(Names::Own)))
+}
 
 /// Whether a topic, or a filter that is not a shared subscription's, is below `$aws`, where all topics are the broker's.
 #[inline]
@@ -54,7 +47,7 @@ pub fn topic(topic: &str) -> Option<String> {
         Some(named) => named.split_once('/').map(|(name, told)| (Some(name), told))?,
         None => (None, rest),
     };
-    let (_, ours) = TOLD.iter().find(|(aws, _)| *aws == told)?;
+    let (_, ours) = self::told().find(|(aws, _)| *aws == told)?;
     Some(ours_of(thing, name, ours))
 }
 
@@ -64,7 +57,7 @@ pub fn filters(filter: &str) -> Vec<String> {
     let level = |at: usize| levels.get(at).copied().filter(|level| *level != "#").unwrap_or("+");
     let (thing, name) = (level(THING_LEVEL), level(NAME_LEVEL));
     let mut ours = Vec::new();
-    for (aws, our) in TOLD {
+    for (aws, our) in told() {
         if overlaps(filter, &format!("{THINGS}{thing}{SHADOW}{aws}")) {
             ours.push(ours_of(thing, None, our));
         }
@@ -138,9 +131,9 @@ mod tests {
         assert_eq!(filters("$aws/things/+/shadow/update/delta"), ["vehicles/+/shadow/delta"]);
         assert_eq!(filters("$aws/+/V/+/+/documents"), ["vehicles/V/shadow/documents"]);
         for all in ["$aws/#", "$aws/things/#", "$aws/things/+/shadow/#"] {
-            assert_eq!(filters(all).len(), 2 * TOLD.len(), "{all}");
+            assert_eq!(filters(all).len(), 2 * Told::ALL.len(), "{all}");
         }
-        assert_eq!(filters("$aws/things/V/#").len(), 2 * TOLD.len());
+        assert_eq!(filters("$aws/things/V/#").len(), 2 * Told::ALL.len());
         for nothing in ["$aws", "$aws/rules/#", "$aws/things/V/jobs/#", "#", "+/things/V/shadow/#", "$awsome/#"] {
             assert!(filters(nothing).is_empty(), "{nothing}");
         }
@@ -169,9 +162,9 @@ mod tests {
     }
 
     /// All that is told of two vehicles' shadows, of two names.
-    fn told() -> Vec<String> {
+    fn all() -> Vec<String> {
         let below = ["V/shadow/", "W/shadow/", "V/shadow/name/n/", "V/shadow/name/m/"];
-        below.iter().flat_map(|below| TOLD.iter().map(move |(aws, _)| format!("{THINGS}{below}{aws}"))).collect()
+        below.iter().flat_map(|below| told().map(move |(aws, _)| format!("{THINGS}{below}{aws}"))).collect()
     }
 
     proptest! {
@@ -185,7 +178,7 @@ mod tests {
             let levels = ["$aws"].into_iter().chain(levels).chain(is_wide.then_some("#"));
             let filter = levels.collect::<Vec<_>>().join("/");
             let ours = filters(&filter);
-            for aws in told() {
+            for aws in all() {
                 let our = topic(&aws).unwrap();
                 prop_assert_eq!(contains(&filter, &aws), ours.iter().any(|ours| contains(ours, &our)), "{} {}", filter, aws);
             }
