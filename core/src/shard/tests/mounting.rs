@@ -268,6 +268,7 @@ fn sharing_is_among_the_clients_of_one_vehicle() {
 
 #[test]
 fn of_aws_names_a_vehicle_has_its_own_shadows_by_their_full_names() {
+    const OTHERS: &str = "$aws/things/WVWZZZ1JZ3W386752/shadow";
     let mut world = World::new();
     let (car, _) = pair(&mut world);
     let own = "$aws/things/1M8GDM9AXKP042788/shadow";
@@ -288,17 +289,21 @@ fn of_aws_names_a_vehicle_has_its_own_shadows_by_their_full_names() {
     world.restart();
     let (car, said) = world.dial_as(persistent(VIN), vehicle(VIN, &["us"]));
     assert_eq!(said, ["connack 0x00 present"]);
-    // Nobody publishes there but the broker.
-    let (broker, _) = world.dial_as(connect("broker"), Principal::Shard(7));
-    for topic in [&*delta, "$aws/things/WVWZZZ1JZ3W386752/shadow/update/delta"] {
-        world.publish(broker, publish(0, 0, topic, "p"));
-    }
-    assert_eq!(world.heard(car), [format!("pub q0 {delta}=p")]);
     let backend = world.join(connect("backend"));
+    for topic in [&*own, OTHERS] {
+        let update = format!("{topic}/update");
+        world.publish(backend, publish(1, 1, &update, r#"{"state":{"desired":{"a":1}}}"#));
+        assert_eq!(world.heard(backend), ["puback p1"]);
+    }
+    let heard = world.heard(car);
+    assert!(heard.len() == 1 && heard[0].starts_with(&format!("pub q0 {delta}=")), "{heard:?}");
+    // Nobody publishes what the broker tells, and a vehicle asks about its own.
     world.publish(backend, publish(1, 1, &delta, "p"));
     assert_eq!(world.heard(backend), ["puback p1 0x87"]);
-    world.publish(car, publish(1, 1, &format!("{own}/x"), "p"));
-    assert_eq!(world.heard(car), ["puback p1 0x87"]);
+    for topic in [format!("{own}/x"), delta.clone(), format!("{OTHERS}/get")] {
+        world.publish(car, publish(1, 1, &topic, "{}"));
+        assert_eq!(world.heard(car), ["puback p1 0x87"], "{topic}");
+    }
     for (filter, code) in [(&*delta, "00"), (&delta, "11"), (&format!("$share/n/{own}/get/+"), "00")] {
         world.unsubscribe(car, filter);
         assert_eq!(world.heard(car), [format!("unsuback {code}")], "{filter}");
