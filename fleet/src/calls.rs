@@ -25,8 +25,8 @@ pub const NAME_BYTES_MAX: usize = 64;
 /// A message about one vehicle that the broker itself takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Call<'t> {
-    /// Whose.
-    pub vin: Vin,
+    /// What stands where a VIN is: seventeen bytes. Looked at only where it matters, because hardly any message is a call.
+    said_vin: &'t str,
     /// What for.
     pub what: What<'t>,
 }
@@ -146,7 +146,7 @@ impl Told {
     }
 }
 
-/// The call that a message of this full topic is, if it is one. A message for a command needs a Response Topic, and a reply is the vehicle's: for
+/// The call that a message of this full topic is, if it is one, and [`Call::vin`] is a VIN. A message for a command needs a Response Topic, and a reply is the vehicle's: for
 /// others these are plain messages.
 #[inline]
 pub fn of(topic: &str) -> Option<Call<'_>> {
@@ -176,14 +176,14 @@ fn of_vehicle(topic: &str) -> Option<Call<'_>> {
         None if said == "shadow" => What::Brokers,
         None => return None,
     };
-    Some(Call { vin: vin.parse().ok()?, what })
+    Some(Call { said_vin: vin, what })
 }
 
 #[inline(never)]
 fn of_thing(topic: &str) -> Option<Call<'_>> {
     let (vin, rest) = topic.strip_prefix(THINGS)?.split_once('/')?;
-    let shadow = rest.strip_prefix("shadow/")?;
-    Some(Call { vin: vin.parse().ok()?, what: of_shadow(shadow, Names::Aws) })
+    let shadow = rest.strip_prefix("shadow/").filter(|_| vin.len() == Vin::LENGTH)?;
+    Some(Call { said_vin: vin, what: of_shadow(shadow, Names::Aws) })
 }
 
 fn of_shadow(rest: &str, names: Names) -> What<'_> {
@@ -206,11 +206,21 @@ pub fn is_name(name: &str) -> bool {
 }
 
 impl<'t> Call<'t> {
+    /// Whose it is. Where this is no VIN, the message is no call.
+    pub fn vin(&self) -> Option<Vin> {
+        self.said_vin.parse().ok()
+    }
+
+    /// Whether it is this vehicle's.
+    pub fn is_of(&self, vin: &Vin) -> bool {
+        self.said_vin == vin.as_str()
+    }
+
     /// The name by which policies know the topic: the vehicle's, whoever says it how.
     pub fn canonical(&self, topic: &'t str) -> Cow<'t, str> {
         match self.what {
             What::Shadow(name, verb, Names::Aws) => {
-                Cow::Owned(with_name(&[VEHICLES, self.vin.as_str(), "/shadow/"].concat(), name, verb.word()))
+                Cow::Owned(with_name(&[VEHICLES, self.said_vin, "/shadow/"].concat(), name, verb.word()))
             }
             What::Shadow(..) | What::Command(_) | What::Reply(_) | What::Brokers => Cow::Borrowed(topic),
         }
@@ -245,7 +255,7 @@ mod tests {
     const VIN: &str = "1M8GDM9AXKP042788";
 
     fn what(said: &str) -> Option<What<'_>> {
-        of(said).map(|call| call.what)
+        of(said).filter(|call| call.vin().is_some()).map(|call| call.what)
     }
 
     #[test]

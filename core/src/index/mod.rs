@@ -149,13 +149,6 @@ impl SubscriptionIndex {
         self.change(filter, |subscribers| subscribers.remove_group(group));
     }
 
-    /// Whether anybody has subscribed to this topic.
-    pub(crate) fn has_match(&self, topic: &str) -> bool {
-        let mut found = false;
-        self.matches(topic, |_| found = true);
-        found
-    }
-
     /// Visits everything whose filter matches the topic, each subscription once.
     pub(crate) fn matches(&self, topic: &str, mut visit: impl FnMut(Target)) {
         if let Some(subscribers) = self.exact.get(topic) {

@@ -45,13 +45,18 @@ impl Shard {
         call: Call<'_>,
         (topic, forwarded): (&str, ForwardedProperties<'_>),
     ) -> Option<Result<Routed, (ReasonCode, String)>> {
-        let home = home_shard(call.vin.as_str(), u32::from(self.shards)) as u16;
         let is_peer = self.is_peer(id);
+        match call.what {
+            What::Command(_) if forwarded.response_topic().is_none() => return None,
+            What::Reply(_) if !self.connection(id)?.identity.principal.vin().is_some_and(|vin| call.is_of(vin)) => {
+                return None;
+            }
+            What::Shadow(..) | What::Command(_) | What::Reply(_) | What::Brokers => {}
+        }
+        let vin = call.vin()?;
+        let home = home_shard(vin.as_str(), u32::from(self.shards)) as u16;
         if is_peer && (home != self.number || call.what == What::Brokers) {
             // The broker's own word on another shard, for those who are subscribed here.
-            return None;
-        }
-        if matches!(call.what, What::Command(_)) && forwarded.response_topic().is_none() {
             return None;
         }
         let mut room = Vec::new();
@@ -59,9 +64,6 @@ impl Shard {
             true => Provenance::of_link(forwarded),
             false => {
                 let principal = self.connection(id)?.identity.principal.clone();
-                if matches!(call.what, What::Reply(_)) && principal.vin() != Some(&call.vin) {
-                    return None;
-                }
                 if let Err(why) = self.may_call(id, publish.qos, &call, (topic, forwarded.response_topic())) {
                     self.counters.publish_refused_unauthorized += 1;
                     return Some(Err((ReasonCode::NotAuthorized, why)));
@@ -82,7 +84,7 @@ impl Shard {
         let from = Requester { principal, session, packet_id };
         match call.what {
             What::Shadow(name, verb, names) => {
-                Some(self.on_shadow_call(now, &from, (call.vin, name), (verb, names), &publication))
+                Some(self.on_shadow_call(now, &from, (vin, name), (verb, names), &publication))
             }
             What::Command(_) | What::Reply(_) => None,
             What::Brokers => Some(Err((ReasonCode::NotAuthorized, calls_are_the_brokers()))),

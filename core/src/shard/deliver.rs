@@ -138,9 +138,11 @@ impl Shard {
         self.stamp(now, publication, origin);
         self.match_all_peers(publication, origin);
         let skipped = match origin {
-            // Its publisher was told that it is accepted, when its own shard had room for it.
-            Origin::Client { .. } if self.is_from_peer(origin) && !is_presence(publication.topic) => Skipped::default(),
-            Origin::Client { .. } if is_presence(publication.topic) => self.skip_without_room(now, publication),
+            Origin::Client { .. } if self.is_from_peer(origin) => match is_presence(publication.topic) {
+                true => self.skip_without_room(now, publication),
+                // Its publisher was told that it is accepted, when its own shard had room for it.
+                false => Skipped::default(),
+            },
             Origin::Client { .. } => {
                 self.check_room(now, publication)?;
                 Skipped::default()

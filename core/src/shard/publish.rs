@@ -204,7 +204,7 @@ impl Shard {
         match self.connection(id).and_then(Connection::mount) {
             None => self.accept_named(now, id, publish, (topic, publish.properties.forwarded)),
             // The names of AWS IoT stand for themselves.
-            Some(mount) if topic.starts_with('$') && calls::of(topic).is_some_and(|call| call.vin == *mount.vin()) => {
+            Some(mount) if topic.starts_with('$') && calls::of(topic).is_some_and(|call| call.is_of(mount.vin())) => {
                 self.accept_named(now, id, publish, (topic, publish.properties.forwarded))
             }
             Some(mount) => self.accept_mounted(now, id, publish, (mount, topic)),
@@ -253,18 +253,21 @@ impl Shard {
             None => Err("not connected".to_owned()),
         };
         let session = connection.and_then(|connection| connection.session);
+        let is_peer = !self.peers.is_empty() && connection.is_some_and(Connection::is_link);
         if let Err(why) = allowed {
             self.counters.publish_refused_unauthorized += 1;
             return Err((ReasonCode::NotAuthorized, why));
         }
         let mut publication = Publication::of_publish(now, publish, topic);
         let mut room = Vec::new();
-        (publication.provenance, publication.forwarded) = match self.is_peer(id) {
+        (publication.provenance, publication.forwarded) = match is_peer {
             true => Provenance::of_link(forwarded),
             false => (self.origin_of(now, id), without_claims(forwarded, &mut room)),
         };
-        self.take_carried(id, &publish.properties.subscription_identifiers, &mut publication);
-        let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce || self.is_peer(id));
+        if is_peer {
+            self.take_carried(&publish.properties.subscription_identifiers, &mut publication);
+        }
+        let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce || is_peer);
         self.route(now, &mut publication, Origin::Client { session, packet_id })
     }
 

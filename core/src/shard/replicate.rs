@@ -8,9 +8,9 @@ use smallvec::smallvec;
 
 use super::Shard;
 use super::deliver::{Match, Origin};
+use crate::Millis;
 use crate::message::{CopyFor, Publication};
 use crate::session::Identifiers;
-use crate::{ConnectionId, Millis};
 
 /// Bits of a stamp in one identifier, which has 28 and is never zero.
 const CHUNK_BITS: u32 = 27;
@@ -59,10 +59,7 @@ impl Shard {
     }
 
     /// Takes what a message of another shard carries beside itself.
-    pub(super) fn take_carried(&self, id: ConnectionId, identifiers: &[u32], publication: &mut Publication<'_>) {
-        if !self.is_peer(id) {
-            return;
-        }
+    pub(super) fn take_carried(&self, identifiers: &[u32], publication: &mut Publication<'_>) {
         if let Some(number) = uncarried_group(identifiers) {
             (publication.retain, publication.stamp) = (false, number);
         } else if let Some((qos, stamp)) = uncarried(identifiers)

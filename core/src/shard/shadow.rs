@@ -260,8 +260,8 @@ impl Shard {
         let kept = self.shadows.get(whose);
         let format = format.unwrap_or_else(|| kept.map_or(Format::Json, Kept::format));
         let documents = BOTH.map(|names| told_on(&whose.0, whose.1, Told::Documents, names));
-        let before = documents.iter().any(|topic| self.index.has_match(topic));
-        let before = before.then(|| kept.map(Kept::shadow).unwrap_or_default());
+        let before = documents.iter().any(|topic| self.is_followed(topic));
+        let before = before.then(|| self.shadows.get(whose).map(Kept::shadow).unwrap_or_default());
         let at = self.record_shadow(now, whose, (by, origin), (format, &request.change.encode()));
         let transition = self.apply_shadow(now, at, whose, (by, format), &request.change);
         self.counters.shadow_updates += 1;
@@ -335,6 +335,15 @@ impl Shard {
         }
     }
 
+    /// Whether anybody has subscribed to a topic.
+    fn is_followed(&mut self, topic: &str) -> bool {
+        self.collect_matches(topic, Origin::Service { after: Lsn(0) });
+        let found = !self.matches.is_empty() || !self.matched_groups.is_empty();
+        self.matches.clear();
+        self.matched_groups.clear();
+        found
+    }
+
     /// Publishes something about a shadow under both its names, where anybody is subscribed.
     fn tell_all(
         &mut self,
@@ -346,7 +355,7 @@ impl Shard {
     ) {
         for names in BOTH {
             let topic = told_on(&vin, name, told, names);
-            if self.index.has_match(&topic) {
+            if self.is_followed(&topic) {
                 self.publish_service(now, (&topic, None), (qos, format, after), &write(&say(), format));
             }
         }
@@ -362,7 +371,7 @@ impl Shard {
         let is_event = matches!(told, Told::UpdateAccepted | Told::DeleteAccepted);
         for names in BOTH.into_iter().filter(|names| is_event || *names == asked.names) {
             let topic = told_on(&asked.whose.0, asked.whose.1, told, names);
-            if self.index.has_match(&topic) {
+            if self.is_followed(&topic) {
                 self.publish_service(now, (&topic, None), terms, &write(&say(), asked.format));
             }
         }
