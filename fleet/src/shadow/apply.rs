@@ -32,7 +32,7 @@ impl Shadow {
         if self.deleted_at().is_some_and(|at_ms| now_ms.saturating_sub(at_ms) > VERSION_KEPT_MS) {
             self.version = 0;
         }
-        self.version += 1;
+        self.version = self.version.saturating_add(1);
         self.at_ms = now_ms;
         match &change.0 {
             Kind::Update(update) => self.update(now_ms, update),

@@ -14,6 +14,8 @@ mod merge;
 mod record;
 mod rejection;
 mod request;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use serde_json::Map;
@@ -25,13 +27,10 @@ pub use format::{Format, write};
 pub use limits::ShadowLimits;
 pub use rejection::Rejection;
 pub use request::{Request, Section};
-use tree::Tree;
+use tree::{Leaf, Node, Picked, Tree};
 
 /// How long the version of a deleted shadow is remembered, milliseconds: 48 hours.
 pub const VERSION_KEPT_MS: u64 = 48 * 3600 * 1000;
-
-/// Leaves, and what is known of each, in the same shape.
-type StateAndMetadata = (Map<String, Value>, Map<String, Value>);
 
 /// One shadow: of a vehicle as a whole, or a named one. The default is one that never existed.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -92,8 +91,8 @@ impl Shadow {
     /// is left out of `state` and `metadata`.
     pub fn document(&self, now_ms: u64) -> Value {
         let mut document = self.content();
-        if let (Some((_, delta)), Some(Value::Object(state))) = (self.pending(now_ms), document.get_mut("state")) {
-            state.insert("delta".into(), delta.0.into());
+        if let (Some(delta), Some(Value::Object(state))) = (self.pending(now_ms), document.get_mut("state")) {
+            state.insert("delta".into(), delta.state.into());
         }
         document.insert("version".into(), self.version.into());
         document.insert("timestamp".into(), (now_ms / 1000).into());
@@ -118,21 +117,21 @@ impl Shadow {
     /// What is wanted of the vehicle: the sequence, and the message `{"state", "metadata", "version", "timestamp", "sequence"}`. None where
     /// nothing is pending, or only what is to be dropped by now.
     pub fn delta(&self, now_ms: u64) -> Option<(u64, Value)> {
-        let (sequence, (state, metadata)) = self.pending(now_ms)?;
+        let delta = self.pending(now_ms)?;
         let mut message = Map::new();
-        message.insert("state".into(), state.into());
-        message.insert("metadata".into(), metadata.into());
+        message.insert("state".into(), delta.state.into());
+        message.insert("metadata".into(), delta.metadata.into());
         message.insert("version".into(), self.version.into());
         message.insert("timestamp".into(), (now_ms / 1000).into());
-        message.insert("sequence".into(), sequence.into());
-        Some((sequence, Value::Object(message)))
+        message.insert("sequence".into(), self.sequence.into());
+        Some((self.sequence, Value::Object(message)))
     }
 
-    /// The pending leaves: their values, and their metadata.
-    fn pending(&self, now_ms: u64) -> Option<(u64, StateAndMetadata)> {
-        let due = |leaf: &tree::Leaf| leaf.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
+    /// The pending leaves, if there are any.
+    fn pending(&self, now_ms: u64) -> Option<Picked> {
+        let due = |leaf: &Leaf| leaf.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
         let delta = self.desired.only(&|leaf| leaf.pending.is_some() && !due(leaf));
-        (!delta.0.is_empty()).then_some((self.sequence, delta))
+        (!delta.state.is_empty()).then_some(delta)
     }
 
     /// What a path leads to: `version`, `desired`, `reported.battery.soc`.
@@ -146,12 +145,12 @@ impl Shadow {
         };
         match rest {
             None => (!tree.is_empty()).then(|| tree.state()),
-            Some(rest) => tree.at(rest.split('.')).map(tree::Node::value),
+            Some(rest) => tree.at(rest.split('.')).map(Node::value),
         }
     }
 
     /// What the vehicle reports at a path: `battery.soc`.
     pub fn reported_at(&self, path: &str) -> Option<Value> {
-        self.reported.at(path.split('.')).map(tree::Node::value)
+        self.reported.at(path.split('.')).map(Node::value)
     }
 }

@@ -30,6 +30,13 @@ pub(super) struct Leaf {
     pub(super) expires_ms: Option<u64>,
 }
 
+/// Some leaves of a tree: their values, and their metadata.
+#[derive(Default)]
+pub(super) struct Picked {
+    pub(super) state: Map<String, Value>,
+    pub(super) metadata: Map<String, Value>,
+}
+
 impl Node {
     pub(super) fn value(&self) -> Value {
         match self {
@@ -198,26 +205,26 @@ impl Tree {
         Value::Object(entries.collect())
     }
 
-    /// Values and metadata of some leaves; empty if there are none.
-    pub(super) fn only(&self, pick: &impl Fn(&Leaf) -> bool) -> (Map<String, Value>, Map<String, Value>) {
-        let (mut state, mut metadata) = (Map::new(), Map::new());
+    /// Some leaves.
+    pub(super) fn only(&self, pick: &impl Fn(&Leaf) -> bool) -> Picked {
+        let mut some = Picked::default();
         for (key, node) in &self.0 {
             match node {
                 Node::Leaf(leaf) if pick(leaf) => {
-                    state.insert(key.clone(), leaf.value.clone());
-                    metadata.insert(key.clone(), leaf.metadata());
+                    some.state.insert(key.clone(), leaf.value.clone());
+                    some.metadata.insert(key.clone(), leaf.metadata());
                 }
                 Node::Leaf(_) => {}
                 Node::Branch(tree) => {
-                    let (inner, about) = tree.only(pick);
-                    if !inner.is_empty() {
-                        state.insert(key.clone(), Value::Object(inner));
-                        metadata.insert(key.clone(), Value::Object(about));
+                    let inner = tree.only(pick);
+                    if !inner.state.is_empty() {
+                        some.state.insert(key.clone(), Value::Object(inner.state));
+                        some.metadata.insert(key.clone(), Value::Object(inner.metadata));
                     }
                 }
             }
         }
-        (state, metadata)
+        some
     }
 }
 
