@@ -19,6 +19,7 @@ const PURE_CRATES: &[(&str, &[&str])] = &[
             "base64",
             "bytes",
             "foldhash",
+            "minicbor",
             "ring",
             "serde",
             "serde_json",
