@@ -3,6 +3,7 @@
 //! Owns the order in which they start and stop. It never touches a packet.
 
 mod ahead;
+mod asks;
 mod backups;
 mod certificates;
 mod counters;
@@ -13,6 +14,7 @@ mod observed;
 mod policy;
 mod rights;
 mod shards;
+mod twins;
 
 use std::collections::HashSet;
 use std::io;
@@ -45,6 +47,8 @@ pub use crate::home_shard::home_shard;
 pub use crate::shard_loop::ShardError;
 pub use crate::tls::TlsError;
 use ahead::Ahead;
+pub use asks::{AskError, Asks};
+pub(crate) use asks::{AskInbox, AskSender, Asked, ask_channel};
 pub(crate) use backups::Wanted;
 pub use backups::{Backups, Made, NoBackup};
 use certificates::Certificates;
@@ -56,6 +60,8 @@ pub(crate) use observed::which;
 pub use observed::{Observed, ObservedShard, ShardReport};
 use policy::PolicyKeeper;
 use shards::Shards;
+pub(crate) use twins::Twins;
+pub use twins::{Heard, TwinWatch};
 
 /// Descriptors for each shard that are not for clients: segments of the log being read, the state, backups, health checks.
 const DESCRIPTORS_KEPT_BACK: u64 = 256;
@@ -125,6 +131,7 @@ pub struct Running {
     accepting: JoinSet<()>,
     shards: Shards,
     notices: Notices,
+    asks: Asks,
     policy: Option<Arc<PolicyKeeper>>,
     registry: Arc<Registry>,
     certificates: Certificates,
@@ -180,13 +187,15 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         Some((keeper, policy)) => (Some(Arc::new(keeper)), policy),
         None => (None, Policy::open()),
     };
-    let parts = shard_parts(config, count, directory.as_ref(), observed, &audit, Arc::new(policy))?;
-    let (shards, inboxes, notices) = Shards::start(parts, &audit).await?;
+    let twins = Twins::new();
+    let parts = shard_parts(config, count, directory.as_ref(), observed, &audit, Arc::new(policy), &twins)?;
+    let (shards, inboxes, notices, asks) = Shards::start(parts, &audit, twins).await?;
     if let Some(directory) = &mut directory {
         directory.all_begun()?;
     }
     rights::tell(&registry, notices.clone());
     observed.show_registry(registry.clone(), audit.clone());
+    observed.show_asks(asks.clone());
     observed.backups.take_along(registry.clone());
 
     let limits = Arc::new(config.limits.to_core());
@@ -238,6 +247,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         accepting,
         shards,
         notices,
+        asks,
         policy,
         registry,
         certificates,
@@ -256,6 +266,7 @@ fn shard_parts(
     observed: &Observed,
     audit: &Audit,
     policy: Arc<Policy>,
+    twins: &Twins,
 ) -> Result<Vec<ShardParts>, ServerError> {
     let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
     let links = links::link(count).map_err(ServerError::Links)?;
@@ -286,6 +297,7 @@ fn shard_parts(
         allowances: Allowances::new(&config.limits),
         hash_seed,
         policy: policy.clone(),
+        twins: twins.clone(),
     });
     Ok(parts.collect())
 }
@@ -318,6 +330,11 @@ impl Running {
         &self.notices
     }
 
+    /// Where shards are asked.
+    pub fn asks(&self) -> &Asks {
+        &self.asks
+    }
+
     /// Which vehicles there are, and who is banned.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
@@ -339,6 +356,7 @@ impl Running {
     /// Where a shard failed.
     pub async fn stop(mut self) -> Result<(), ServerError> {
         self.accepting.shutdown().await;
+        self.asks.close();
         self.audit.record(AuditEvent::new(What::Stop, Decision::Note, ""));
         self.shards.stop(self.shutdown_timeout);
         let outcome = self.shards.ended().await;

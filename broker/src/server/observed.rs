@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use causeway_core::{Counters, Gauges};
 
-use super::{Backups, EdgeCounters, LogReport};
+use super::{Asks, Backups, EdgeCounters, LogReport};
 use crate::admin::ListenerState;
 use crate::audit::{Audit, AuditCounts};
 use crate::listener::Listener;
@@ -107,6 +107,7 @@ pub struct Observed {
     /// Where backups of what is on disk are asked for.
     pub backups: Arc<Backups>,
     registry: OnceLock<(Arc<Registry>, Audit)>,
+    asks: OnceLock<Asks>,
     /// What the audit log counts.
     pub audit: Arc<AuditCounts>,
     shards: OnceLock<Vec<ObservedShard>>,
@@ -137,6 +138,16 @@ impl Observed {
     /// Where what is done to the registry is recorded.
     pub fn audit_log(&self) -> Audit {
         self.registry.get().map(|(_, audit)| audit.clone()).unwrap_or_default()
+    }
+
+    /// Where shards are asked. None before the broker has started.
+    pub fn asks(&self) -> Option<&Asks> {
+        self.asks.get()
+    }
+
+    pub(super) fn show_asks(&self, asks: Asks) {
+        // One broker is observed once.
+        let _ = self.asks.set(asks);
     }
 
     pub(super) fn show_registry(&self, registry: Arc<Registry>, audit: Audit) {

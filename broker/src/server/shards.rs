@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::RecvError;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Notices, ServerError, StorageError};
+use super::{Asks, Notices, ServerError, StorageError, Twins};
 use crate::audit::Audit;
 use crate::frontdoor::Inbox;
 use crate::shard_loop::{self, ShardError, ShardHandle, ShardParts};
@@ -34,23 +34,26 @@ pub(super) struct Shards {
 }
 
 impl Shards {
-    /// Starts them. When this returns, all have their state back; with where clients are handed to each, and where all are told what they are to know.
+    /// Starts them. When this returns, all have their state back; with where clients are handed to each, where all are told what they are to
+    /// know, and where they are asked.
     ///
     /// # Errors
     /// [`ServerError::Shard`]. Then all have ended.
     pub(super) async fn start(
         parts: Vec<ShardParts>,
         audit: &Audit,
-    ) -> Result<(Shards, Vec<Inbox>, Notices), ServerError> {
+        twins: Twins,
+    ) -> Result<(Shards, Vec<Inbox>, Notices, Asks), ServerError> {
         let (several, stops, running) = (parts.len() > 1, Vec::new(), Vec::new());
         let mut shards = Shards { several, stops, running, failure: None, deadline: None };
-        let (mut inboxes, mut notices, mut starting) = (Vec::new(), Vec::new(), Awaited::new());
+        let (mut inboxes, mut notices, mut asks, mut starting) = (Vec::new(), Vec::new(), Vec::new(), Awaited::new());
         for parts in parts {
             let number = parts.number;
             match shard_loop::start(parts) {
-                Ok(ShardHandle { inbox, notices: noticed, stop, ready, ended }) => {
+                Ok(ShardHandle { inbox, notices: noticed, asks: asked, stop, ready, ended }) => {
                     inboxes.push(inbox);
                     notices.push(noticed);
+                    asks.push(asked);
                     shards.stops.push(stop);
                     starting.push((number, ready));
                     shards.running.push((number, ended));
@@ -73,10 +76,10 @@ impl Shards {
             }
         }
         if shards.failure.is_none() {
-            return Ok((shards, inboxes, Notices::new(notices, audit.clone())));
+            return Ok((shards, inboxes, Notices::new(notices, audit.clone()), Asks::new(asks, twins)));
         }
         // Nobody wants the others to become ready any more.
-        drop((starting, inboxes, notices));
+        drop((starting, inboxes, notices, asks));
         shards.stops.clear();
         let lost = || ServerError::Shard { shard: None, source: ShardError::Panicked };
         Err(shards.ended().await.err().unwrap_or_else(lost))

@@ -238,6 +238,7 @@ impl ShardLoop {
         let due = *timers.report_at.get_or_insert(now);
         if due <= now {
             let (counters, gauges) = (*world.shard.counters(), world.shard.survey());
+            world.asking.look_around(&mut world.shard);
             self.report.renew(counters, gauges, Duration::from_millis(REPORT_MILLISECONDS));
             timers.report_at = Some(Millis(now.0 + REPORT_MILLISECONDS));
         }
@@ -338,9 +339,10 @@ fn carry_out(world: &mut World, effect: Effect, now: Millis) {
             };
             world.shard.reauthenticated(now, id, verdict);
         }
+        Effect::Answer { ask, answer } => world.asking.answer(ask, answer),
+        Effect::Twin(event) => world.asking.tell(*event),
         Effect::Event(event) => tell(world, &event),
         // Nobody asks yet.
-        Effect::Answer { .. } | Effect::Twin(_) => {}
     }
 }
 

@@ -5,6 +5,7 @@
 //! outbox once, and carries out what the shard asks for. Nothing here waits while it holds the world, and nothing per
 //! message allocates, wakes or queues.
 
+mod asking;
 mod bodies;
 mod budget;
 mod checkpoint;
@@ -41,8 +42,9 @@ use crate::audit::{Audit, AuditEvent, Decision, What};
 use crate::data_directory::{ShardDirectory, StorageError};
 use crate::frontdoor::{Arrival, Inbox};
 use crate::log_gate::LogGate;
-use crate::server::{Backups, EdgeCounters, LogReport, ShardReport};
+use crate::server::{AskInbox, AskSender, Asked, Backups, EdgeCounters, LogReport, ShardReport, Twins, ask_channel};
 use crate::turnstile::Allowances;
+use asking::Asking;
 use budget::{TurnBudget, after_next_io};
 use clock::Clock;
 use commit::Commit;
@@ -86,6 +88,8 @@ pub(crate) struct ShardParts {
     pub(crate) hash_seed: u64,
     /// What everybody may do, until a notice says otherwise.
     pub(crate) policy: Arc<Policy>,
+    /// Where it tells what happens to shadows, while anybody listens.
+    pub(crate) twins: Twins,
 }
 
 /// A running shard.
@@ -94,6 +98,8 @@ pub(crate) struct ShardHandle {
     pub(crate) inbox: Inbox,
     /// What it is to know while it runs.
     pub(crate) notices: mpsc::Sender<(u64, Notice)>,
+    /// What it is asked.
+    pub(crate) asks: AskSender,
     /// Says farewell to all clients and ends; they have this long to take it. Dropping it leaves them no time.
     pub(crate) stop: oneshot::Sender<Duration>,
     /// Told once the shard has its state back and takes clients. Dropped where it ends before.
@@ -128,6 +134,7 @@ struct Ears {
     first: mpsc::Receiver<Box<Arrival>>,
     arrivals: mpsc::Receiver<Box<Arrival>>,
     notices: mpsc::Receiver<(u64, Notice)>,
+    asks: AskInbox,
     stop: oneshot::Receiver<Duration>,
 }
 
@@ -139,17 +146,18 @@ pub(crate) fn start(parts: ShardParts) -> Result<ShardHandle, ShardError> {
     let ((first, first_arrivals), (others, arrivals)) = (mpsc::channel(ARRIVALS_MAX), mpsc::channel(ARRIVALS_MAX));
     let inbox = Inbox { first, others };
     let (notices, noticed) = mpsc::channel(NOTICES_MAX);
+    let (asks, asked) = ask_channel();
     let (stop, stopped) = oneshot::channel();
     let (be_ready, ready) = oneshot::channel();
     let (end, ended) = oneshot::channel();
     std::thread::Builder::new().name(format!("shard-{}", parts.number)).spawn(move || {
         // With others beside it, each line says which it is about; the helpers' lines, too.
         let _named = (parts.shards > 1).then(|| tracing::error_span!("shard", number = parts.number).entered());
+        let ears = Ears { first: first_arrivals, arrivals, notices: noticed, asks: asked, stop: stopped };
         // Nobody listens any more where the whole broker was dropped.
-        let _ =
-            end.send(serve(parts, Ears { first: first_arrivals, arrivals, notices: noticed, stop: stopped }, be_ready));
+        let _ = end.send(serve(parts, ears, be_ready));
     })?;
-    Ok(ShardHandle { inbox, notices, stop, ready, ended })
+    Ok(ShardHandle { inbox, notices, asks, stop, ready, ended })
 }
 
 fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<(), ShardError> {
@@ -197,6 +205,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         warnings: Arc::new(LogGate::new("warnings about clients were not logged")),
         audit: parts.audit,
         allowances: parts.allowances,
+        asking: Asking::new(parts.twins),
     };
     let shard_loop = Rc::new_cyclic(|itself| ShardLoop {
         itself: itself.clone(),
@@ -248,6 +257,7 @@ struct World {
     warnings: Arc<LogGate>,
     audit: Audit,
     allowances: Allowances,
+    asking: Asking,
 }
 
 impl World {
@@ -367,6 +377,9 @@ impl ShardLoop {
                         return Err(failure);
                     }
                 }
+                Some(asked) = ears.asks.reads.recv() => self.ask(asked),
+                // What makes records waits with the clients while the log is behind.
+                Some(asked) = ears.asks.writes.recv(), if !holds => self.ask(asked),
                 Some(arrival) = ears.first.recv(), if !holds => self.admit(*arrival),
                 Some(arrival) = ears.arrivals.recv(), if !holds => self.admit(*arrival),
             }
@@ -415,6 +428,12 @@ impl ShardLoop {
             }
         }
         self.now.get()
+    }
+
+    fn ask(&self, asked: Asked) {
+        let now = self.begin_turn();
+        let world = &mut *self.world.borrow_mut();
+        world.asking.begin(&mut world.shard, now, asked);
     }
 
     /// Makes a client that was let in a connection of the shard.

@@ -1,0 +1,142 @@
+//! Questions from the rest of the broker, while the shard answers them.
+//!
+//! Owns who waits for which answer, and that nobody is kept in mind who went away. It never answers by itself.
+
+use std::collections::HashMap;
+
+use causeway_core::{Answer, AskId, Millis, Shard, TwinEvent};
+use tokio::sync::oneshot;
+
+use crate::server::{AskError, Asked, Twins};
+
+/// Questions without an answer yet. Some wait for a vehicle.
+const PENDING_MAX: usize = 4096;
+
+type Waiting = oneshot::Sender<Result<Box<Answer>, AskError>>;
+
+/// See the module.
+pub(super) struct Asking {
+    pending: HashMap<AskId, Waiting>,
+    last: u64,
+    twins: Twins,
+    tells_twins: bool,
+}
+
+impl Asking {
+    pub(super) fn new(twins: Twins) -> Asking {
+        Asking { pending: HashMap::new(), last: 0, twins, tells_twins: false }
+    }
+
+    /// Asks the shard, which answers in its own time.
+    pub(super) fn begin(&mut self, shard: &mut Shard, now: Millis, asked: Asked) {
+        match asked {
+            // Whoever went away before it was begun wants nothing to be done.
+            Asked::Question(_, waiting) if waiting.is_closed() => {}
+            Asked::Question(ask, waiting) => {
+                if self.pending.len() >= PENDING_MAX {
+                    self.forget_gone();
+                }
+                if self.pending.len() >= PENDING_MAX {
+                    let _ = waiting.send(Err(AskError::Busy));
+                    return;
+                }
+                self.last += 1;
+                let id = AskId(self.last);
+                self.pending.insert(id, waiting);
+                shard.ask(now, id, &ask);
+            }
+            Asked::Watched(told) => {
+                self.tells_twins = true;
+                shard.tell_twins(true);
+                let _ = told.send(());
+            }
+        }
+    }
+
+    pub(super) fn answer(&mut self, ask: AskId, answer: Box<Answer>) {
+        if let Some(waiting) = self.pending.remove(&ask) {
+            // It may have gone away at this moment.
+            let _ = waiting.send(Ok(answer));
+        }
+    }
+
+    pub(super) fn tell(&self, event: TwinEvent) {
+        self.twins.tell(event);
+    }
+
+    /// Forgets who waits no more, and ends what nobody listens to. Called now and then.
+    pub(super) fn look_around(&mut self, shard: &mut Shard) {
+        self.forget_gone();
+        if self.tells_twins && !self.twins.is_watched() {
+            self.tells_twins = false;
+            shard.tell_twins(false);
+        }
+    }
+
+    fn forget_gone(&mut self) {
+        self.pending.retain(|_, waiting| !waiting.is_closed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use causeway_core::{Ask, Effect, Vin};
+
+    use super::*;
+
+    fn question(asking: &mut Asking, shard: &mut Shard) -> oneshot::Receiver<Result<Box<Answer>, AskError>> {
+        let vin: Vin = "1M8GDM9AXKP042788".parse().unwrap();
+        let (answer, answered) = oneshot::channel();
+        asking.begin(shard, Millis(0), Asked::Question(Ask::Shadows(vin), answer));
+        answered
+    }
+
+    fn answer(asking: &mut Asking, shard: &mut Shard) {
+        while let Some(effect) = shard.poll_effect() {
+            let Effect::Answer { ask, answer } = effect else { panic!("nothing else happens") };
+            asking.answer(ask, answer);
+        }
+    }
+
+    #[test]
+    fn everybody_gets_the_own_answer_once() {
+        let mut shard = Shard::new(Millis(0), Default::default(), "test", 1);
+        let mut asking = Asking::new(Twins::new());
+        let mut asked = [question(&mut asking, &mut shard), question(&mut asking, &mut shard)];
+        assert!(asked.iter_mut().all(|asked| asked.try_recv().is_err()));
+        answer(&mut asking, &mut shard);
+        for asked in &mut asked {
+            assert_eq!(asked.try_recv().unwrap(), Ok(Box::new(Answer::Shadows(Vec::new()))));
+        }
+        assert!(asking.pending.is_empty());
+    }
+
+    #[test]
+    fn who_went_away_has_no_place_and_who_finds_none_is_told() {
+        let mut shard = Shard::new(Millis(0), Default::default(), "test", 1);
+        let mut asking = Asking::new(Twins::new());
+        drop(question(&mut asking, &mut shard));
+        let kept: Vec<_> = (1..PENDING_MAX).map(|_| question(&mut asking, &mut shard)).collect();
+        assert_eq!(asking.pending.len(), PENDING_MAX);
+        let last = question(&mut asking, &mut shard);
+        assert_eq!(question(&mut asking, &mut shard).try_recv().unwrap(), Err(AskError::Busy));
+        answer(&mut asking, &mut shard);
+        assert!(kept.into_iter().chain([last]).all(|mut asked| asked.try_recv().is_ok()));
+    }
+
+    #[test]
+    fn shards_tell_of_shadows_while_somebody_listens() {
+        let mut shard = Shard::new(Millis(0), Default::default(), "test", 1);
+        let twins = Twins::new();
+        let mut asking = Asking::new(twins.clone());
+        let watch = twins.subscribe();
+        let (tell, mut told) = oneshot::channel();
+        asking.begin(&mut shard, Millis(0), Asked::Watched(tell));
+        assert!(told.try_recv().is_ok());
+        asking.look_around(&mut shard);
+        assert!(asking.tells_twins);
+        drop(watch);
+        asking.look_around(&mut shard);
+        assert!(!asking.tells_twins);
+    }
+}
