@@ -53,8 +53,13 @@ impl StateStore for CommittedState {
         Ok(self.content().mark)
     }
 
-    fn entries(&self, visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
-        for (key, value) in &self.content().entries {
+    fn entry_bytes(&self) -> Result<u64, StateError> {
+        let bytes = |(key, value): (&Vec<u8>, &Vec<u8>)| (key.len() + value.len()) as u64;
+        Ok(self.content().entries.iter().map(bytes).sum())
+    }
+
+    fn entries_from(&self, from: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
+        for (key, value) in self.content().entries.range(from.to_vec()..) {
             if visit(key, value) == ControlFlow::Break(()) {
                 break;
             }
@@ -107,6 +112,13 @@ impl Fold for OpenFold {
     fn remove(&mut self, key: &[u8]) -> Result<(), StateError> {
         self.changed.entries.remove(key);
         Ok(())
+    }
+
+    fn remove_range(&mut self, from: &[u8], to: &[u8], entries_max: usize) -> Result<usize, StateError> {
+        let range = self.changed.entries.range(from.to_vec()..to.to_vec());
+        let keys: Vec<Vec<u8>> = range.take(entries_max).map(|(key, _)| key.clone()).collect();
+        keys.iter().for_each(|key| drop(self.changed.entries.remove(key)));
+        Ok(keys.len())
     }
 
     fn put_body(&mut self, lsn: u64, bytes: &[u8]) -> Result<(), StateError> {

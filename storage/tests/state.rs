@@ -109,6 +109,47 @@ fn visitors_may_stop(open: Open) {
     assert_eq!(seen, 8);
 }
 
+fn a_range_is_visited_and_removed_and_what_is_beside_it_stays(open: Open) {
+    let folder = tempfile::tempdir().unwrap();
+    let state = open(folder.path(), StateOptions::new(3)).unwrap();
+    let state = state.as_ref();
+    fold(state, mark(1), |fold| (0..200_u8).for_each(|key| fold.put(&[key], &[key; 100]).unwrap()));
+    assert_eq!(state.entry_bytes().unwrap(), 200 * 101);
+    let mut seen = Vec::new();
+    let visited = state.entries_from(&[120, 0], &mut |key, _| {
+        if key >= &[128][..] {
+            return ControlFlow::Break(());
+        }
+        seen.push(key[0]);
+        ControlFlow::Continue(())
+    });
+    visited.unwrap();
+    assert_eq!(seen, (121..128).collect::<Vec<u8>>());
+    fold(state, mark(2), |fold| {
+        fold.put(&[100, 7], b"put by the fold").unwrap();
+        fold.remove(&[101]).unwrap();
+        assert_eq!(fold.remove_range(&[200], &[100], 10).unwrap(), 0, "from is behind to");
+        assert_eq!(fold.remove_range(&[100], &[110], 4).unwrap(), 4);
+        assert_eq!(fold.remove_range(&[100], &[110], 100).unwrap(), 6);
+        assert_eq!(fold.remove_range(&[100], &[110], 100).unwrap(), 0);
+        fold.put(&[105], b"put again").unwrap();
+    });
+    let left: Vec<u8> = entries(state).iter().map(|(key, _)| key[0]).collect();
+    assert_eq!(left, (0..100).chain([105]).chain(110..200).collect::<Vec<u8>>());
+    assert_eq!(state.entry_bytes().unwrap(), 190 * 101 + 10);
+    // Everything below a bound, as a whole fold does it, and then what there is now.
+    fold(state, mark(3), |fold| {
+        assert_eq!(fold.remove_range(&[], &[128], usize::MAX).unwrap(), 119);
+        fold.put(&[3], b"").unwrap();
+    });
+    let left: Vec<u8> = entries(state).iter().map(|(key, _)| key[0]).collect();
+    assert_eq!(left, [3].into_iter().chain(128..200).collect::<Vec<u8>>());
+    drop(state.fold().unwrap().remove_range(&[], &[255], usize::MAX));
+    assert_eq!(entries(state).len(), 73, "it was not committed");
+    state.compact().unwrap();
+    assert_eq!(state.entry_bytes().unwrap(), 72 * 101 + 1);
+}
+
 fn an_open_or_abandoned_fold_changes_nothing(open: Open) {
     let folder = tempfile::tempdir().unwrap();
     let state = open(folder.path(), StateOptions::new(3)).unwrap();
@@ -183,6 +224,14 @@ fn many_random_folds_agree_with_a_map(open: Open) {
     for round in 0..60 {
         let mut fold = state.fold().unwrap();
         let mut next = model.clone();
+        if random.chance(20) {
+            let [from, to] = [random.below(3000), random.below(3000)].map(|at| format!("session/{at}").into_bytes());
+            let entries_max = random.below(500) as usize;
+            let range = next.range(from.clone()..to.clone().max(from.clone()));
+            let gone: Vec<Vec<u8>> = range.take(entries_max).map(|(key, _)| key.clone()).collect();
+            assert_eq!(fold.remove_range(&from, &to, entries_max).unwrap(), gone.len());
+            gone.iter().for_each(|key| drop(next.remove(key)));
+        }
         for _ in 0..random.below(400) {
             let key = format!("session/{}", random.below(3000)).into_bytes();
             if random.chance(30) {
@@ -205,6 +254,8 @@ fn many_random_folds_agree_with_a_map(open: Open) {
             state = open(folder.path(), options()).unwrap();
         }
         assert!(entries(state.as_ref()).into_iter().eq(model.clone()), "round {round}");
+        let bytes = model.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+        assert_eq!(state.entry_bytes().unwrap(), bytes, "round {round}");
     }
 }
 
@@ -225,6 +276,7 @@ macro_rules! over {
             an_empty_state_has_no_mark,
             what_was_folded_is_there_in_key_order_after_opening_again,
             visitors_may_stop,
+            a_range_is_visited_and_removed_and_what_is_beside_it_stays,
             an_open_or_abandoned_fold_changes_nothing,
             compacting_keeps_everything,
             readers_see_whole_folds_while_they_are_made,

@@ -79,7 +79,22 @@ pub trait StateStore: Send + Sync + Debug {
     ///
     /// # Errors
     /// [`StateError::Io`]; [`StateError::Corrupt`]. What was visited by then is intact.
-    fn entries(&self, visit: &mut VisitEntry<'_>) -> Result<(), StateError>;
+    fn entries(&self, visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
+        self.entries_from(&[], visit)
+    }
+
+    /// As [`entries`](StateStore::entries), from the first whose key is not before `from`. All of them are of one fold. What it does
+    /// not visit is not read.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; [`StateError::Corrupt`]. What was visited by then is intact.
+    fn entries_from(&self, from: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError>;
+
+    /// Bytes of all entries with their keys. A store that does not count them reads them all.
+    ///
+    /// # Errors
+    /// [`StateError::Io`]; [`StateError::Corrupt`].
+    fn entry_bytes(&self) -> Result<u64, StateError>;
 
     /// The body kept for record `lsn`.
     ///
@@ -132,6 +147,13 @@ pub trait Fold: Send {
     /// [`StateError::Io`].
     fn remove(&mut self, key: &[u8]) -> Result<(), StateError>;
 
+    /// Removes the first `entries_max` entries whose keys are not before `from` and are before `to`, those of this fold among them.
+    /// Returns how many there were.
+    ///
+    /// # Errors
+    /// [`StateError::Io`].
+    fn remove_range(&mut self, from: &[u8], to: &[u8], entries_max: usize) -> Result<usize, StateError>;
+
     /// Keeps the body of record `lsn`.
     ///
     /// # Errors
@@ -151,6 +173,15 @@ pub trait Fold: Send {
     /// [`StateError::Io`]. The fold may have been committed all the same: [`StateStore::mark`] tells, and folding the same
     /// changes once more does no harm.
     fn commit(self: Box<Self>, mark: FoldMark) -> Result<(), StateError>;
+}
+
+fn count_entry_bytes(state: &dyn StateStore) -> Result<u64, StateError> {
+    let mut bytes = 0;
+    state.entries(&mut |key, value| {
+        bytes += (key.len() + value.len()) as u64;
+        ControlFlow::Continue(())
+    })?;
+    Ok(bytes)
 }
 
 /// Why a folded state cannot do what it was asked.

@@ -25,7 +25,7 @@ use redb::{
 };
 
 use super::backend::DiskBackend;
-use super::{Fold, FoldMark, StateError, StateOptions, StateStore, VisitBody, VisitEntry};
+use super::{Fold, FoldMark, StateError, StateOptions, StateStore, VisitBody, VisitEntry, count_entry_bytes};
 use crate::RunId;
 use crate::disk::{Disk, RealDisk, named};
 use crate::segmented::read_up_to;
@@ -45,6 +45,8 @@ const SHARD_KEY: &str = "shard";
 const RUN_KEYS: [&str; 2] = ["run_above", "run_below"];
 const APPLIED_KEY: &str = "applied";
 const THROUGH_KEY: &str = "through";
+/// Bytes of all entries with their keys. Missing in a file that no version which counts them has changed yet.
+const ENTRY_BYTES_KEY: &str = "entry_bytes";
 
 /// A file is copied in pieces of this many bytes.
 const COPY_BYTES: usize = 1 << 20;
@@ -106,21 +108,6 @@ impl RedbState {
             Ok(found.map(|value| value.value().to_vec()))
         })
     }
-
-    /// As [`StateStore::entries`], from the first whose key is not before `from`.
-    pub(crate) fn entries_from(&self, from: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
-        let store = &self.store;
-        store.with_reader(|transaction| {
-            let table = transaction.open_table(ENTRIES).map_err(|error| store.error(error))?;
-            for entry in table.range(from..).map_err(|error| store.error(error))? {
-                let (key, value) = entry.map_err(|error| store.error(error))?;
-                if visit(key.value(), value.value()).is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        })
-    }
 }
 
 /// What a state and its open fold share.
@@ -161,6 +148,7 @@ impl Store {
             let run = self.options.run.unwrap_or_else(|| RunId::new(self.disk.as_ref()));
             meta.insert(RUN_KEYS[0], (run.0 >> 64) as u64)?;
             meta.insert(RUN_KEYS[1], run.0 as u64)?;
+            meta.insert(ENTRY_BYTES_KEY, 0)?;
             to.open_table(ENTRIES)?;
             to.open_table(BODIES)?;
             Ok(())
@@ -364,8 +352,24 @@ impl StateStore for RedbState {
         })
     }
 
-    fn entries(&self, visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
-        self.entries_from(&[], visit)
+    fn entries_from(&self, from: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
+        let store = &self.store;
+        store.with_reader(|transaction| {
+            let table = transaction.open_table(ENTRIES).map_err(|error| store.error(error))?;
+            for entry in table.range(from..).map_err(|error| store.error(error))? {
+                let (key, value) = entry.map_err(|error| store.error(error))?;
+                if visit(key.value(), value.value()).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn entry_bytes(&self) -> Result<u64, StateError> {
+        let store = &self.store;
+        let known = store.with_reader(|transaction| store.meta(transaction, ENTRY_BYTES_KEY))?;
+        known.map_or_else(|| count_entry_bytes(self), Ok)
     }
 
     fn body(&self, lsn: u64) -> Result<Option<Bytes>, StateError> {
@@ -394,7 +398,7 @@ impl StateStore for RedbState {
     fn fold(&self) -> Result<Box<dyn Fold>, StateError> {
         let turn = Turn::take(&self.store)?;
         let transaction = self.store.with_database(|database| self.store.begin(database))?;
-        Ok(Box::new(RedbFold { transaction, batch: Batch::default(), failed: false, turn }))
+        Ok(Box::new(RedbFold { transaction, batch: Batch::default(), grown: 0, failed: false, turn }))
     }
 
     fn bytes_on_disk(&self) -> Result<u64, StateError> {
@@ -445,6 +449,8 @@ struct Batch {
 struct RedbFold {
     transaction: WriteTransaction,
     batch: Batch,
+    /// By how many bytes the entries became more.
+    grown: i64,
     failed: bool,
     /// Dropped last: the transaction must be gone by then.
     turn: Turn,
@@ -470,14 +476,18 @@ impl RedbFold {
 
     fn hand_over(&mut self) -> Result<(), StateError> {
         let batch = std::mem::take(&mut self.batch);
+        let mut grown = 0;
         self.guarded(|transaction| {
             if !batch.entries.is_empty() {
                 let mut table = transaction.open_table(ENTRIES)?;
                 for (key, value) in &batch.entries {
-                    match value {
-                        Some(value) => drop(table.insert(key.as_slice(), value.as_slice())?),
-                        None => drop(table.remove(key.as_slice())?),
-                    }
+                    let before = match value {
+                        Some(value) => table.insert(key.as_slice(), value.as_slice())?,
+                        None => table.remove(key.as_slice())?,
+                    };
+                    let size = |bytes: usize| (key.len() + bytes) as i64;
+                    grown += value.as_ref().map_or(0, |value| size(value.len()));
+                    grown -= before.map_or(0, |before| size(before.value().len()));
                 }
             }
             if !batch.bodies.is_empty() {
@@ -490,7 +500,9 @@ impl RedbFold {
                 }
             }
             Ok(())
-        })
+        })?;
+        self.grown += grown;
+        Ok(())
     }
 
     /// Once something has failed, nothing more is tried.
@@ -520,6 +532,13 @@ fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
     Ok(())
 }
 
+fn table_bytes(table: &impl ReadableTable<&'static [u8], &'static [u8]>) -> Result<u64, redb::StorageError> {
+    table.iter()?.try_fold(0, |bytes, entry| {
+        let (key, value) = entry?;
+        Ok(bytes + (key.value().len() + value.value().len()) as u64)
+    })
+}
+
 fn check_size(bytes: usize) -> Result<usize, StateError> {
     if bytes > VALUE_BYTES_MAX { Err(StateError::TooLarge { bytes: bytes as u64 }) } else { Ok(bytes) }
 }
@@ -533,6 +552,25 @@ impl Fold for RedbFold {
         self.change(key, None)
     }
 
+    fn remove_range(&mut self, from: &[u8], to: &[u8], entries_max: usize) -> Result<usize, StateError> {
+        // What was put before is among them.
+        self.hand_over()?;
+        let (mut removed, mut bytes) = (0, 0);
+        self.guarded(|transaction| {
+            let mut table = transaction.open_table(ENTRIES)?;
+            if from < to {
+                for entry in table.extract_from_if(from..to, |_, _| true)?.take(entries_max) {
+                    let (key, value) = entry?;
+                    removed += 1;
+                    bytes += (key.value().len() + value.value().len()) as i64;
+                }
+            }
+            Ok(())
+        })?;
+        self.grown -= bytes;
+        Ok(removed)
+    }
+
     fn put_body(&mut self, lsn: u64, bytes: &[u8]) -> Result<(), StateError> {
         self.change_body(lsn, Some(bytes))
     }
@@ -543,8 +581,15 @@ impl Fold for RedbFold {
 
     fn commit(mut self: Box<Self>, mark: FoldMark) -> Result<(), StateError> {
         self.hand_over()?;
+        let grown = self.grown;
         self.guarded(|transaction| {
             let mut meta = transaction.open_table(META)?;
+            let known = meta.get(ENTRY_BYTES_KEY)?.map(|bytes| bytes.value());
+            let entry_bytes = match known {
+                Some(bytes) => bytes.saturating_add_signed(grown),
+                None => table_bytes(&transaction.open_table(ENTRIES)?)?,
+            };
+            meta.insert(ENTRY_BYTES_KEY, entry_bytes)?;
             meta.insert(APPLIED_KEY, mark.applied)?;
             meta.insert(THROUGH_KEY, mark.through)?;
             Ok(())

@@ -4,6 +4,7 @@
 //! from the process ending, not from the system ending. Whoever truncates the log behind such a fold can lose what was acknowledged.
 //! It is here to be compared, never to be chosen. A fold is kept in memory until it is committed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use sled::transaction::{ConflictableTransactionError, TransactionError, Transactional};
 use sled::{Batch, Db, Tree};
 
-use super::{Fold, FoldMark, StateError, StateOptions, StateStore, VisitBody, VisitEntry};
+use super::{Fold, FoldMark, StateError, StateOptions, StateStore, VisitBody, VisitEntry, count_entry_bytes};
 
 const FOLDER_NAME: &str = "state.sled";
 const FORMAT_KEY: &str = "format";
@@ -140,10 +141,17 @@ impl Store {
     fn commit(&self, changes: &SledFold, mark: FoldMark) -> Result<(), StateError> {
         let mut bytes = mark.applied.to_be_bytes().to_vec();
         bytes.extend_from_slice(&mark.through.to_be_bytes());
+        let mut entries = Batch::default();
+        for (key, value) in &changes.entries {
+            match value {
+                Some(value) => entries.insert(key.as_slice(), value.as_slice()),
+                None => entries.remove(key.as_slice()),
+            }
+        }
         let _alone = self.scans.write().unwrap_or_else(PoisonError::into_inner);
         self.with_trees(|trees| {
-            let outcome = (&trees.entries, &trees.bodies, &trees.meta).transaction(|(entries, bodies, meta)| {
-                entries.apply_batch(&changes.entries)?;
+            let outcome = (&trees.entries, &trees.bodies, &trees.meta).transaction(|(tree, bodies, meta)| {
+                tree.apply_batch(&entries)?;
                 bodies.apply_batch(&changes.bodies)?;
                 meta.insert(MARK_KEY, bytes.as_slice())?;
                 Ok::<(), ConflictableTransactionError<()>>(())
@@ -170,11 +178,15 @@ impl StateStore for SledState {
         })
     }
 
-    fn entries(&self, visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
+    fn entry_bytes(&self) -> Result<u64, StateError> {
+        count_entry_bytes(self)
+    }
+
+    fn entries_from(&self, from: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
         let store = &self.store;
         store.with_trees(|trees| {
             let _scan = store.scans.read().unwrap_or_else(PoisonError::into_inner);
-            for entry in trees.entries.iter() {
+            for entry in trees.entries.range(from..) {
                 let (key, value) = entry.map_err(|error| store.error(error))?;
                 if visit(&key, &value).is_break() {
                     break;
@@ -210,7 +222,7 @@ impl StateStore for SledState {
         if self.store.folding.swap(true, Ordering::AcqRel) {
             return Err(StateError::Busy);
         }
-        let fold = SledFold { store: self.store.clone(), entries: Batch::default(), bodies: Batch::default() };
+        let fold = SledFold { store: self.store.clone(), entries: BTreeMap::new(), bodies: Batch::default() };
         self.store.trees()?;
         Ok(Box::new(fold))
     }
@@ -232,7 +244,8 @@ impl StateStore for SledState {
 
 struct SledFold {
     store: Arc<Store>,
-    entries: Batch,
+    /// The new values of keys; without one, the key goes.
+    entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
     bodies: Batch,
 }
 
@@ -244,13 +257,36 @@ impl Drop for SledFold {
 
 impl Fold for SledFold {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.entries.insert(key, value);
+        self.entries.insert(key.to_vec(), Some(value.to_vec()));
         Ok(())
     }
 
     fn remove(&mut self, key: &[u8]) -> Result<(), StateError> {
-        self.entries.remove(key);
+        self.entries.insert(key.to_vec(), None);
         Ok(())
+    }
+
+    fn remove_range(&mut self, from: &[u8], to: &[u8], entries_max: usize) -> Result<usize, StateError> {
+        if from >= to {
+            return Ok(0);
+        }
+        let (store, range) = (&self.store, from.to_vec()..to.to_vec());
+        let is_put = |(key, value): (&Vec<u8>, &Option<Vec<u8>>)| value.is_some().then(|| key.clone());
+        let mut keys: BTreeSet<Vec<u8>> = self.entries.range(range.clone()).filter_map(is_put).collect();
+        store.with_trees(|trees| {
+            let there = trees
+                .entries
+                .range(range)
+                .keys()
+                .filter(|key| !matches!(key, Ok(key) if matches!(self.entries.get(key.as_ref()), Some(None))));
+            for key in there.take(entries_max) {
+                keys.insert(key.map_err(|error| store.error(error))?.to_vec());
+            }
+            Ok(())
+        })?;
+        let removed = keys.len().min(entries_max);
+        self.entries.extend(keys.into_iter().take(entries_max).map(|key| (key, None)));
+        Ok(removed)
     }
 
     fn put_body(&mut self, lsn: u64, bytes: &[u8]) -> Result<(), StateError> {
