@@ -12,6 +12,7 @@ use causeway_fleet::shadow::Format;
 use causeway_protocol::{PacketId, QoS};
 
 use crate::connection::KeptWill;
+use crate::history::{HISTORY, HistoryEntry};
 use crate::index::Subscription;
 use crate::lane::{LaneName, Number};
 use crate::message::Message;
@@ -75,6 +76,8 @@ pub(crate) enum Folded<'a> {
         name: Option<&'a str>,
         shadow: FoldedShadow<'a>,
     },
+    /// What became of a shadow. No part of the shard's state.
+    History,
 }
 
 /// A shadow as it was when the record at `lsn` had changed it.
@@ -381,6 +384,9 @@ impl<'a> Folded<'a> {
     /// # Errors
     /// Where it is no entry of this layout.
     pub(crate) fn decode(key: &'a [u8], value: &'a [u8]) -> Result<Folded<'a>, RecordError> {
+        if key.first() == Some(&HISTORY) {
+            return HistoryEntry::decode(key, value).map(|_| Folded::History);
+        }
         let (mut key, mut value) = (Reader(key), Reader(value));
         let kind = key.u8()?;
         let epoch = if kind == SESSION { key.u64()? } else { 0 };

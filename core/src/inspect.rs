@@ -29,6 +29,8 @@ pub enum EntryKind {
     Retained,
     /// A shadow.
     Shadow,
+    /// What became of a shadow.
+    History,
 }
 
 impl EntryKind {
@@ -41,6 +43,7 @@ impl EntryKind {
             EntryKind::SharedSubscription => "shared subscriptions",
             EntryKind::Retained => "retained messages",
             EntryKind::Shadow => "shadows",
+            EntryKind::History => "history",
         }
     }
 }
@@ -61,6 +64,7 @@ fn kind_of(entry: &Folded<'_>) -> EntryKind {
         Folded::Group { .. } => EntryKind::SharedSubscription,
         Folded::Retained { .. } => EntryKind::Retained,
         Folded::Shadow { .. } => EntryKind::Shadow,
+        Folded::History => EntryKind::History,
     }
 }
 
@@ -331,7 +335,7 @@ impl Inspection {
                         messages: entries.len(),
                         bytes: entries.iter().map(|entry| u64::from(entry.bytes)).sum(),
                     }),
-                    Folded::Meta { .. } | Folded::Retained { .. } | Folded::Shadow { .. } => {}
+                    Folded::Meta { .. } | Folded::Retained { .. } | Folded::Shadow { .. } | Folded::History => {}
                 }
             }
         }
@@ -496,7 +500,7 @@ mod tests {
         let mut entries = entries.clone();
         for change in changes {
             match change {
-                Change::Clear => entries.clear(),
+                Change::RemoveRange { from, to, .. } => entries.retain(|key, _| *key < from || *key >= to),
                 Change::Put { key, value } => drop(entries.insert(key, value)),
                 Change::Remove { key } => drop(entries.remove(&key)),
                 Change::RemoveBody(_) => {}

@@ -13,6 +13,7 @@ mod crossing;
 mod effect;
 mod folded;
 mod handshake;
+pub mod history;
 mod index;
 pub mod inspect;
 mod interest;

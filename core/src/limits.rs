@@ -85,6 +85,8 @@ pub struct Limits {
     pub shadows_named_max: usize,
     /// Whether services and operators are told of each message who published it.
     pub stamps_origin: bool,
+    /// Days for which it is kept what became of shadows; 0 keeps nothing of it.
+    pub shadow_history_days: u32,
 }
 
 impl Default for Limits {
@@ -123,6 +125,7 @@ impl Default for Limits {
             shadow_depth_max: 8,
             shadows_named_max: 16,
             stamps_origin: true,
+            shadow_history_days: 30,
         }
     }
 }

@@ -3,7 +3,6 @@
 //! Owns the order of a fold: slices, a commit once the log is durable far enough, bodies moved out of old segments, and only
 //! then the log cut. Chance abandons some of them half done.
 
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use causeway_core::{Change, Lsn, Shard};
@@ -118,7 +117,7 @@ impl Folding {
         let mut changes = Vec::new();
         let end = shard.poll_checkpoint(work, &mut changes);
         for change in changes {
-            if self.change(fold.as_mut(), change).is_err() {
+            if Folding::change(fold.as_mut(), change).is_err() {
                 drop(fold);
                 return self.give_up(shard);
             }
@@ -129,18 +128,11 @@ impl Folding {
         }
     }
 
-    fn change(&self, fold: &mut dyn Fold, change: Change) -> Result<(), StateError> {
+    fn change(fold: &mut dyn Fold, change: Change) -> Result<(), StateError> {
         match change {
-            Change::Clear => {
-                let mut keys = Vec::new();
-                self.state.entries(&mut |key, _| {
-                    keys.push(key.to_vec());
-                    ControlFlow::Continue(())
-                })?;
-                keys.iter().try_for_each(|key| fold.remove(key))
-            }
             Change::Put { key, value } => fold.put(&key, &value),
             Change::Remove { key } => fold.remove(&key),
+            Change::RemoveRange { from, to, entries_max } => fold.remove_range(&from, &to, entries_max).map(drop),
             Change::RemoveBody(lsn) => fold.remove_body(lsn.0),
         }
     }

@@ -263,7 +263,7 @@ impl Host {
             let end = self.shard.poll_checkpoint(SLICE, &mut changes);
             written += changes.len() as u64;
             for change in changes.drain(..) {
-                apply(self.state.as_ref(), fold.as_mut(), &change)?;
+                apply(fold.as_mut(), &change)?;
             }
             if let Some(end) = end {
                 break end;
@@ -296,18 +296,11 @@ impl Host {
     }
 }
 
-fn apply(state: &dyn StateStore, fold: &mut dyn Fold, change: &Change) -> Result<()> {
+fn apply(fold: &mut dyn Fold, change: &Change) -> Result<()> {
     match change {
-        Change::Clear => {
-            let mut keys = Vec::new();
-            state.entries(&mut |key, _| {
-                keys.push(key.to_vec());
-                ControlFlow::Continue(())
-            })?;
-            keys.iter().try_for_each(|key| fold.remove(key))?;
-        }
         Change::Put { key, value } => fold.put(key, value)?,
         Change::Remove { key } => fold.remove(key)?,
+        Change::RemoveRange { from, to, entries_max } => drop(fold.remove_range(from, to, *entries_max)?),
         Change::RemoveBody(lsn) => fold.remove_body(lsn.0)?,
     }
     Ok(())

@@ -7,6 +7,7 @@ mod asks;
 mod backups;
 mod certificates;
 mod counters;
+mod history;
 mod links;
 mod log_report;
 mod notices;
@@ -54,6 +55,7 @@ pub use backups::{Backups, Made, NoBackup};
 use certificates::Certificates;
 pub(crate) use certificates::reload_keys;
 pub use counters::{Counter, EdgeCounters};
+pub use history::{FoldedShard, HistoryError, HistoryPage};
 pub use log_report::{Gauge, LogReport};
 pub use notices::Notices;
 pub(crate) use observed::which;
@@ -292,6 +294,7 @@ fn shard_parts(
         counters: watched.edge,
         report: watched.report,
         log_report: watched.log,
+        folded: watched.folded,
         backups: backups.clone(),
         audit: audit.clone(),
         allowances: Allowances::new(&config.limits),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use causeway_core::{Counters, Gauges};
 
-use super::{Asks, Backups, EdgeCounters, LogReport};
+use super::{Asks, Backups, EdgeCounters, FoldedShard, LogReport};
 use crate::admin::ListenerState;
 use crate::audit::{Audit, AuditCounts};
 use crate::listener::Listener;
@@ -68,13 +68,15 @@ pub struct ObservedShard {
     pub report: Arc<ShardReport>,
     /// Its log on disk.
     pub log: Arc<LogReport>,
+    /// Its folded state.
+    pub folded: FoldedShard,
 }
 
 impl ObservedShard {
     /// Nothing yet, of the shard with this number.
     pub(crate) fn new(number: u32) -> ObservedShard {
-        let (edge, report) = Default::default();
-        ObservedShard { edge, report, log: Arc::new(LogReport::of_shard(number)) }
+        let (edge, report, folded) = Default::default();
+        ObservedShard { edge, report, log: Arc::new(LogReport::of_shard(number)), folded }
     }
 
     /// The latest numbers of several, together.

@@ -5,7 +5,6 @@
 //! told; the state stays as it was.
 
 use std::io;
-use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -290,9 +289,9 @@ impl Folder {
             }
             // What follows a failure is of no use.
             _ if self.failed.is_some() => {}
-            Job::Change(changes) => self.attempt(|fold, parts| {
-                changes.iter().try_fold(0, |bytes, change| Ok(bytes + apply(fold, parts, change)?))
-            }),
+            Job::Change(changes) => {
+                self.attempt(|fold, _| changes.iter().try_fold(0, |bytes, change| Ok(bytes + apply(fold, change)?)))
+            }
             Job::Keep(messages) => self.attempt(|fold, parts| keep(fold, parts, &messages)),
         }
     }
@@ -429,28 +428,17 @@ fn is_same_disk(one: &Path, other: &Path) -> bool {
 }
 
 /// Returns the bytes that this writes.
-fn apply(fold: &mut dyn Fold, parts: &FoldParts, change: &Change) -> Result<u64, FoldError> {
+fn apply(fold: &mut dyn Fold, change: &Change) -> Result<u64, FoldError> {
     match change {
-        Change::Clear => clear(fold, parts.state.as_ref())?,
         Change::Put { key, value } => {
             fold.put(key, value)?;
             return Ok((key.len() + value.len()) as u64);
         }
         Change::Remove { key } => fold.remove(key)?,
+        Change::RemoveRange { from, to, entries_max } => drop(fold.remove_range(from, to, *entries_max)?),
         Change::RemoveBody(lsn) => fold.remove_body(lsn.0)?,
     }
     Ok(0)
-}
-
-/// Removes all entries. It is the first change of its fold: what there is, is what was committed.
-fn clear(fold: &mut dyn Fold, state: &dyn StateStore) -> Result<(), FoldError> {
-    let mut keys = Vec::new();
-    state.entries(&mut |key, _| {
-        keys.push(key.to_vec());
-        ControlFlow::Continue(())
-    })?;
-    keys.iter().try_for_each(|key| fold.remove(key))?;
-    Ok(())
 }
 
 /// Returns the bytes that this writes.

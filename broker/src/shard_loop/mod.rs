@@ -42,7 +42,9 @@ use crate::audit::{Audit, AuditEvent, Decision, What};
 use crate::data_directory::{ShardDirectory, StorageError};
 use crate::frontdoor::{Arrival, Inbox};
 use crate::log_gate::LogGate;
-use crate::server::{AskInbox, AskSender, Asked, Backups, EdgeCounters, LogReport, ShardReport, Twins, ask_channel};
+use crate::server::{
+    AskInbox, AskSender, Asked, Backups, EdgeCounters, FoldedShard, LogReport, ShardReport, Twins, ask_channel,
+};
 use crate::turnstile::Allowances;
 use asking::Asking;
 use budget::{TurnBudget, after_next_io};
@@ -81,6 +83,8 @@ pub(crate) struct ShardParts {
     pub(crate) log_report: Arc<LogReport>,
     /// Where backups are asked for, if it makes any.
     pub(crate) backups: Option<Arc<Backups>>,
+    /// Where its folded state can be read while it runs.
+    pub(crate) folded: FoldedShard,
     /// Where it records what is about rights.
     pub(crate) audit: Audit,
     /// How quickly connections may send.
@@ -172,6 +176,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         None => (None, Commit::InLine(VolatileLog::new())),
         Some(directory) => {
             let recovered = recovery::recover(&directory, &mut shard, || !ready.is_closed())?;
+            parts.folded.open(&recovered.state);
             let (upkeep, writer) = Upkeep::start(clock.now(), recovered, directory, parts.log_report, parts.backups)?;
             (Some(upkeep), Commit::Beside(writer))
         }

@@ -7,6 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use causeway_core::history::HISTORY;
 use causeway_core::{Lsn, RecordError, Shard};
 use causeway_storage::{BodyReader, Log, LogStats, RecoverError, SegmentedLog, ShardStore, StateError, StateStore};
 
@@ -50,7 +51,7 @@ pub(super) fn recover(
     let mut progress = Progress { stats: &stats, next_line: started + PROGRESS_INTERVAL, records: 0, entries: 0 };
     shard.read_bodies_from_log();
     let recovered = (|| {
-        let entry_bytes = restore(shard, state.as_ref(), &mut progress, &is_wanted)?;
+        restore(shard, state.as_ref(), &mut progress, &is_wanted)?;
         if let Some(mark) = mark {
             shard.restored(Lsn(mark.applied), Lsn(mark.through));
         }
@@ -64,7 +65,7 @@ pub(super) fn recover(
         })?;
         shard.bodies_moved(Lsn(stats.first.unwrap_or(0)));
         let (dead, body_bytes) = dead_bodies(shard, state.as_ref())?;
-        compact(state.as_ref(), entry_bytes + body_bytes)?;
+        compact(state.as_ref(), body_bytes)?;
         Ok((records, dead))
     })();
     let (records, dead) = recovered.map_err(|stopped| match stopped {
@@ -80,17 +81,19 @@ pub(super) fn recover(
     Ok(Recovered { log, state, bodies, dead })
 }
 
-/// Gives the shard its folded state back; returns the bytes of its entries.
+/// Gives the shard its folded state back. History is no part of it, and stays where it is.
 fn restore(
     shard: &mut Shard,
     state: &dyn StateStore,
     progress: &mut Progress<'_>,
     is_wanted: &impl Fn() -> bool,
-) -> Result<u64, Stopped> {
-    let (mut bytes, mut stopped) = (0, None);
+) -> Result<(), Stopped> {
+    let mut stopped = None;
     state.entries(&mut |key, value| {
+        if key.first() >= Some(&HISTORY) {
+            return ControlFlow::Break(());
+        }
         progress.entries += 1;
-        bytes += (key.len() + value.len()) as u64;
         if progress.is_due() && !is_wanted() {
             stopped = Some(Stopped::Abandoned);
         } else if let Err(error) = shard.restore(key, value) {
@@ -98,7 +101,7 @@ fn restore(
         }
         if stopped.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    stopped.map_or(Ok(bytes), Err)
+    stopped.map_or(Ok(()), Err)
 }
 
 /// The messages in the folded state that nobody is owed, and the bytes of all others.
@@ -115,9 +118,9 @@ fn dead_bodies(shard: &Shard, state: &dyn StateStore) -> Result<(Vec<Lsn>, u64),
 }
 
 /// Gives room back that the folded state once needed, if that is much.
-fn compact(state: &dyn StateStore, needed_bytes: u64) -> Result<(), StateError> {
+fn compact(state: &dyn StateStore, body_bytes: u64) -> Result<(), StateError> {
     let bytes = state.bytes_on_disk()?;
-    if bytes <= needed_bytes * COMPACT_FACTOR + COMPACT_BYTES_MIN {
+    if bytes <= COMPACT_BYTES_MIN || bytes <= (state.entry_bytes()? + body_bytes) * COMPACT_FACTOR + COMPACT_BYTES_MIN {
         return Ok(());
     }
     match state.compact() {

@@ -10,14 +10,13 @@ use super::Shard;
 use super::changed::{Changed, Keys};
 use crate::Lsn;
 use crate::folded;
+use crate::history::HISTORY;
 use crate::session::SessionKey;
 use crate::shared::GroupKey;
 
 /// One change of the folded state, to be made in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Everything there is goes, bodies excepted: the fold is a whole one.
-    Clear,
     /// Puts or replaces.
     Put {
         /// Opaque.
@@ -29,6 +28,15 @@ pub enum Change {
     Remove {
         /// Opaque.
         key: Vec<u8>,
+    },
+    /// Removes the first entries whose keys are not before one and are before the other, those that were put before this included.
+    RemoveRange {
+        /// Opaque.
+        from: Vec<u8>,
+        /// Opaque.
+        to: Vec<u8>,
+        /// No more than so many.
+        entries_max: usize,
     },
     /// The body of this record is owed to nobody any more.
     RemoveBody(Lsn),
@@ -81,6 +89,7 @@ impl Shard {
         if std::mem::take(&mut self.fold_failed) {
             self.change_everything(&mut checkpoint);
         }
+        self.history.begin();
         self.checkpoint = Some(checkpoint);
         true
     }
@@ -102,7 +111,8 @@ impl Shard {
     pub fn poll_checkpoint(&mut self, work: usize, changes: &mut Vec<Change>) -> Option<CheckpointEnd> {
         let mut checkpoint = self.checkpoint.take()?;
         if std::mem::take(&mut checkpoint.clears) {
-            changes.push(Change::Clear);
+            // The fold is a whole one, but for the history, which is not the shard's to write again.
+            changes.push(Change::RemoveRange { from: Vec::new(), to: vec![HISTORY], entries_max: usize::MAX });
         }
         let mut done = 0;
         while done < work {
@@ -122,9 +132,13 @@ impl Shard {
                 done += 1;
                 let kept = self.shadows.get((vin, name.as_deref()));
                 changes.extend(kept.map(|kept| folded::put_shadow(&vin, kept.name(), kept.as_folded())));
+            } else if self.history.fold_next(changes) {
+                done += 1;
             } else {
                 self.fold_moved(changes);
                 self.fold_ended(changes);
+                self.history.finish(changes);
+                changes.push(self.fold_pruned());
                 changes.push(folded::put_meta(self.epoch, self.newest));
                 let end = CheckpointEnd { applied: checkpoint.applied, through: self.recorder.last() };
                 self.folding = Some((end.applied, checkpoint.resting));
@@ -140,6 +154,7 @@ impl Shard {
         if let Some(checkpoint) = self.checkpoint.take() {
             self.queues.bodies.rested(checkpoint.resting, false);
         }
+        self.history.ended(committed);
         let (applied, resting) = self.folding.take().unzip();
         match applied.filter(|_| committed) {
             Some(applied) => self.folded = applied,

@@ -14,6 +14,7 @@ mod connect;
 mod deliver;
 mod fetch;
 mod gauges;
+mod history;
 mod mounting;
 mod origin;
 mod peers;
@@ -130,6 +131,8 @@ pub struct Shard {
     /// What differs from the folded state.
     changed: Changed,
     checkpoint: Option<Checkpoint>,
+    /// History that is not folded.
+    history: history::Pending,
     /// Overflows to be told on `$SYS` once the message at hand is routed.
     overflows: Vec<(String, String)>,
     /// The record through which the state was folded, what the fold under way would make of it, and whether the last failed.
@@ -203,6 +206,7 @@ impl Shard {
             fetches: Fetches::default(),
             changed: Changed::default(),
             checkpoint: None,
+            history: history::Pending::default(),
             overflows: Vec::new(),
             folded: Lsn(0),
             folding: None,

@@ -19,7 +19,8 @@ use crate::record::RecordError;
 use crate::session::{DelayedWill, Inflight, Phase, Session, SessionKey};
 
 impl Shard {
-    /// Takes one entry of the folded state. Call for all of them in the order of their keys, then [`Shard::restored`].
+    /// Takes one entry of the folded state. Call for all of them in the order of their keys, then [`Shard::restored`]. Those from
+    /// [`HISTORY`](crate::history::HISTORY) on may be left out.
     ///
     /// # Errors
     /// Where it is no entry, or refers to one that did not come; the shard is then of no use.
@@ -70,6 +71,7 @@ impl Shard {
                     });
                 }
             }
+            Folded::History => {}
             Folded::Retained { lsn, message } => {
                 let message = Message::of_record(&message);
                 let topic = message.topic.clone();

@@ -5,6 +5,7 @@ mod connection;
 mod disk;
 mod durability;
 mod flow;
+mod history;
 mod messages;
 mod mounting;
 mod origin;

@@ -147,13 +147,22 @@ impl World {
         }
         for change in changes {
             match change {
-                Change::Clear => self.folded.clear(),
+                Change::RemoveRange { from, to, entries_max } => {
+                    let keys: Vec<_> =
+                        self.folded.range(from..to).take(entries_max).map(|(key, _)| key.clone()).collect();
+                    keys.iter().for_each(|key| drop(self.folded.remove(key)));
+                }
                 Change::Put { key, value } => drop(self.folded.insert(key, value)),
                 Change::Remove { key } => drop(self.folded.remove(&key)),
                 Change::RemoveBody(_) => {}
             }
         }
         self.mark = (end.applied, end.through);
+    }
+
+    /// A replay begins behind this record.
+    pub(super) fn applied(&self) -> Lsn {
+        self.mark.0
     }
 
     /// The folded state.
