@@ -9,6 +9,7 @@ use causeway_fleet::shadow::{Format, Rejection};
 use causeway_fleet::{Principal, Vin};
 
 use crate::Millis;
+use crate::history::{HistoryEntry, HistoryRange};
 
 /// Names one question until it is answered. Chosen by whoever asks; none is used twice at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,6 +22,8 @@ pub enum Ask {
     Shadow(ShadowAsk),
     /// The names of a vehicle's shadows.
     Shadows(Vin),
+    /// What became of a shadow, as far as it is not in the folded state. What is there has to be read after the answer.
+    History(HistoryRange),
 }
 
 /// What is wanted of a shadow.
@@ -64,6 +67,8 @@ pub enum Answer {
     Shadow(Result<ShadowTold, Rejection>),
     /// Of [`Ask::Shadows`]: names and versions; the classic one has none.
     Shadows(Vec<(Option<Box<str>>, u64)>),
+    /// Of [`Ask::History`]: in the order in which things happened.
+    History(Vec<HistoryEntry>),
 }
 
 /// A shadow as it is, or as it became.

@@ -86,15 +86,18 @@ impl Pending {
 impl Shard {
     /// Notes a transition: the vehicle's shadow of this name (the classic one has none) came to this version, and `json` says how. It
     /// must follow from the record alone, which is replayed where the fold does not have it.
-    #[allow(dead_code, reason = "called where shadows change")]
     pub(super) fn note_history(&mut self, vin: &Vin, name: &str, version: u64, at: Millis, json: &[u8]) {
-        if self.changed.is_noted && self.limits.shadow_history_days > 0 {
+        if self.keeps_history() {
             self.history.note(history::key(history::day(at), vin, name, version), history::value(at, json));
         }
     }
 
+    /// Whether history is kept at all.
+    pub(super) fn keeps_history(&self) -> bool {
+        self.changed.is_noted && self.limits.shadow_history_days > 0
+    }
+
     /// Whether there is room for more history. There is not only where folds fail for long.
-    #[allow(dead_code, reason = "asked before a shadow changes")]
     pub(super) fn has_room_for_history(&self) -> bool {
         self.history.bytes < PENDING_BYTES_MAX
     }

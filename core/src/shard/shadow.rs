@@ -223,6 +223,9 @@ impl Shard {
     /// # Errors
     /// Why not.
     pub(super) fn check_shadow(&self, now: Millis, whose: Whose<'_>, request: &Request) -> Result<(), Rejection> {
+        if !self.has_room_for_history() {
+            return Err(Rejection::new(507, "The state cannot be folded, so no more history can be kept"));
+        }
         let kept = self.shadows.get(whose);
         let named = self.shadows.of(&whose.0).iter().filter(|kept| kept.name.is_some()).count();
         if kept.is_none() && whose.1.is_some() && named >= self.limits.shadows_named_max {

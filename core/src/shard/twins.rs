@@ -25,11 +25,18 @@ impl Shard {
         by: &Principal,
         transition: &Transition,
     ) {
-        if !self.tells_twins || self.replaying.is_some() {
+        let (is_told, is_kept) = (self.tells_twins && self.replaying.is_none(), self.keeps_history());
+        if !is_told && !is_kept {
             return;
         }
         let version = transition.version;
-        let entry = Arc::from(write(&entry_of(now, by, transition), Format::Json));
+        let entry: Arc<[u8]> = Arc::from(write(&entry_of(now, by, transition), Format::Json));
+        if is_kept {
+            self.note_history(&vin, name.unwrap_or_default(), version, now, &entry);
+        }
+        if !is_told {
+            return;
+        }
         let event = TwinEvent { vin, name: name.map(Into::into), version, at: now, entry };
         self.when_durable(now, at, Release::Told(Box::new(Effect::Twin(Box::new(event)))));
     }

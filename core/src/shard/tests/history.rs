@@ -1,11 +1,10 @@
 //! History: what is asked for is there once and in its order, whatever was folded, failed or lost in between.
 
 use causeway_fleet::Vin;
-use causeway_protocol::Publish;
 
 use super::world::*;
+use crate::Millis;
 use crate::history::{HISTORY, HistoryEntry, HistoryRange};
-use crate::{Lsn, Millis};
 
 const DAY: u64 = 24 * 3600 * 1000;
 const VIN: &str = "1M8GDM9AXKP042788";
@@ -26,41 +25,36 @@ fn range(of: &str, name: &str) -> HistoryRange {
     }
 }
 
-/// Notes transitions as the shard would, each with a record of its own.
+/// A backend that changes the shadows of two vehicles.
 struct Twins {
     world: World,
     client: Client,
-    /// The transitions with their records' positions, for the replay.
-    noted: Vec<(Lsn, &'static str, u64, Millis)>,
+    /// What the shadows have come to, and when the classic one of the first did.
     versions: [u64; 2],
+    times: Vec<Millis>,
 }
 
 impl Twins {
     fn new() -> Twins {
         let mut world = World::new().on_disk();
-        let client = sleeper(&mut world);
-        Twins { world, client, noted: Vec::new(), versions: [0; 2] }
+        let client = world.join(connect("backend"));
+        Twins { world, client, versions: [0; 2], times: Vec::new() }
     }
 
     fn change(&mut self, of: &'static str) {
-        self.world.publish(self.client, Publish { retain: true, ..publish(1, 7, "t", "x") });
         let version = &mut self.versions[usize::from(of == OTHER)];
         *version += 1;
-        let (at, now) = (self.world.shard.recorder.last(), self.world.now);
-        self.noted.push((at, of, *version, now));
-        note(&mut self.world, of, *version, now);
+        let document = format!(r#"{{"state":{{"desired":{{"number":{version}}}}}}}"#);
+        self.world.publish(self.client, publish(1, 7, &format!("vehicles/{of}/shadow/update"), &document));
+        assert_eq!(self.world.heard(self.client), ["puback p7"]);
+        if of == VIN {
+            self.times.push(self.world.now);
+        }
     }
 
-    /// The power goes. Records behind the mark are replayed, and with them the shard notes again.
     fn restart(&mut self) {
-        let from = self.world.applied();
         self.world.restart();
-        for (lsn, of, version, at) in self.noted.clone() {
-            if lsn > from {
-                note(&mut self.world, of, version, at);
-            }
-        }
-        self.client = self.world.join(connect("pub"));
+        self.client = self.world.join(connect("backend"));
     }
 
     /// The versions that a question finds, each of which is there only once, in memory or folded.
@@ -75,8 +69,18 @@ impl Twins {
         }
         all.sort_by_key(|entry| entry.place);
         all.truncate(range.limit);
-        all.iter().map(|entry| String::from_utf8(entry.json.clone()).unwrap().parse().unwrap()).collect()
+        all.iter().map(|entry| version_of(&entry.json)).collect()
     }
+}
+
+/// What the shard wrote says what the shadow became.
+fn version_of(json: &[u8]) -> u64 {
+    let json = std::str::from_utf8(json).unwrap();
+    let number = |name: &str| json.rsplit(name).next().unwrap().split([',', '}']).next().unwrap().parse().unwrap();
+    let version = number("\"version\":");
+    assert_eq!(version, number("\"number\":"), "{json}");
+    assert!(json.contains("\"by\":\"") && json.contains("\"at\":\""), "{json}");
+    version
 }
 
 fn sleeper(world: &mut World) -> Client {
@@ -101,7 +105,7 @@ fn every_transition_is_found_once_whatever_happens_to_folds() {
         match next(12) {
             0..=5 => twins.change(if next(2) == 0 { VIN } else { OTHER }),
             6..=9 => twins.world.fold(1 + next(9) as usize, next(3) > 0),
-            10 if next(20) == 0 => twins.restart(),
+            10 if next(10) == 0 => twins.restart(),
             _ => twins.world.now.0 += next(DAY / 100),
         }
         if step % 16 > 0 {
@@ -139,7 +143,7 @@ fn pages_follow_each_other_and_times_bound_them() {
             twins.world.fold(usize::MAX, true);
         }
     }
-    let start = twins.noted[0].3.0;
+    let start = twins.times[0].0;
     let mut page = HistoryRange { limit: 3, ..range(VIN, "") };
     page.after = Some("0-4".parse().unwrap());
     let all = (1..=20).collect::<Vec<u64>>();

@@ -160,11 +160,6 @@ impl World {
         self.mark = (end.applied, end.through);
     }
 
-    /// A replay begins behind this record.
-    pub(super) fn applied(&self) -> Lsn {
-        self.mark.0
-    }
-
     /// The folded state.
     pub(super) fn entries(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         self.folded.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
