@@ -5,11 +5,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use causeway_fleet::query::Query;
 use causeway_fleet::shadow::{Format, Rejection};
 use causeway_fleet::{Principal, Vin};
 
 use crate::Millis;
 use crate::history::{HistoryEntry, HistoryRange};
+use crate::rows::{FleetOrder, FleetPage, FleetPlace};
 
 /// Names one question until it is answered. Chosen by whoever asks; none is used twice at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -24,6 +26,8 @@ pub enum Ask {
     Shadows(Vin),
     /// What became of a shadow, as far as it is not in the folded state. What is there has to be read after the answer.
     History(HistoryRange),
+    /// Which vehicles something is true of.
+    Fleet(FleetAsk),
 }
 
 /// What is wanted of a shadow.
@@ -60,6 +64,31 @@ pub enum ShadowWhat {
     },
 }
 
+/// Of which vehicles with a classic shadow something is true.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FleetAsk {
+    /// What.
+    pub query: Arc<Query>,
+    /// Where to look.
+    pub which: FleetWhich,
+    /// At most so many are wanted; not where vehicles are named.
+    pub limit: usize,
+}
+
+/// Where a question about the fleet looks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FleetWhich {
+    /// At all of them, a part at a time.
+    All {
+        /// In which order.
+        order: FleetOrder,
+        /// Only behind this place.
+        after: Option<FleetPlace>,
+    },
+    /// At these, all at once: those that live elsewhere are not found.
+    Among(Arc<[Vin]>),
+}
+
 /// What came of a question.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
@@ -69,6 +98,8 @@ pub enum Answer {
     Shadows(Vec<(Option<Box<str>>, u64)>),
     /// Of [`Ask::History`]: in the order in which things happened.
     History(Vec<HistoryEntry>),
+    /// Of [`Ask::Fleet`].
+    Fleet(FleetPage),
 }
 
 /// A shadow as it is, or as it became.

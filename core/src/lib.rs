@@ -25,6 +25,7 @@ mod provenance;
 mod queue;
 mod record;
 mod retained;
+mod rows;
 mod session;
 mod shard;
 mod shared;
@@ -33,7 +34,7 @@ mod sizes;
 mod subscriptions;
 mod time;
 
-pub use ask::{Answer, Ask, AskId, ShadowAsk, ShadowTold, ShadowWhat, TwinEvent};
+pub use ask::{Answer, Ask, AskId, FleetAsk, FleetWhich, ShadowAsk, ShadowTold, ShadowWhat, TwinEvent};
 pub use causeway_fleet::{Groups, Identity, Principal, Vin};
 pub use connection::ConnectionId;
 pub use counters::{Bound, Counters, Gauges};
@@ -42,5 +43,6 @@ pub use handshake::{ConnectRequest, Credentials, Handshake, HandshakePolicy, Ste
 pub use limits::{Limits, Overflow};
 pub use outbox::{OUTBOX_LOW_BYTES, OutboxMut, OutboxRef};
 pub use record::{Lsn, PendingGroup, RecordError};
+pub use rows::{FleetOrder, FleetPage, FleetPlace, FleetRow};
 pub use shard::{Change, CheckpointEnd, Notice, Revocation, Revoked, Shard};
 pub use time::Millis;

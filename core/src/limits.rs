@@ -1,6 +1,7 @@
 //! Every bound of the shard, with its default. Each is answered with a reason code when it is reached and counted in
 //! [`crate::Counters`]; none is ever applied silently.
 
+use causeway_fleet::query::Fields;
 use causeway_protocol::QoS;
 
 /// What becomes of a message that a full queue can't take.
@@ -85,6 +86,8 @@ pub struct Limits {
     pub shadows_named_max: usize,
     /// Whether services and operators are told of each message who published it.
     pub stamps_origin: bool,
+    /// Fields of classic shadows by which vehicles are found.
+    pub shadow_index: Fields,
     /// Days for which it is kept what became of shadows; 0 keeps nothing of it.
     pub shadow_history_days: u32,
 }
@@ -125,6 +128,7 @@ impl Default for Limits {
             shadow_depth_max: 8,
             shadows_named_max: 16,
             stamps_origin: true,
+            shadow_index: Fields::default(),
             shadow_history_days: 30,
         }
     }

@@ -9,6 +9,7 @@ mod identity;
 pub mod mount;
 pub mod policy;
 mod principal;
+pub mod query;
 pub mod scram;
 pub mod shadow;
 pub mod things;

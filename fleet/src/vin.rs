@@ -34,6 +34,12 @@ impl Vin {
     /// The number of characters.
     pub const LENGTH: usize = 17;
 
+    /// The first of all in their order.
+    pub const FIRST: Vin = Vin([b'0'; Vin::LENGTH]);
+
+    /// The last of all in their order.
+    pub const LAST: Vin = Vin([b'Z'; Vin::LENGTH]);
+
     /// The text.
     pub fn as_str(&self) -> &str {
         // Only ASCII gets past `from_str`, so the fallback is never taken.

@@ -18,6 +18,7 @@ impl Shard {
                 let (told, after) = self.ask_shadow(now, asked);
                 (Answer::Shadow(told), after)
             }
+            Ask::Fleet(asked) => (Answer::Fleet(self.ask_fleet(asked)), self.recorder.last()),
             Ask::History(range) => (Answer::History(self.history_pending(range)), self.recorder.last()),
             Ask::Shadows(vin) => {
                 let exists = |kept: &&Kept| kept.shadow().exists();

@@ -13,6 +13,7 @@ mod close;
 mod connect;
 mod deliver;
 mod fetch;
+mod fleet;
 mod gauges;
 mod history;
 mod mounting;
@@ -53,6 +54,7 @@ use crate::message::Message;
 use crate::queue::Queues;
 use crate::record::{PendingGroup, Recorder};
 use crate::retained::Retained;
+use crate::rows::Rows;
 use crate::session::{Session, SessionKey};
 use crate::shared::{GroupKey, Groups};
 use crate::{Bound, ConnectionId, Counters, Limits, Lsn, Millis, OutboxMut, OutboxRef};
@@ -131,6 +133,8 @@ pub struct Shard {
     /// What differs from the folded state.
     changed: Changed,
     checkpoint: Option<Checkpoint>,
+    /// Its vehicles, by the values of indexed fields.
+    rows: Rows,
     /// History that is not folded.
     history: history::Pending,
     /// Overflows to be told on `$SYS` once the message at hand is routed.
@@ -206,6 +210,7 @@ impl Shard {
             fetches: Fetches::default(),
             changed: Changed::default(),
             checkpoint: None,
+            rows: Rows::new(limits.shadow_index.clone()),
             history: history::Pending::default(),
             overflows: Vec::new(),
             folded: Lsn(0),

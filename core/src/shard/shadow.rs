@@ -311,6 +311,9 @@ impl Shard {
             expires_at.into_iter().for_each(|at| self.timers.set(at, timer.clone()));
         }
         self.changed.shadow(vin, name);
+        if name.is_none() {
+            self.index_shadow(&vin, shadow);
+        }
     }
 
     /// What was wanted of a vehicle for a time is wanted no longer.

@@ -4,6 +4,7 @@ mod authority;
 mod connection;
 mod disk;
 mod durability;
+mod fleet;
 mod flow;
 mod history;
 mod messages;
