@@ -136,6 +136,6 @@ impl Asks {
 fn writes(ask: &Ask) -> bool {
     match ask {
         Ask::Shadow(asked) => !matches!(asked.what, ShadowWhat::Get),
-        Ask::Shadows(_) => false,
+        Ask::Shadows(_) | Ask::History(_) | Ask::Fleet(_) => false,
     }
 }
