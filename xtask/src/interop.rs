@@ -1,7 +1,7 @@
 //! `cargo xtask interop`: foreign MQTT clients against a broker.
 //!
 //! Owns the matrix of client, protocol version and transport, the
-//! installation of the clients under `target/interop/`, and the table of
+//! installation of foreign libraries under the target folder, and the table of
 //! results. What a scenario does is written in `interop/`, where each client
 //! is a program that prints one verdict a line.
 
@@ -116,17 +116,22 @@ const SCENARIOS: &[(&str, bool)] = &[
 
 /// What a client says about one scenario, as a line of JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-struct Verdict {
+pub(crate) struct Verdict {
     scenario: String,
-    verdict: Outcome,
+    /// What came of it.
+    pub(crate) verdict: Outcome,
+    /// Why not.
     #[serde(default)]
-    detail: String,
+    pub(crate) detail: String,
 }
 
+/// What came of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Outcome {
+pub(crate) enum Outcome {
+    /// All as it should be.
     Pass,
+    /// Something was not.
     Fail,
     /// The client's library cannot do it.
     Unsupported,
@@ -235,7 +240,10 @@ impl Row {
 
 /// Runs one client to its end and returns its verdicts. A client that is
 /// silent for too long is killed; what it said until then counts.
-fn collect(mut command: Command) -> Result<BTreeMap<String, Verdict>> {
+///
+/// # Errors
+/// When it cannot be run, or says what is no verdict.
+pub(crate) fn collect(mut command: Command) -> Result<BTreeMap<String, Verdict>> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -288,14 +296,7 @@ impl Installation {
         let folder = workspace.scratch("interop")?;
         let venv = folder.join("venv");
         let requirements = scripts.join("requirements.txt");
-        once(&venv, &[&requirements], || {
-            workspace::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-            let mut pip = Command::new(venv.join("bin/python"));
-            pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-                .arg("--requirement")
-                .arg(&requirements);
-            workspace::run(&mut pip)
-        })?;
+        let python = python_with(&venv, &requirements)?;
         let npm = folder.join("npm");
         let inputs = ["package.json", "package-lock.json", ".npmrc"].map(|name| scripts.join(name));
         let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
@@ -307,7 +308,7 @@ impl Installation {
             }
             workspace::run(Command::new("npm").args(["ci", "--silent"]).current_dir(&npm))
         })?;
-        Ok(Self { python: venv.join("bin/python"), node_modules: npm.join("node_modules"), scripts })
+        Ok(Self { python, node_modules: npm.join("node_modules"), scripts })
     }
 
     fn command(&self, client: &Client, version: Version, transport: Transport, daemon: &Daemon) -> Result<Command> {
@@ -334,6 +335,22 @@ impl Installation {
             .arg(daemon.authority());
         Ok(command)
     }
+}
+
+/// A Python with the libraries of a file of requirements, in a virtual environment of its own.
+///
+/// # Errors
+/// When they cannot be installed.
+pub(crate) fn python_with(venv: &Path, requirements: &Path) -> Result<PathBuf> {
+    once(venv, &[requirements], || {
+        workspace::run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(venv))?;
+        let mut pip = Command::new(venv.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .arg("--requirement")
+            .arg(requirements);
+        workspace::run(&mut pip)
+    })?;
+    Ok(venv.join("bin/python"))
 }
 
 /// Installs into `folder` unless that was done with the same inputs before.

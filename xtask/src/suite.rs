@@ -99,10 +99,13 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "interop",
-        about: "foreign clients get along with causewayd",
+        about: "foreign clients get along with causewayd, those of AWS IoT's shadows among them",
         needs: interop::NEEDS,
         is_quick: false,
-        run: |workspace| interop::run(workspace, &interop::Options::whole(Product::Causeway)),
+        run: |workspace| {
+            interop::run(workspace, &interop::Options::whole(Product::Causeway))?;
+            prove::quick(workspace, "shadow-aws")
+        },
     },
     Step {
         name: "durability",

@@ -20,6 +20,7 @@ mod disk_full;
 mod durable_rate;
 pub(crate) mod enrolment;
 mod fleet;
+mod garage;
 mod identity;
 mod kill;
 mod load;
@@ -28,6 +29,7 @@ mod powercut;
 mod presence;
 mod revocation;
 mod rotation;
+mod shadow_aws;
 mod side_by_side;
 mod soak;
 mod speed;
@@ -144,6 +146,11 @@ const PROOFS: &[Proof] = &[
         name: "identity",
         claim: "who may do what with which topic: hundreds of lines, by the rules alone and over real connections, every way out tried",
         run: |workspace, options| identity::prove(workspace, options.full),
+    },
+    Proof {
+        name: "shadow-aws",
+        claim: "the AWS IoT device SDK's shadow clients, old and new, work with only endpoint and certificates changed",
+        run: |workspace, options| shadow_aws::prove(workspace, options.full),
     },
     Proof {
         name: "speed",
