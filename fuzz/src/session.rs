@@ -240,6 +240,7 @@ impl World {
                     self.shard.reauthenticated(self.now, connection, verdict);
                 }
                 Effect::Event(event) => assert!(!event.to_string().is_empty()),
+                Effect::Answer { .. } | Effect::Twin(_) => panic!("nobody asks"),
             }
         }
     }
