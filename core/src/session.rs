@@ -163,6 +163,11 @@ impl Session {
         self.missed_presence |= self.subscriptions.iter().any(|(filter, _)| is_presence(filter));
     }
 
+    /// Whether it is owed something that stands in no queue.
+    pub(crate) fn has_to_catch_up(&self) -> bool {
+        self.missed_presence || self.is_due_deltas
+    }
+
     /// Whether it is another shard's.
     pub(crate) fn is_peer(&self) -> bool {
         matches!(self.principal, Principal::Shard(_))

@@ -153,30 +153,34 @@ pub fn of(topic: &str) -> Option<Call<'_>> {
     // It is asked about every message, and hardly any is one.
     let bytes = topic.as_bytes();
     match bytes.first() {
-        Some(b'v')
-            if bytes.get(BEHIND_VIN) == Some(&b'/') && matches!(bytes.get(BEHIND_VIN + 1), Some(b's' | b'c')) =>
-        {
-            of_vehicle(topic)
-        }
+        Some(b'v') if bytes.get(BEHIND_VIN..).is_some_and(begins_like_a_call) => of_vehicle(topic),
         Some(b'$') => of_thing(topic),
         _ => None,
     }
 }
 
+/// Whether what stands behind a VIN begins with one of the words of [`of_vehicle`].
+#[inline]
+fn begins_like_a_call(said: &[u8]) -> bool {
+    said.starts_with(b"/shadow") || said.starts_with(b"/status/") || said.starts_with(b"/cmd/")
+}
+
 #[inline(never)]
 fn of_vehicle(topic: &str) -> Option<Call<'_>> {
-    let rest = topic.strip_prefix(VEHICLES)?;
-    let (vin, said) = rest.split_at_checked(Vin::LENGTH)?;
-    let said = said.strip_prefix('/')?;
-    let what = match said.split_once('/') {
-        Some(("shadow", rest)) => of_shadow(rest, Names::Own),
-        Some(("cmd", name)) => What::Command(Some(name).filter(|name| is_name(name))?),
-        Some(("status", rest)) => What::Reply(rest),
-        Some(_) => return None,
-        None if said == "shadow" => What::Brokers,
-        None => return None,
+    let said_vin = topic.strip_prefix(VEHICLES)?.get(..Vin::LENGTH)?;
+    let said = topic.get(BEHIND_VIN + 1..)?;
+    let what = if let Some(rest) = said.strip_prefix("status/") {
+        What::Reply(rest)
+    } else if let Some(name) = said.strip_prefix("cmd/") {
+        What::Command(Some(name).filter(|name| is_name(name))?)
+    } else if let Some(rest) = said.strip_prefix("shadow/") {
+        of_shadow(rest, Names::Own)
+    } else if said == "shadow" {
+        What::Brokers
+    } else {
+        return None;
     };
-    Some(Call { said_vin: vin, what })
+    Some(Call { said_vin, what })
 }
 
 #[inline(never)]

@@ -203,10 +203,6 @@ impl Shard {
     ) -> Result<Routed, (ReasonCode, String)> {
         match self.connection(id).and_then(Connection::mount) {
             None => self.accept_named(now, id, publish, (topic, publish.properties.forwarded)),
-            // The names of AWS IoT stand for themselves.
-            Some(mount) if topic.starts_with('$') && calls::of(topic).is_some_and(|call| call.is_of(mount.vin())) => {
-                self.accept_named(now, id, publish, (topic, publish.properties.forwarded))
-            }
             Some(mount) => self.accept_mounted(now, id, publish, (mount, topic)),
         }
     }
@@ -220,10 +216,12 @@ impl Shard {
         (mount, topic): (Mount, &str),
     ) -> Result<Routed, (ReasonCode, String)> {
         let forwarded = publish.properties.forwarded;
+        // The names of AWS IoT stand for themselves.
+        let is_own = topic.starts_with('$') && calls::of(topic).is_some_and(|call| call.is_of(mount.vin()));
         let (mut name, mut properties) = std::mem::take(&mut self.mounted);
         let refused = |error: MountError| (refusal_of_name(error), error.to_string());
         let accepted = match mounted_properties(mount, forwarded, &mut properties) {
-            Ok(has_own) => mount.publish(topic, &mut name).map_err(refused).and_then(|topic| {
+            Ok(has_own) => mount_name(mount, (topic, is_own), &mut name).map_err(refused).and_then(|topic| {
                 let own = ForwardedProperties::from_forwarded_bytes(&properties);
                 let forwarded = if has_own { own.unwrap_or(forwarded) } else { forwarded };
                 self.accept_named(now, id, publish, (topic, forwarded))
@@ -316,4 +314,13 @@ impl Shard {
         };
         self.write(id, packet);
     }
+}
+
+/// The full name of what a vehicle says, unless that is one already.
+fn mount_name<'n>(
+    mount: Mount,
+    (topic, is_full): (&'n str, bool),
+    name: &'n mut String,
+) -> Result<&'n str, MountError> {
+    if is_full { Ok(topic) } else { mount.publish(topic, name) }
 }

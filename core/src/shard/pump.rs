@@ -39,8 +39,10 @@ impl Shard {
             return;
         }
         self.pump_queue(now, key);
-        self.catch_up_with_presence(now, key);
-        self.catch_up_with_deltas(now, key);
+        if self.sessions.get(key as usize).is_some_and(Session::has_to_catch_up) {
+            self.catch_up_with_presence(now, key);
+            self.catch_up_with_deltas(now, key);
+        }
         self.pump_groups_of(now, key);
     }
 

@@ -343,7 +343,7 @@ impl Shard {
 
     /// Whether anybody has subscribed to a topic.
     fn is_followed(&mut self, topic: &str) -> bool {
-        self.collect_matches(topic, Origin::Service { after: Lsn(0) });
+        self.collect_matches_of(&Publication::plain(topic, b"", QoS::AtMostOnce), Origin::Service { after: Lsn(0) });
         let found = !self.matches.is_empty() || !self.matched_groups.is_empty();
         self.matches.clear();
         self.matched_groups.clear();
@@ -417,6 +417,7 @@ impl Shard {
     }
 
     /// Sends it, once there is room: one delta of each shadow, however much happened meanwhile.
+    #[cold]
     pub(super) fn catch_up_with_deltas(&mut self, now: Millis, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key as usize).filter(|session| session.is_due_deltas) else { return };
         let (Some(id), Some(vin)) = (session.connection, session.principal.vin().copied()) else { return };
