@@ -64,6 +64,9 @@ pub(super) fn check(config: &Config, depth: Depth) -> Vec<Finding> {
         check_tls(listener, &path, depth, &mut found);
     }
     check_limits(config, &mut found);
+    if let Err(wrong) = config.shadow.fields() {
+        found.push(error("shadow.index", wrong.to_string()));
+    }
     check_admin(config, depth, &mut found);
     check_enrolment(config, depth, &mut found);
     check_storage(config, depth, &mut found);

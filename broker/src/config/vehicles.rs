@@ -2,6 +2,7 @@
 //!
 //! Owns the keys and their defaults. It never reads a file, and nothing here decides about a message.
 
+use causeway_fleet::query::{FieldError, Fields};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,13 @@ pub struct ShadowSettings {
     /// Named shadows of one vehicle, beside its classic one. More: rejected with code 413.
     #[schemars(range(max = 1_000))]
     pub named_max: usize,
+    /// Days for which it is kept what became of each shadow. 0 keeps none of it.
+    #[schemars(range(max = 3650))]
+    pub history_days: u32,
+    /// Fields of vehicles' classic shadows by which vehicles are found (`where`): paths that begin with reported. or with desired.
+    /// Truths, numbers and texts of up to 128 bytes are found. Each field takes some 80 bytes of memory for a vehicle that has it.
+    #[schemars(length(max = 16), example = &["reported.battery.soc"])]
+    pub index: Vec<String>,
 }
 
 impl Default for ShadowSettings {
@@ -55,7 +63,19 @@ impl Default for ShadowSettings {
             state_bytes_max: limits.shadow_state_bytes_max,
             depth_max: limits.shadow_depth_max,
             named_max: limits.shadows_named_max,
+            history_days: limits.shadow_history_days,
+            index: Vec::new(),
         }
+    }
+}
+
+impl ShadowSettings {
+    /// The indexed fields.
+    ///
+    /// # Errors
+    /// Which of them cannot be indexed.
+    pub fn fields(&self) -> Result<Fields, FieldError> {
+        Fields::new(self.index.iter().map(String::as_str))
     }
 }
 

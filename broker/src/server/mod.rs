@@ -287,6 +287,9 @@ fn shard_parts(
             shadow_state_bytes_max: config.shadow.state_bytes_max,
             shadow_depth_max: config.shadow.depth_max,
             shadows_named_max: config.shadow.named_max,
+            shadow_history_days: config.shadow.history_days,
+            // The check of a configuration has found them fine.
+            shadow_index: config.shadow.fields().unwrap_or_default(),
             stamps_origin: config.stamps_origin(),
             ..config.limits.of_shard(number, count)
         }),
