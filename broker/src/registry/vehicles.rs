@@ -79,8 +79,7 @@ impl Registry {
                 Ok(is_wanted(&vehicle).then_some(vehicle))
             });
         };
-        self.check_groups(&Groups::new([group.as_str()]).map_err(|error| RegistryError::Invalid(error.to_string()))?)?;
-        let (members, next) = self.page(kind::MEMBER, Some(group), page, |name, _| codec::vin(name).map(Some))?;
+        let (members, next) = self.members(group, page)?;
         let mut vehicles = Vec::with_capacity(members.len());
         for vin in members {
             match self.vehicle(&vin) {
@@ -91,6 +90,15 @@ impl Registry {
             }
         }
         Ok((vehicles, next))
+    }
+
+    /// Vehicles of a group in the order of their VINs, and the VIN to go on behind.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unknown`] where there is no such group; [`RegistryError::Damaged`], [`RegistryError::Storage`].
+    pub fn members(&self, group: &str, page: &Page) -> Result<Listed<Vin>, RegistryError> {
+        self.check_groups(&Groups::new([group]).map_err(|error| RegistryError::Invalid(error.to_string()))?)?;
+        self.page(kind::MEMBER, Some(group), page, |name, _| codec::vin(name).map(Some))
     }
 
     /// Adds vehicles, all or none. With `keep_known`, those that are known already stay as they are; else they are an error.

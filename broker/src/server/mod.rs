@@ -14,6 +14,7 @@ mod notices;
 mod observed;
 mod policy;
 mod rights;
+mod search;
 mod shards;
 mod twins;
 
@@ -61,6 +62,7 @@ pub use notices::Notices;
 pub(crate) use observed::which;
 pub use observed::{Observed, ObservedShard, ShardReport};
 use policy::PolicyKeeper;
+pub use search::{FOUND_MAX, Found, FoundPage, NoSuchPlace, Search, SearchError, SearchPlace};
 use shards::Shards;
 pub(crate) use twins::Twins;
 pub use twins::{Heard, TwinWatch};
@@ -134,6 +136,7 @@ pub struct Running {
     shards: Shards,
     notices: Notices,
     asks: Asks,
+    search: Search,
     policy: Option<Arc<PolicyKeeper>>,
     registry: Arc<Registry>,
     certificates: Certificates,
@@ -198,6 +201,9 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     rights::tell(&registry, notices.clone());
     observed.show_registry(registry.clone(), audit.clone());
     observed.show_asks(asks.clone());
+    let fields = config.shadow.fields().unwrap_or_default();
+    let search = Search::new(asks.clone(), registry.clone(), fields);
+    observed.show_search(search.clone());
     observed.backups.take_along(registry.clone());
 
     let limits = Arc::new(config.limits.to_core());
@@ -250,6 +256,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         shards,
         notices,
         asks,
+        search,
         policy,
         registry,
         certificates,
@@ -339,6 +346,11 @@ impl Running {
     /// Where shards are asked.
     pub fn asks(&self) -> &Asks {
         &self.asks
+    }
+
+    /// Where vehicles are found by what is true of them.
+    pub fn search(&self) -> &Search {
+        &self.search
     }
 
     /// Which vehicles there are, and who is banned.

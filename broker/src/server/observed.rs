@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use causeway_core::{Counters, Gauges};
 
-use super::{Asks, Backups, EdgeCounters, FoldedShard, LogReport};
+use super::{Asks, Backups, EdgeCounters, FoldedShard, LogReport, Search};
 use crate::admin::ListenerState;
 use crate::audit::{Audit, AuditCounts};
 use crate::listener::Listener;
@@ -110,6 +110,7 @@ pub struct Observed {
     pub backups: Arc<Backups>,
     registry: OnceLock<(Arc<Registry>, Audit)>,
     asks: OnceLock<Asks>,
+    search: OnceLock<Search>,
     /// What the audit log counts.
     pub audit: Arc<AuditCounts>,
     shards: OnceLock<Vec<ObservedShard>>,
@@ -145,6 +146,16 @@ impl Observed {
     /// Where shards are asked. None before the broker has started.
     pub fn asks(&self) -> Option<&Asks> {
         self.asks.get()
+    }
+
+    /// Where vehicles are found by what is true of them. None before the broker has started.
+    pub fn search(&self) -> Option<&Search> {
+        self.search.get()
+    }
+
+    pub(super) fn show_search(&self, search: Search) {
+        // One broker is observed once.
+        let _ = self.search.set(search);
     }
 
     pub(super) fn show_asks(&self, asks: Asks) {

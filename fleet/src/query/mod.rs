@@ -10,6 +10,7 @@ mod parse;
 mod scalar;
 mod words;
 
+use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -174,7 +175,13 @@ impl Query {
             (Bound::Unbounded, Bound::Unbounded) => 2,
             _ => 1,
         });
-        best.map_or(Way::ByVin, |(field, from, to)| Way::ByField(field, from, to))
+        let Some((field, from, to)) = best else { return Way::ByVin };
+        // What else is said of the same field makes it narrower.
+        let same = self.conjuncts().filter_map(|node| node.range()).filter(|(other, ..)| *other == field);
+        let (from, to) = same.fold((from, to), |(from, to), (_, others_from, others_to)| {
+            (narrower(from, others_from, Ordering::Greater), narrower(to, others_to, Ordering::Less))
+        });
+        Way::ByField(field, from, to)
     }
 
     /// Groups of one of which a vehicle has to be, for the question to be true of it. None where it may be of any.
@@ -252,6 +259,21 @@ impl Node {
             Node::Exists(Subject::Field(field)) => Some((*field, Unbounded, Unbounded)),
             _ => None,
         }
+    }
+}
+
+/// The one of two bounds that leaves less.
+fn narrower(one: Bound<Scalar>, other: Bound<Scalar>, is_narrower: Ordering) -> Bound<Scalar> {
+    use Bound::{Excluded, Included, Unbounded};
+    match (&one, &other) {
+        (_, Unbounded) => one,
+        (Unbounded, _) => other,
+        (Included(value) | Excluded(value), Included(than) | Excluded(than)) => match value.cmp(than) {
+            Ordering::Equal if matches!(one, Excluded(_)) => one,
+            Ordering::Equal => other,
+            ordering if ordering == is_narrower => one,
+            _ => other,
+        },
     }
 }
 

@@ -140,6 +140,12 @@ fn the_way_leads_past_everything_that_it_is_true_of() {
         Way::ByField(1, Included("Ulm".into()), Included("Ulm".into()))
     );
     assert_eq!(way("reported.battery.soc in (9, 3)"), Way::ByField(0, Included(number(3.0)), Included(number(9.0))));
+    assert_eq!(
+        way(
+            "reported.battery.soc > 5 and reported.battery.soc >= 5 and reported.battery.soc <= 9 and reported.battery.soc < 12"
+        ),
+        Way::ByField(0, Excluded(number(5.0)), Included(number(9.0)))
+    );
     for text in ["version = 1", "reported.city != a", "reported.city = a or version = 1", "not reported.city = a"] {
         assert_eq!(way(text), Way::ByVin, "{text}");
     }
