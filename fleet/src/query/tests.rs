@@ -1,3 +1,5 @@
+//! What questions mean, what is said about those that mean nothing, and where to look.
+
 use super::*;
 
 struct Car {
