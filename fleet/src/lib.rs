@@ -4,6 +4,7 @@
 //! randomness: the caller brings nonces, salts and the time.
 
 pub mod calls;
+pub mod command;
 mod home;
 mod identity;
 pub mod mount;
