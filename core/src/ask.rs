@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use causeway_fleet::command::{CommandId, Outcome};
 use causeway_fleet::query::Query;
 use causeway_fleet::shadow::{Format, Rejection};
 use causeway_fleet::{Principal, Vin};
@@ -28,6 +29,36 @@ pub enum Ask {
     History(HistoryRange),
     /// Which vehicles something is true of.
     Fleet(FleetAsk),
+    /// To request a command.
+    Command(Box<CommandAsk>),
+    /// How far a command is. Of the shard that its number names.
+    CommandState {
+        /// Which.
+        id: CommandId,
+        /// Whether the answer is to wait until it is over.
+        when_over: bool,
+    },
+}
+
+/// A command that is requested. What becomes of it is known to those who ask [`Ask::CommandState`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandAsk {
+    /// The vehicle.
+    pub vin: Vin,
+    /// The command's name: see [`causeway_fleet::calls::is_name`].
+    pub name: Box<str>,
+    /// Who requests it.
+    pub by: Principal,
+    /// What the vehicle is sent.
+    pub payload: Bytes,
+    /// What the payload is.
+    pub content_type: Option<Box<str>>,
+    /// When it is over, whatever happens.
+    pub expires_seconds: Option<u32>,
+    /// Whether it is over at once where the vehicle can't have it at once.
+    pub is_now_or_never: bool,
+    /// Requests with the same one are one command.
+    pub key: Option<Box<str>>,
 }
 
 /// What is wanted of a shadow.
@@ -100,6 +131,47 @@ pub enum Answer {
     History(Vec<HistoryEntry>),
     /// Of [`Ask::Fleet`].
     Fleet(FleetPage),
+    /// Of [`Ask::Command`] and [`Ask::CommandState`]. Nothing where the command is not known, or no longer.
+    Command(Option<Box<CommandTold>>),
+}
+
+/// A command as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandTold {
+    /// Its number.
+    pub id: CommandId,
+    /// The vehicle.
+    pub vin: Vin,
+    /// Its name.
+    pub name: Box<str>,
+    /// Who requested it.
+    pub by: Principal,
+    /// When it was requested.
+    pub requested_at: Millis,
+    /// When it is over at the latest.
+    pub deadline: Millis,
+    /// How far it is.
+    pub progress: CommandProgress,
+}
+
+/// How far a command is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum CommandProgress {
+    /// It waits until its vehicle is connected, with a subscription to it.
+    Waiting,
+    /// It was queued for the vehicle, whose reply is awaited.
+    Sent,
+    /// It is over.
+    Ended {
+        /// What became of it.
+        outcome: Outcome,
+        /// When.
+        at: Millis,
+        /// The reply, or the document that stands in for it.
+        payload: Bytes,
+        /// What the payload is.
+        content_type: Option<Box<str>>,
+    },
 }
 
 /// A shadow as it is, or as it became.

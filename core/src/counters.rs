@@ -2,6 +2,8 @@
 
 use std::ops::AddAssign;
 
+use causeway_fleet::command::Outcome;
+
 /// A bound of [`crate::Limits`] that was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields of Limits say it")]
@@ -20,12 +22,16 @@ pub enum Bound {
     RetainedBytes,
     RetainedBacklog,
     OutboxBytes,
+    CommandPayloadBytes,
+    CommandsPerVehicle,
+    CommandsPerRequester,
+    Commands,
     FreeSpace,
 }
 
 impl Bound {
     /// All of them, in the order of [`Counters::bounds_reached`].
-    pub const ALL: [Bound; 15] = [
+    pub const ALL: [Bound; 19] = [
         Bound::PacketBytes,
         Bound::ReceiveMaximum,
         Bound::TopicAliasMaximum,
@@ -40,6 +46,10 @@ impl Bound {
         Bound::RetainedBytes,
         Bound::RetainedBacklog,
         Bound::OutboxBytes,
+        Bound::CommandPayloadBytes,
+        Bound::CommandsPerVehicle,
+        Bound::CommandsPerRequester,
+        Bound::Commands,
         Bound::FreeSpace,
     ];
 
@@ -60,6 +70,10 @@ impl Bound {
             Bound::RetainedBytes => "retained_bytes_max",
             Bound::RetainedBacklog => "retained_backlog_max",
             Bound::OutboxBytes => "outbox_bytes_max",
+            Bound::CommandPayloadBytes => "command_payload_bytes_max",
+            Bound::CommandsPerVehicle => "commands_per_vehicle_max",
+            Bound::CommandsPerRequester => "commands_per_requester_max",
+            Bound::Commands => "commands_max",
             Bound::FreeSpace => "free_space_floor_bytes",
         }
     }
@@ -130,6 +144,18 @@ pub struct Counters {
     pub shadow_rejections: u64,
     /// Deltas put into outboxes of vehicles because they came back, or subscribed.
     pub shadow_deltas_again: u64,
+    /// Commands requested, those that were refused and those that came again included.
+    pub commands_requested: u64,
+    /// Requests that were known by their idempotency key.
+    pub commands_retried: u64,
+    /// Commands that are over, in the order of [`Outcome::ALL`].
+    pub commands_ended: [u64; Outcome::ALL.len()],
+    /// Replies to commands that were over without one; dropped.
+    pub replies_late: u64,
+    /// Replies to commands that had one; dropped.
+    pub replies_duplicate: u64,
+    /// Replies to commands that the vehicle was not asked; dropped.
+    pub replies_forged: u64,
 }
 
 impl AddAssign<&Counters> for Counters {
@@ -168,6 +194,12 @@ impl AddAssign<&Counters> for Counters {
             shadow_updates,
             shadow_rejections,
             shadow_deltas_again,
+            commands_requested,
+            commands_retried,
+            commands_ended,
+            replies_late,
+            replies_duplicate,
+            replies_forged,
         } = other;
         self.connections_opened += connections_opened;
         self.connections_refused += connections_refused;
@@ -200,6 +232,12 @@ impl AddAssign<&Counters> for Counters {
         self.shadow_updates += shadow_updates;
         self.shadow_rejections += shadow_rejections;
         self.shadow_deltas_again += shadow_deltas_again;
+        self.commands_requested += commands_requested;
+        self.commands_retried += commands_retried;
+        add_each(&mut self.commands_ended, commands_ended);
+        self.replies_late += replies_late;
+        self.replies_duplicate += replies_duplicate;
+        self.replies_forged += replies_forged;
     }
 }
 
@@ -226,6 +264,8 @@ pub struct Gauges {
     pub queued_bytes: u64,
     pub inflight_messages: u64,
     pub body_bytes: u64,
+    pub commands_pending: u64,
+    pub command_outcomes: u64,
 }
 
 impl AddAssign<&Gauges> for Gauges {
@@ -241,6 +281,8 @@ impl AddAssign<&Gauges> for Gauges {
             queued_bytes,
             inflight_messages,
             body_bytes,
+            commands_pending,
+            command_outcomes,
         } = other;
         self.connections += connections;
         self.sessions += sessions;
@@ -252,5 +294,7 @@ impl AddAssign<&Gauges> for Gauges {
         self.queued_bytes += queued_bytes;
         self.inflight_messages += inflight_messages;
         self.body_bytes += body_bytes;
+        self.commands_pending += commands_pending;
+        self.command_outcomes += command_outcomes;
     }
 }

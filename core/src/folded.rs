@@ -1,13 +1,14 @@
 //! The layout of the folded state: keys and values of sessions, their queues, shared subscriptions and retained messages.
 //!
 //! Owns encoding and decoding. Keys are in an order in which what refers to something comes after it: each session and then its
-//! queues, groups, retained messages, shadows. A queue is kept in parts of [`PART`] sequence numbers, so that one that grows is not written
+//! queues, groups, retained messages, shadows, commands. A queue is kept in parts of [`PART`] sequence numbers, so that one that grows is not written
 //! whole each time. Integers are big-endian.
 
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, BytesMut};
 use causeway_fleet::Vin;
+use causeway_fleet::command::{CommandId, Outcome};
 use causeway_fleet::shadow::Format;
 use causeway_protocol::{PacketId, QoS};
 
@@ -18,10 +19,11 @@ use crate::lane::{LaneName, Number};
 use crate::message::Message;
 use crate::queue::{Delivery, Expiry, Queued, Queues};
 use crate::record::{
-    PublishRecord, Reader, RecordError, WillRecord, put_identifiers, put_principal, put_text, put_time,
+    AddressRecord, PublishRecord, Reader, RecordError, TermsRecord, WillRecord, put_identifiers, put_principal,
+    put_text, put_time,
 };
 use crate::session::{Identifiers, Phase, Session};
-use crate::shard::Change;
+use crate::shard::{Change, Command, Ended, State};
 use crate::shared::{Group, Note};
 use crate::{Lsn, Millis, Overflow, Principal};
 
@@ -35,6 +37,12 @@ const SESSION: u8 = 1;
 const GROUP: u8 = 3;
 const RETAINED: u8 = 4;
 const SHADOW: u8 = 5;
+const COMMAND: u8 = 6;
+
+/// How far a command is.
+const WAITING: u8 = 0;
+const SENT: u8 = 1;
+const ENDED: u8 = 2;
 
 /// What of a session stands under a key.
 const HEAD: u8 = 0;
@@ -78,6 +86,25 @@ pub(crate) enum Folded<'a> {
     },
     /// What became of a shadow. No part of the shard's state.
     History,
+    Command(Box<FoldedCommand<'a>>),
+}
+
+pub(crate) struct FoldedCommand<'a> {
+    /// The last record it is made of.
+    pub(crate) as_of: Lsn,
+    pub(crate) vin: Vin,
+    pub(crate) name: &'a str,
+    pub(crate) requested_at: Millis,
+    pub(crate) deadline: Millis,
+    pub(crate) fingerprint: u64,
+    pub(crate) terms: TermsRecord<'a>,
+    pub(crate) state: FoldedState<'a>,
+}
+
+pub(crate) enum FoldedState<'a> {
+    Waiting(PublishRecord<'a>),
+    Sent,
+    Ended { outcome: Outcome, at: Millis, message: PublishRecord<'a> },
 }
 
 /// A shadow as it was when the record at `lsn` had changed it.
@@ -172,6 +199,44 @@ pub(crate) fn put_shadow(vin: &Vin, name: Option<&str>, shadow: FoldedShadow<'_>
     value.put_slice(shadow.bytes);
     // No name is empty.
     put(key(SHADOW, &[vin.as_str().as_bytes(), name.unwrap_or_default().as_bytes()]), value)
+}
+
+pub(crate) fn remove_command(id: CommandId) -> Change {
+    Change::Remove { key: key(COMMAND, &[&id.number().to_be_bytes()]) }
+}
+
+pub(crate) fn put_command(id: CommandId, command: &Command) -> Change {
+    let Command { as_of, vin, name, by, requested_at, deadline, address, key: idempotency, fingerprint, .. } = command;
+    let mut value = BytesMut::with_capacity(256);
+    value.put_u8(VERSION);
+    [as_of.0, requested_at.0, deadline.0, *fingerprint].into_iter().for_each(|number| value.put_u64(number));
+    value.put_slice(vin.as_str().as_bytes());
+    put_text(&mut value, name);
+    let terms = TermsRecord {
+        id,
+        by: by.clone(),
+        address: AddressRecord {
+            response_topic: address.response_topic.as_deref(),
+            correlation_data: address.correlation_data.as_deref(),
+        },
+        key: idempotency.as_deref(),
+        request_id: command.request_id.as_deref(),
+    };
+    terms.encode(0, &mut value);
+    match &command.state {
+        State::Waiting(message) => {
+            value.put_u8(WAITING);
+            message.as_record().encode(&mut value);
+        }
+        State::Sent => value.put_u8(SENT),
+        State::Ended(Ended { outcome, at, message }) => {
+            value.put_u8(ENDED);
+            value.put_u8(*outcome as u8);
+            value.put_u64(at.0);
+            message.as_record().encode(&mut value);
+        }
+    }
+    put(key(COMMAND, &[&id.number().to_be_bytes()]), value)
 }
 
 /// A retained message was removed, which other shards' messages of before are not to undo. Of a message without a payload there is
@@ -416,7 +481,32 @@ impl<'a> Folded<'a> {
                     bytes: value.0,
                 },
             },
+            COMMAND => Folded::Command(Box::new(FoldedCommand::decode(&mut value)?)),
             other => return Err(RecordError::UnknownKind(other)),
+        })
+    }
+}
+
+impl<'a> FoldedCommand<'a> {
+    fn decode(value: &mut Reader<'a>) -> Result<Self, RecordError> {
+        Ok(FoldedCommand {
+            as_of: Lsn(value.u64()?),
+            requested_at: Millis(value.u64()?),
+            deadline: Millis(value.u64()?),
+            fingerprint: value.u64()?,
+            vin: value.vin()?,
+            name: value.text()?,
+            terms: TermsRecord::decode(value)?.0,
+            state: match value.u8()? {
+                WAITING => FoldedState::Waiting(PublishRecord::decode(value)?),
+                SENT => FoldedState::Sent,
+                ENDED => FoldedState::Ended {
+                    outcome: Outcome::of_number(value.u8()?).ok_or(RecordError::Damaged)?,
+                    at: Millis(value.u64()?),
+                    message: PublishRecord::decode(value)?,
+                },
+                _ => return Err(RecordError::Damaged),
+            },
         })
     }
 }

@@ -31,6 +31,8 @@ pub enum EntryKind {
     Shadow,
     /// What became of a shadow.
     History,
+    /// A command, pending or over.
+    Command,
 }
 
 impl EntryKind {
@@ -44,6 +46,7 @@ impl EntryKind {
             EntryKind::Retained => "retained messages",
             EntryKind::Shadow => "shadows",
             EntryKind::History => "history",
+            EntryKind::Command => "commands",
         }
     }
 }
@@ -65,6 +68,7 @@ fn kind_of(entry: &Folded<'_>) -> EntryKind {
         Folded::Retained { .. } => EntryKind::Retained,
         Folded::Shadow { .. } => EntryKind::Shadow,
         Folded::History => EntryKind::History,
+        Folded::Command(_) => EntryKind::Command,
     }
 }
 
@@ -96,6 +100,10 @@ pub fn message(bytes: &[u8]) -> Result<Option<MessageView>, RecordError> {
     };
     Ok(match &Record::decode(bytes)?.event {
         Event::Publish(publish) | Event::Call(publish) => Some(view(publish)),
+        Event::CommandRequested(requested) => Some(view(&requested.message)),
+        Event::CommandSent(_, message) => Some(view(message)),
+        Event::CommandRefused(_, message) => Some(view(message)).filter(|view| !view.topic.is_empty()),
+        Event::CommandEnded(ended) => Some(view(&ended.message)).filter(|view| !view.topic.is_empty()),
         Event::Directed(directed) => Some(view(&directed.message)),
         _ => None,
     })
@@ -335,7 +343,11 @@ impl Inspection {
                         messages: entries.len(),
                         bytes: entries.iter().map(|entry| u64::from(entry.bytes)).sum(),
                     }),
-                    Folded::Meta { .. } | Folded::Retained { .. } | Folded::Shadow { .. } | Folded::History => {}
+                    Folded::Meta { .. }
+                    | Folded::Retained { .. }
+                    | Folded::Shadow { .. }
+                    | Folded::Command(_)
+                    | Folded::History => {}
                 }
             }
         }

@@ -34,7 +34,10 @@ mod sizes;
 mod subscriptions;
 mod time;
 
-pub use ask::{Answer, Ask, AskId, FleetAsk, FleetWhich, ShadowAsk, ShadowTold, ShadowWhat, TwinEvent};
+pub use ask::{
+    Answer, Ask, AskId, CommandAsk, CommandProgress, CommandTold, FleetAsk, FleetWhich, ShadowAsk, ShadowTold,
+    ShadowWhat, TwinEvent,
+};
 pub use causeway_fleet::{Groups, Identity, Principal, Vin};
 pub use connection::ConnectionId;
 pub use counters::{Bound, Counters, Gauges};

@@ -84,6 +84,20 @@ pub struct Limits {
     pub shadow_depth_max: usize,
     /// Named shadows of one vehicle.
     pub shadows_named_max: usize,
+    /// Seconds until a command without a Message Expiry Interval is over.
+    pub command_deadline_seconds: u32,
+    /// Seconds until a command is over, whatever was asked for.
+    pub command_deadline_seconds_max: u32,
+    /// Bytes of a command's payload.
+    pub command_payload_bytes_max: usize,
+    /// Commands that are pending of one vehicle.
+    pub commands_per_vehicle_max: usize,
+    /// Commands that are pending for one requester.
+    pub commands_per_requester_max: usize,
+    /// Commands that are pending.
+    pub commands_max: usize,
+    /// Seconds for which it is known what became of a command.
+    pub command_outcomes_kept_seconds: u32,
     /// Whether services and operators are told of each message who published it.
     pub stamps_origin: bool,
     /// Fields of classic shadows by which vehicles are found.
@@ -127,6 +141,13 @@ impl Default for Limits {
             shadow_state_bytes_max: 8192,
             shadow_depth_max: 8,
             shadows_named_max: 16,
+            command_deadline_seconds: 30,
+            command_deadline_seconds_max: 604_800,
+            command_payload_bytes_max: 64 << 10,
+            commands_per_vehicle_max: 64,
+            commands_per_requester_max: 10_000,
+            commands_max: 100_000,
+            command_outcomes_kept_seconds: 3600,
             stamps_origin: true,
             shadow_index: Fields::default(),
             shadow_history_days: 30,

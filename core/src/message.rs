@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use causeway_fleet::command::{CommandId, Outcome};
 use causeway_fleet::{Mount, MountError};
 use causeway_protocol::{ForwardedProperties, Publish, QoS, Will};
 
 use crate::Millis;
 use crate::provenance::{Provenance, without_claims};
-use crate::record::{PublishRecord, WillRecord};
+use crate::record::{PublishRecord, RefusedRecord, TermsRecord, WillRecord};
 
 /// A message that is kept: queued, in flight, retained or a will.
 #[derive(Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub(crate) struct Message {
     pub(crate) stamp: u64,
     /// Who published it; none where that is not told, and for a will that still waits.
     pub(crate) provenance: Option<Provenance>,
+    /// The command that it brings to a vehicle.
+    pub(crate) command: Option<CommandId>,
 }
 
 impl Message {
@@ -35,7 +38,8 @@ impl Message {
     pub(crate) fn removal(topic: &str, stamp: u64) -> Message {
         let (forwarded, payload) = (Box::default(), Bytes::new());
         let (qos, retain, expires_at) = (QoS::AtMostOnce, true, None);
-        Message { topic: topic.into(), forwarded, payload, qos, retain, expires_at, stamp, provenance: None }
+        let (topic, provenance, command) = (topic.into(), None, None);
+        Message { topic, forwarded, payload, qos, retain, expires_at, stamp, provenance, command }
     }
 
     /// What travels on with the message. The bytes were checked when they came in.
@@ -95,7 +99,13 @@ impl Message {
             expires_at: record.expires_at,
             stamp: record.stamp,
             provenance: record.provenance.clone(),
+            command: None,
         }
+    }
+
+    /// The message that brings a command to a vehicle.
+    pub(crate) fn of_command(id: CommandId, record: &PublishRecord<'_>) -> Message {
+        Message { command: Some(id), ..Message::of_record(record) }
     }
 
     /// The will of a record.
@@ -109,6 +119,7 @@ impl Message {
             expires_at: None,
             stamp: 0,
             provenance: None,
+            command: None,
         }
     }
 
@@ -123,6 +134,7 @@ impl Message {
             expires_at: None,
             stamp: 0,
             provenance: None,
+            command: None,
         }
     }
 }
@@ -142,6 +154,22 @@ pub(crate) enum CopyFor {
     Home,
 }
 
+/// Of which step of a command the record of a message is the record, too.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Step<'a> {
+    /// Of none.
+    #[default]
+    None,
+    /// Of its beginning; whether it is sent with it.
+    Requested(&'a TermsRecord<'a>, bool),
+    /// It is sent.
+    Sent(CommandId),
+    /// It is over.
+    Ended(CommandId, Outcome),
+    /// It was over before it began.
+    Refused(&'a RefusedRecord<'a>),
+}
+
 /// A message that is being routed, borrowed from wherever it came.
 pub(crate) struct Publication<'a> {
     pub(crate) topic: &'a str,
@@ -156,6 +184,9 @@ pub(crate) struct Publication<'a> {
     pub(crate) provenance: Option<Provenance>,
     /// Whom it is for: all but a call, or a retained QoS 0 message of another shard, which comes twice.
     pub(crate) copy: CopyFor,
+    /// The command that it brings to a vehicle.
+    pub(crate) command: Option<CommandId>,
+    pub(crate) step: Step<'a>,
     kept: Option<Arc<Message>>,
 }
 
@@ -172,6 +203,8 @@ impl<'a> Publication<'a> {
             stamp: 0,
             provenance: None,
             copy: CopyFor::Everybody,
+            command: None,
+            step: Step::None,
             kept: None,
         }
     }
@@ -188,6 +221,8 @@ impl<'a> Publication<'a> {
             stamp: record.stamp,
             provenance: record.provenance.clone(),
             copy: CopyFor::Everybody,
+            command: None,
+            step: Step::None,
             kept: None,
         }
     }
@@ -204,6 +239,8 @@ impl<'a> Publication<'a> {
             stamp: message.stamp,
             provenance: message.provenance.clone(),
             copy: CopyFor::Everybody,
+            command: message.command,
+            step: Step::None,
             kept: None,
         }
     }
@@ -220,6 +257,8 @@ impl<'a> Publication<'a> {
             stamp: 0,
             provenance: None,
             copy: CopyFor::Everybody,
+            command: None,
+            step: Step::None,
             kept: None,
         }
     }
@@ -241,6 +280,7 @@ impl<'a> Publication<'a> {
                 expires_at: self.expires_at,
                 stamp: self.stamp,
                 provenance: self.provenance.clone(),
+                command: self.command,
             })
         });
         Arc::clone(message)

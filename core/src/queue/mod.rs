@@ -13,7 +13,7 @@ use causeway_protocol::QoS;
 pub(crate) use bodies::Bodies;
 pub(crate) use pool::{Peek, Pool, Queue};
 
-use crate::message::{Message, Publication};
+use crate::message::{CopyFor, Message, Publication};
 use crate::session::Identifiers;
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
@@ -61,7 +61,11 @@ impl Delivery {
             lsn,
             message: (lsn == Lsn(0)).then(|| publication.keep()),
             bytes: publication.bytes() as u32,
-            expires: Expiry::new(publication.expires_at),
+            expires: match publication.copy {
+                // A call is answered where it goes, if only that it came too late.
+                CopyFor::Home => Expiry::NEVER,
+                CopyFor::Everybody | CopyFor::Present | CopyFor::Later => Expiry::new(publication.expires_at),
+            },
             qos,
             retain,
             identifiers: Identifiers::new(),

@@ -4,11 +4,13 @@
 //! decides nothing. Integers are big-endian; the first byte is the version of this layout, the second what happened.
 
 use bytes::{BufMut, BytesMut};
+use causeway_fleet::command::CommandId;
 use causeway_fleet::shadow::Format;
 use causeway_fleet::{Principal, Vin};
 use causeway_protocol::{ForwardedProperties, PacketId, QoS};
 
 use super::codec::{Reader, put_forwarded, put_identifiers, put_principal, put_text, put_time};
+use super::command::{self, EndedRecord, RefusedRecord, RequestedRecord, RetriedRecord};
 use crate::index::Subscription;
 use crate::lane::{LaneName, LaneProgress};
 use crate::provenance::Provenance;
@@ -51,6 +53,12 @@ pub(crate) enum Event<'a> {
     Call(PublishRecord<'a>),
     /// A shadow changed.
     Shadow(ShadowRecord<'a>),
+    CommandRequested(RequestedRecord<'a>),
+    /// The message of a command that waited was queued for its vehicle.
+    CommandSent(CommandId, PublishRecord<'a>),
+    CommandEnded(EndedRecord<'a>),
+    CommandRetried(RetriedRecord<'a>),
+    CommandRefused(RefusedRecord<'a>, PublishRecord<'a>),
     SessionOpened {
         session: u64,
         client_id: &'a str,
@@ -222,6 +230,11 @@ mod kind {
     pub(super) const HANDED: u8 = 15;
     pub(super) const CALL: u8 = 16;
     pub(super) const SHADOW: u8 = 17;
+    pub(super) const COMMAND_REQUESTED: u8 = 20;
+    pub(super) const COMMAND_SENT: u8 = 21;
+    pub(super) const COMMAND_ENDED: u8 = 22;
+    pub(super) const COMMAND_RETRIED: u8 = 23;
+    pub(super) const COMMAND_REFUSED: u8 = 24;
 }
 
 impl<'a> Record<'a> {
@@ -265,7 +278,15 @@ impl<'a> Event<'a> {
             | Event::WillPublished { session } => Some(*session),
             Event::Directed(directed) => Some(directed.session),
             Event::Handed(handed) => Some(handed.session),
-            Event::Publish(_) | Event::Call(_) | Event::Shadow(_) | Event::GroupProgress { .. } => None,
+            Event::Publish(_)
+            | Event::Call(_)
+            | Event::Shadow(_)
+            | Event::CommandRequested(_)
+            | Event::CommandSent(..)
+            | Event::CommandEnded(_)
+            | Event::CommandRetried(_)
+            | Event::CommandRefused(..)
+            | Event::GroupProgress { .. } => None,
         }
     }
 
@@ -283,6 +304,26 @@ impl<'a> Event<'a> {
             Event::Shadow(shadow) => {
                 shadow.encode(out);
                 kind::SHADOW
+            }
+            Event::CommandRequested(requested) => {
+                requested.encode(out);
+                kind::COMMAND_REQUESTED
+            }
+            Event::CommandSent(id, message) => {
+                command::encode_sent(*id, message, out);
+                kind::COMMAND_SENT
+            }
+            Event::CommandEnded(ended) => {
+                ended.encode(out);
+                kind::COMMAND_ENDED
+            }
+            Event::CommandRetried(retried) => {
+                retried.encode(out);
+                kind::COMMAND_RETRIED
+            }
+            Event::CommandRefused(refused, message) => {
+                refused.encode(message, out);
+                kind::COMMAND_REFUSED
             }
             Event::SessionOpened { session, client_id, principal } => {
                 out.put_u64(*session);
@@ -390,6 +431,17 @@ impl<'a> Event<'a> {
             kind::PUBLISH => Event::Publish(PublishRecord::decode(reader)?),
             kind::CALL => Event::Call(PublishRecord::decode(reader)?),
             kind::SHADOW => Event::Shadow(ShadowRecord::decode(reader)?),
+            kind::COMMAND_REQUESTED => Event::CommandRequested(RequestedRecord::decode(reader)?),
+            kind::COMMAND_SENT => {
+                let (id, message) = command::decode_sent(reader)?;
+                Event::CommandSent(id, message)
+            }
+            kind::COMMAND_ENDED => Event::CommandEnded(EndedRecord::decode(reader)?),
+            kind::COMMAND_RETRIED => Event::CommandRetried(RetriedRecord::decode(reader)?),
+            kind::COMMAND_REFUSED => {
+                let (refused, message) = RefusedRecord::decode(reader)?;
+                Event::CommandRefused(refused, message)
+            }
             kind::SESSION_OPENED => Event::SessionOpened {
                 session: reader.u64()?,
                 client_id: reader.text()?,
@@ -615,6 +667,9 @@ impl<'a> WillRecord<'a> {
 
 #[cfg(test)]
 mod tests {
+    use causeway_fleet::command::Outcome;
+
+    use super::super::{AddressRecord, TermsRecord};
     use super::*;
 
     fn examples() -> Vec<Event<'static>> {
@@ -654,6 +709,13 @@ mod tests {
             forwarded,
             payload: b"",
         };
+        let terms = TermsRecord {
+            id: CommandId::new(77).unwrap(),
+            by: Principal::service("s"),
+            address: AddressRecord { response_topic: Some("r"), correlation_data: Some(b"\0\xFF") },
+            key: Some("k"),
+            request_id: Some("42"),
+        };
         vec![
             Event::Publish(publish.clone()),
             Event::Publish(PublishRecord {
@@ -666,6 +728,37 @@ mod tests {
                 skipped_sessions: Vec::new(),
                 skipped_groups: Vec::new(),
                 ..publish.clone()
+            }),
+            Event::CommandRequested(RequestedRecord { terms: terms.clone(), is_sent: true, message: publish.clone() }),
+            Event::CommandRequested(RequestedRecord {
+                terms: TermsRecord { address: AddressRecord::default(), key: None, request_id: None, ..terms.clone() },
+                is_sent: false,
+                message: publish.clone(),
+            }),
+            Event::CommandSent(terms.id, publish.clone()),
+            Event::CommandEnded(EndedRecord { id: terms.id, outcome: Outcome::Conflict, message: publish.clone() }),
+            Event::CommandRefused(
+                RefusedRecord {
+                    terms: terms.clone(),
+                    vin: "1M8GDM9AXKP042788".parse().unwrap(),
+                    name: "lock",
+                    fingerprint: u64::MAX,
+                    outcome: Outcome::Offline,
+                    is_kept: true,
+                },
+                publish.clone(),
+            ),
+            Event::CommandRetried(RetriedRecord {
+                id: terms.id,
+                address: terms.address,
+                publisher: Some(3),
+                packet_id: PacketId::new(7),
+            }),
+            Event::CommandRetried(RetriedRecord {
+                id: terms.id,
+                address: AddressRecord::default(),
+                publisher: None,
+                packet_id: None,
             }),
             Event::SessionOpened { session: 1, client_id: "c", principal: Principal::Anonymous },
             Event::SessionOpened { session: 1, client_id: "", principal: Principal::service("u") },

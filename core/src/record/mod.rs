@@ -3,11 +3,13 @@
 //! Owns positions and the gathering of a group; the layout of a record is in `format`. It never writes one to a disk.
 
 mod codec;
+mod command;
 mod format;
 
 use bytes::BytesMut;
 
 pub(crate) use codec::{Reader, put_identifiers, put_principal, put_text, put_time};
+pub(crate) use command::{AddressRecord, EndedRecord, RefusedRecord, RequestedRecord, RetriedRecord, TermsRecord};
 pub use format::RecordError;
 pub(crate) use format::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, ShadowRecord, WillRecord};
 

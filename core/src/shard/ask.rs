@@ -14,6 +14,8 @@ impl Shard {
     /// Takes a question. Its answer comes as [`Effect::Answer`], here and now or later.
     pub fn ask(&mut self, now: Millis, ask: AskId, question: &Ask) {
         let (answer, after) = match question {
+            Ask::Command(asked) => return self.ask_command(now, ask, asked),
+            Ask::CommandState { id, when_over } => return self.ask_progress(now, ask, (*id, *when_over)),
             Ask::Shadow(asked) => {
                 let (told, after) = self.ask_shadow(now, asked);
                 (Answer::Shadow(told), after)

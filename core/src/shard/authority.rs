@@ -142,6 +142,7 @@ impl Shard {
         for id in ids {
             self.disconnect(now, id, revocation.reason, &revocation.why);
         }
+        self.retire_commands(now, &revocation.revoked, &revocation.why);
         if let (true, Revoked::Vehicle(vin)) = (revocation.ends_sessions, &revocation.revoked) {
             let of_vehicle = self.sessions.iter().filter(|(_, session)| session.principal.vin() == Some(vin));
             let keys: Vec<_> = of_vehicle.map(|(key, _)| key as crate::session::SessionKey).collect();

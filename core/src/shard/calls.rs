@@ -7,7 +7,7 @@
 //! recorded, sent over the link and acknowledged like any other.
 
 use causeway_fleet::calls::{self, Call, What};
-use causeway_fleet::{Principal, home_shard, mount};
+use causeway_fleet::{Principal, Vin, command, home_shard, mount};
 use causeway_protocol::{ForwardedProperties, PacketId, Publish, QoS, ReasonCode};
 use smallvec::SmallVec;
 
@@ -17,7 +17,7 @@ use crate::connection::Connection;
 use crate::message::{CopyFor, Publication};
 use crate::provenance::{Provenance, without_claims};
 use crate::session::SessionKey;
-use crate::{ConnectionId, Millis};
+use crate::{Bound, ConnectionId, Millis, Overflow};
 
 /// Who asks something with a message.
 #[derive(Debug, Clone)]
@@ -51,7 +51,11 @@ impl Shard {
             What::Reply(_) if !self.connection(id)?.identity.principal.vin().is_some_and(|vin| call.is_of(vin)) => {
                 return None;
             }
-            What::Shadow(..) | What::Command(_) | What::Reply(_) | What::Brokers => {}
+            What::Reply(rest) => {
+                let vin = call.vin()?;
+                return self.accept_reply(now, id, publish, (vin, rest), (topic, forwarded)).map(Ok);
+            }
+            What::Shadow(..) | What::Command(_) | What::Brokers => {}
         }
         let vin = call.vin()?;
         let home = home_shard(vin.as_str(), u32::from(self.shards)) as u16;
@@ -72,6 +76,14 @@ impl Shard {
                 (Some(by), without_claims(forwarded, &mut room))
             }
         };
+        if let (What::Command(_), false) = (call.what, is_peer)
+            && !self.has_room_for_outcomes(id)
+        {
+            self.counters.reached(Bound::SessionQueueMessages);
+            self.counters.publish_refused_queue_full += 1;
+            let why = "the requester's own queue is full: there is no room for what becomes of it";
+            return Some(Err((ReasonCode::QuotaExceeded, why.to_owned())));
+        }
         let principal = provenance.as_ref().map_or(Principal::Anonymous, |provenance| provenance.by.clone());
         let session = self.connection(id).and_then(|connection| connection.session);
         let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce || is_peer);
@@ -86,9 +98,36 @@ impl Shard {
             What::Shadow(name, verb, names) => {
                 Some(self.on_shadow_call(now, &from, (vin, name), (verb, names), &publication))
             }
-            What::Command(_) | What::Reply(_) => None,
+            What::Command(name) => Some(self.on_command(now, &from, (vin, name), &publication)),
+            What::Reply(_) => None,
             What::Brokers => Some(Err((ReasonCode::NotAuthorized, calls_are_the_brokers()))),
         }
+    }
+
+    /// Takes a message of a vehicle, if it is the reply to a command. The request gave the right to it.
+    fn accept_reply(
+        &mut self,
+        now: Millis,
+        id: ConnectionId,
+        publish: &Publish<'_>,
+        (vin, rest): (Vin, &str),
+        (topic, forwarded): (&str, ForwardedProperties<'_>),
+    ) -> Option<Routed> {
+        let mut room = Vec::new();
+        let session = self.connection(id).and_then(|connection| connection.session);
+        let packet_id = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce);
+        let mut publication = Publication::of_publish(now, publish, topic);
+        publication.forwarded = without_claims(forwarded, &mut room);
+        publication.provenance = Some(Provenance { by: Principal::Vehicle(vin), at: now, sequence: 0 });
+        let from = Requester { principal: Principal::Vehicle(vin), session, packet_id };
+        self.on_reply(now, &from, (vin, rest), &publication)
+    }
+
+    /// Whether what becomes of one more command could be queued for the client.
+    fn has_room_for_outcomes(&self, id: ConnectionId) -> bool {
+        let key = self.connection(id).and_then(|connection| connection.session);
+        let session = key.and_then(|key| self.sessions.get(key as usize));
+        session.is_some_and(|session| session.overflow == Overflow::DropOldest || session.room(&self.limits, 1).is_ok())
     }
 
     /// Whether a client may make a call, and be answered where it wants.
@@ -109,9 +148,16 @@ impl Shard {
             return Err(calls_are_the_brokers());
         }
         self.in_force.may_publish(connection, &call.canonical(topic), qos, false)?;
+        if let What::Command(_) = call.what {
+            self.in_force.may_command(connection, topic)?;
+        }
         match response_topic {
             // What a vehicle answers goes where its requester wanted.
             Some(response_topic) if !matches!(call.what, What::Reply(_)) => {
+                // Where vehicles listen, whoever could only read would speak to them.
+                if command::is_heard_by_vehicles(response_topic) {
+                    self.in_force.may_publish(connection, response_topic, QoS::AtLeastOnce, false)?;
+                }
                 self.may_be_answered_at(connection_of(&self.connections, id), response_topic)
             }
             Some(_) | None => Ok(()),
@@ -124,7 +170,7 @@ impl Shard {
     /// # Errors
     /// Why not, for the log.
     fn may_be_answered_at(&self, connection: Option<&Connection>, topic: &str) -> Result<(), String> {
-        if topic.starts_with('$') || mount::is_brokers(topic) || calls::of(topic).is_some() {
+        if !command::takes_outcomes(topic) || mount::is_brokers(topic) || calls::of(topic).is_some() {
             return Err(format!("no answers are sent to {topic:?}"));
         }
         let connection = connection.ok_or_else(|| "not connected".to_owned())?;

@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use causeway_fleet::Vin;
+use causeway_fleet::command::CommandId;
 
 use crate::lane::LaneName;
 use crate::session::{Session, SessionKey};
@@ -56,6 +57,7 @@ pub(super) struct Changed {
     pub(super) topics: HashSet<Box<str>>,
     /// Shadows; the classic one has no name.
     pub(super) shadows: BTreeSet<(Vin, Option<Box<str>>)>,
+    pub(super) commands: BTreeSet<CommandId>,
     pub(super) ended_sessions: Vec<EndedSession>,
     pub(super) ended_groups: Vec<(Box<str>, Box<str>)>,
 }
@@ -89,6 +91,12 @@ impl Changed {
     pub(super) fn shadow(&mut self, vin: Vin, name: Option<&str>) {
         if self.is_noted {
             self.shadows.insert((vin, name.map(Into::into)));
+        }
+    }
+
+    pub(super) fn command(&mut self, id: CommandId) {
+        if self.is_noted {
+            self.commands.insert(id);
         }
     }
 

@@ -5,6 +5,7 @@
 //! durable that far. The layout of keys and values is in [`crate::folded`].
 
 use causeway_fleet::Vin;
+use causeway_fleet::command::CommandId;
 
 use super::Shard;
 use super::changed::{Changed, Keys};
@@ -60,6 +61,7 @@ pub(super) struct Checkpoint {
     groups: Vec<GroupKey>,
     topics: Vec<Box<str>>,
     shadows: Vec<(Vin, Option<Box<str>>)>,
+    commands: Vec<CommandId>,
     /// Messages that were owed to nobody when it began.
     resting: Vec<Lsn>,
 }
@@ -84,6 +86,7 @@ impl Shard {
             groups: changed.groups.into_iter().collect(),
             topics,
             shadows: changed.shadows.into_iter().rev().collect(),
+            commands: changed.commands.into_iter().rev().collect(),
             resting: self.queues.bodies.take_resting(),
         };
         if std::mem::take(&mut self.fold_failed) {
@@ -105,6 +108,7 @@ impl Shard {
         checkpoint.topics.reverse();
         checkpoint.shadows = self.shadows.names();
         checkpoint.shadows.sort_unstable_by(|one, other| other.cmp(one));
+        checkpoint.commands = self.commands.all_ids().rev().collect();
     }
 
     /// The next changes of the fold, about `work` steps of them. The end comes once, with the last changes.
@@ -134,6 +138,12 @@ impl Shard {
                 changes.extend(kept.map(|kept| folded::put_shadow(&vin, kept.name(), kept.as_folded())));
             } else if self.history.fold_next(changes) {
                 done += 1;
+            } else if let Some(id) = checkpoint.commands.pop() {
+                done += 1;
+                changes.push(match self.commands.get(id) {
+                    Some(command) => folded::put_command(id, command),
+                    None => folded::remove_command(id),
+                });
             } else {
                 self.fold_moved(changes);
                 self.fold_ended(changes);

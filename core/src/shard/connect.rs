@@ -60,6 +60,7 @@ impl Shard {
         let session = &self.sessions[key as usize];
         let (epoch, attached_at) = (session.epoch, session.attached_at);
         self.when_durable(now, attached_at, Release::Session { session: key, epoch });
+        self.send_waiting(now, key);
         id
     }
 

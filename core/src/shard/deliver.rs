@@ -3,12 +3,16 @@
 //! Owns routing: match, check room, record, hand out. How a session's queue moves into its connection is said in `pump`; shared
 //! subscriptions continue in `share`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use causeway_fleet::{calls, mount};
+use causeway_fleet::command::{self, CommandId};
+use causeway_fleet::{Principal, Vin, calls, mount};
 use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_matches};
+use slab::Slab;
 use smallvec::SmallVec;
 
+use super::command::topic_for;
 use super::peers::is_peer_session;
 use super::presence::{Late, is_presence};
 use super::pump::count_sent;
@@ -19,7 +23,7 @@ use crate::effect::{Effect, Event, EventLevel};
 use crate::index::{Subscription, Target};
 use crate::lane::LaneName;
 use crate::limits::Overflow;
-use crate::message::{CopyFor, Message, Publication};
+use crate::message::{CopyFor, Message, Publication, Step};
 use crate::queue::Delivery;
 use crate::session::{Identifiers, Session, SessionKey};
 use crate::shared::{GroupKey, Groups};
@@ -56,6 +60,9 @@ pub(super) enum Origin {
     Presence,
     /// What came of something that the broker was asked: nobody can be refused, and nobody sees it before this record is durable.
     Service { after: Lsn },
+    /// A step of a command, by the message that brought it about: its record is that of the step. Nobody can be refused, those whom it is about
+    /// least of all, and nobody sees it before it is durable.
+    Command { session: Option<SessionKey>, packet_id: Option<PacketId> },
 }
 
 impl Origin {
@@ -64,7 +71,8 @@ impl Origin {
         match self {
             Origin::Client { session, .. } => session,
             Origin::Will { session } => Some(session),
-            Origin::Broker | Origin::Presence | Origin::Service { .. } => None,
+            // What the broker says is meant for those who asked for it, too.
+            Origin::Broker | Origin::Presence | Origin::Service { .. } | Origin::Command { .. } => None,
         }
     }
 }
@@ -147,9 +155,11 @@ impl Shard {
                 self.check_room(now, publication)?;
                 Skipped::default()
             }
-            Origin::Will { .. } | Origin::Broker | Origin::Presence | Origin::Service { .. } => {
-                self.skip_without_room(now, publication)
-            }
+            Origin::Will { .. }
+            | Origin::Broker
+            | Origin::Presence
+            | Origin::Service { .. }
+            | Origin::Command { .. } => self.skip_without_room(now, publication),
         };
         self.number(publication);
         let matched = !self.matches.is_empty() || !self.matched_groups.is_empty();
@@ -158,12 +168,13 @@ impl Shard {
             Origin::Broker => false,
             // Its record comes behind the one it waits for.
             Origin::Service { .. } => self.is_acknowledged(publication.qos) || self.is_owed(now, publication),
+            Origin::Command { .. } => true,
             Origin::Client { .. } | Origin::Will { .. } | Origin::Presence => self.is_owed(now, publication),
         };
         self.direct_overtaken(now, publication);
         let durable_at = if recorded { self.record_publish(now, publication, lane, origin, skipped) } else { Lsn(0) };
         let seen_after = match origin {
-            Origin::Presence => durable_at,
+            Origin::Presence | Origin::Command { .. } => durable_at,
             Origin::Service { after } => after.max(durable_at),
             Origin::Client { .. } | Origin::Will { .. } | Origin::Broker => Lsn(0),
         };
@@ -247,8 +258,16 @@ impl Shard {
             CopyFor::Later => return,
             CopyFor::Home => return self.match_home(publication),
         }
+        if publication.topic.is_empty() {
+            // What became of a command, where nobody wants to be sent it.
+            self.turn += 1;
+            return;
+        }
         if publication.stamp == 0 || publication.retain {
             self.collect_matches(publication.topic, origin);
+            if let Some(id) = publication.command {
+                self.collect_by_id(publication.topic, id);
+            }
             return;
         }
         self.turn += 1;
@@ -290,6 +309,32 @@ impl Shard {
                 session.mark = (*turn, matches.len() as u32);
                 matches.push(first_match(key, subscription));
             }
+        });
+    }
+
+    /// Adds those of a vehicle's clients that take the message of a command only by a topic with its number.
+    fn collect_by_id(&mut self, topic: &str, id: CommandId) {
+        let Some((vin, _)) = command::of_topic(topic) else { return };
+        let Shard { index, sessions, groups, matches, matched_groups, turn, .. } = self;
+        let known = matches.len();
+        index.matches(&command::topic_with_id(topic, id), |target| match target {
+            Target::Group(group) => {
+                let mut members = groups.get(group).into_iter().flat_map(|group| group.members());
+                let is_its = members.any(|(member, _)| is_of_vehicle(sessions, member, &vin));
+                if is_its && !matched_groups.contains(&group) {
+                    matched_groups.push(group);
+                }
+            }
+            Target::Session(key, subscription) if is_of_vehicle(sessions, key, &vin) => {
+                let Some(session) = sessions.get_mut(key as usize) else { return };
+                if session.mark.0 != *turn {
+                    session.mark = (*turn, matches.len() as u32);
+                    matches.push(first_match(key, subscription));
+                } else if session.mark.1 as usize >= known {
+                    merge(&mut matches[session.mark.1 as usize], subscription);
+                }
+            }
+            Target::Session(..) => {}
         });
     }
 
@@ -390,6 +435,7 @@ impl Shard {
         let bytes = publication.bytes();
         self.make_room(now, bytes);
         let is_presence = is_presence(publication.topic);
+        let meant_for = self.meant_for(publication);
         let Shard { sessions, groups, limits, counters, matches, matched_groups, .. } = self;
         let mut drop_one = |bound| {
             counters.reached(bound);
@@ -397,6 +443,9 @@ impl Shard {
         };
         matches.retain(|matched| {
             let Some(session) = sessions.get_mut(matched.session as usize) else { return false };
+            if meant_for.as_ref().is_some_and(|principal| session.is_peer() || session.principal == *principal) {
+                return true;
+            }
             // What is retained stands on every shard, whoever there has no room.
             let is_full = matched.full && !matched.replicates;
             let room = if is_full { Err(Bound::SessionQueueMessages) } else { session.room(limits, bytes) };
@@ -422,6 +471,19 @@ impl Shard {
             }
         });
         skipped
+    }
+
+    /// Whom a step of a command is about, who gets it in any case: how many there may be is bounded. Others who are subscribed may be on other
+    /// shards, as may the requester.
+    fn meant_for(&self, publication: &Publication<'_>) -> Option<Principal> {
+        match publication.step {
+            // Of what never began there may be any number.
+            Step::None | Step::Refused(_) => None,
+            Step::Requested(..) | Step::Sent(_) => {
+                command::of_topic(publication.topic).map(|(vin, _)| Principal::Vehicle(vin))
+            }
+            Step::Ended(id, _) => self.commands.get(id).map(|command| command.by.clone()),
+        }
     }
 
     pub(super) fn retain(&mut self, publication: &mut Publication<'_>, lsn: Lsn) {
@@ -555,11 +617,19 @@ impl Shard {
             session.is_due_deltas |= calls::is_delta(publication.topic);
             return;
         }
+        let topic = match publication.command {
+            Some(id) => {
+                let session = &self.sessions[key as usize];
+                let who = (&session.principal, &session.subscriptions);
+                topic_for(who, connection.version, (publication.topic, id))
+            }
+            None => Cow::Borrowed(publication.topic),
+        };
         let outgoing = Outgoing {
             dup: false,
             qos: QoS::AtMostOnce,
             retain,
-            topic: publication.topic,
+            topic: &topic,
             packet_id: None,
             expires_at: publication.expires_at,
             identifiers,
@@ -571,10 +641,12 @@ impl Shard {
                 None => Payload::Borrowed(publication.payload),
             },
         };
-        let sent = match forms.write(now, connection, &outgoing, &mut self.commons) {
-            Some(sent) => sent,
-            None => connection.write_publish(now, &outgoing),
+        // Of a command, not all get the same.
+        let common = match publication.command {
+            None => forms.write(now, connection, &outgoing, &mut self.commons),
+            Some(_) => None,
         };
+        let sent = common.unwrap_or_else(|| connection.write_publish(now, &outgoing));
         count_sent(&mut self.counters, QoS::AtMostOnce, publication.payload.len(), sent);
         mark_dirty(&mut self.dirty, connection);
     }
@@ -678,6 +750,10 @@ impl Match {
         let qos = self.qos.min(qos);
         if self.replicates { qos.max(QoS::AtLeastOnce) } else { qos }
     }
+}
+
+fn is_of_vehicle(sessions: &Slab<Session>, key: SessionKey, vin: &Vin) -> bool {
+    sessions.get(key as usize).is_some_and(|session| session.principal.vin() == Some(vin))
 }
 
 /// Whether those who share are vehicles, whose wildcard does not stand for this topic.

@@ -87,6 +87,19 @@ impl Shard {
             Some(Event::Publish(publish) | Event::Call(publish)) => {
                 self.queues.bodies.put(lsn, Arc::new(Message::of_record(&publish)))
             }
+            Some(Event::CommandRequested(requested)) if requested.is_sent => {
+                let message = Message::of_command(requested.terms.id, &requested.message);
+                self.queues.bodies.put(lsn, Arc::new(message));
+            }
+            Some(Event::CommandSent(id, message)) => {
+                self.queues.bodies.put(lsn, Arc::new(Message::of_command(id, &message)));
+            }
+            Some(Event::CommandRefused(_, message)) => {
+                self.queues.bodies.put(lsn, Arc::new(Message::of_record(&message)));
+            }
+            Some(Event::CommandEnded(ended)) => {
+                self.queues.bodies.put(lsn, Arc::new(Message::of_record(&ended.message)));
+            }
             Some(Event::Directed(directed)) => {
                 self.queues.bodies.put(lsn, Arc::new(Message::of_record(&directed.message)));
             }

@@ -68,6 +68,7 @@ impl Shard {
     }
 
     fn gauges_with(&self, sums: Sums) -> Gauges {
+        let (commands_pending, command_outcomes) = self.command_counts();
         let groups_bytes: usize = self.groups.iter().map(|(_, group)| group.queue.bytes()).sum();
         Gauges {
             connections: self.connected as u64,
@@ -79,6 +80,8 @@ impl Shard {
             queued_bytes: sums.queued_bytes + groups_bytes as u64,
             inflight_messages: sums.inflight_messages,
             body_bytes: self.queues.bodies.here_bytes() as u64,
+            commands_pending,
+            command_outcomes,
         }
     }
 }

@@ -10,6 +10,7 @@ mod calls;
 mod changed;
 mod checkpoint;
 mod close;
+mod command;
 mod connect;
 mod deliver;
 mod fetch;
@@ -61,6 +62,7 @@ use crate::{Bound, ConnectionId, Counters, Limits, Lsn, Millis, OutboxMut, Outbo
 use authority::Noticed;
 use changed::Changed;
 use checkpoint::Checkpoint;
+use command::Commands;
 use deliver::Match;
 use fetch::Fetches;
 use gauges::Survey;
@@ -73,6 +75,7 @@ use timers::Timers;
 
 pub use authority::{Notice, Revocation, Revoked};
 pub use checkpoint::{Change, CheckpointEnd};
+pub(crate) use command::{Command, Ended, State};
 pub(crate) use presence::is_presence;
 
 /// What waits for records to become durable, in the order of the log.
@@ -169,6 +172,7 @@ pub struct Shard {
     /// How many there are.
     shards: u16,
     shadows: Shadows,
+    commands: Commands,
     peers: Peers,
     /// Sessions of other shards, also while the log is replayed.
     peer_sessions: Vec<SessionKey>,
@@ -235,6 +239,7 @@ impl Shard {
             number: 0,
             shards: 1,
             shadows: Shadows::new(hash_seed),
+            commands: Commands::new(hash_seed),
             peers: Peers::default(),
             peer_sessions: Vec::new(),
             survey: Survey::default(),

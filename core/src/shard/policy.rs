@@ -93,6 +93,14 @@ impl InForce {
         Ok(Granted { qos_max, receives_all: self.policy.receives_all(subject, plain) })
     }
 
+    /// Whether a client may have a vehicle carry out a command with this topic.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    pub(super) fn may_command(&self, connection: &Connection, topic: &str) -> Result<(), String> {
+        self.granted(self.policy.command(connection.subject(), topic)).map(|_| ())
+    }
+
     /// Whether a client may have answers sent to a topic: whoever could subscribe to it.
     ///
     /// # Errors

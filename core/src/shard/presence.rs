@@ -11,10 +11,11 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use causeway_fleet::Vin;
-use causeway_protocol::{ForwardedProperties, QoS, ReasonCode};
+use causeway_fleet::{Vin, command};
+use causeway_protocol::{ForwardedProperties, QoS, ReasonCode, filter_matches};
 use foldhash::fast::FixedState;
 
+use super::command::is_too_late;
 use super::deliver::Origin;
 use super::{Release, Shard};
 use crate::effect::EventLevel;
@@ -160,6 +161,13 @@ impl Shard {
 
     /// What waited for its record goes to a subscriber of QoS 0.
     pub(super) fn deliver_late(&mut self, now: Millis, key: SessionKey, late: &Late) {
+        let who = self.sessions.get(key as usize).map(|session| &session.principal);
+        if let (Some(who), Some(id)) = (who, late.message.command)
+            && is_too_late(&self.commands, who, (&late.message, id), now)
+        {
+            self.counters.dropped_expired += 1;
+            return;
+        }
         let mut publication = Publication::of_message(&late.message);
         let terms = (late.retain, &*late.identifiers);
         self.deliver_now(now, &mut publication, key, terms, &mut super::deliver::Forms::default());
@@ -167,7 +175,10 @@ impl Shard {
 
     /// Likewise to one of a shared subscription.
     pub(super) fn deliver_late_to_group(&mut self, now: Millis, key: GroupKey, message: &Message) {
-        let is_of_group = |filter| causeway_protocol::filter_matches(filter, &message.topic);
+        let is_of_group = |filter| {
+            let with_id = message.command.map(|id| command::topic_with_id(&message.topic, id));
+            filter_matches(filter, &message.topic) || with_id.is_some_and(|topic| filter_matches(filter, &topic))
+        };
         if self.groups.get(key).is_some_and(|group| is_of_group(&group.filter)) {
             self.give_one_now(now, &mut Publication::of_message(message), key);
         }

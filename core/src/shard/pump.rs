@@ -3,17 +3,21 @@
 //! Owns what is sent when, once there is room in flight: what was in flight before, retained messages, and the lanes. Whose queue a message
 //! comes into is said in `deliver`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use causeway_protocol::{Ack, Packet, PacketId, QoS, ReasonCode};
+use causeway_fleet::Principal;
+use causeway_protocol::{Ack, Packet, PacketId, ProtocolVersion, QoS, ReasonCode};
 
+use super::command::{is_too_late, topic_for};
 use super::peers::is_peer_session;
 use super::{Release, Shard, mark_dirty};
 use crate::connection::{Connection, Outgoing, Payload, TooLarge};
 use crate::lane::{LaneName, Number};
 use crate::message::Message;
-use crate::queue::Delivery;
+use crate::queue::{Delivery, Expiry};
 use crate::session::{Phase, Session, SessionKey, body_of};
+use crate::subscriptions::Subscriptions;
 use crate::{Counters, Millis};
 
 /// Retained messages are put into a queue that is shorter than this.
@@ -79,6 +83,15 @@ impl Shard {
                         continue;
                     };
                     let message = Arc::clone(message);
+                    if message
+                        .command
+                        .is_some_and(|id| is_too_late(&self.commands, &session.principal, (&message, id), now))
+                    {
+                        //= exception [MQTT-4.4.0-1]: what is no longer to be done is not asked for again
+                        self.counters.dropped_expired += 1;
+                        lost.push(at);
+                        continue;
+                    }
                     if connection.checks_deliveries
                         && let Err(why) = self.in_force.may_receive(connection, &message.topic)
                     {
@@ -87,7 +100,9 @@ impl Shard {
                         continue;
                     }
                     //= [MQTT-3.3.1-1] DUP marks a repeated delivery
-                    let outgoing = outgoing(&message, delivery, true, Some(inflight.packet_id));
+                    let topic = named(&session.principal, &session.subscriptions, connection.version, &message);
+                    let outgoing =
+                        Outgoing { topic: &topic, ..outgoing(&message, delivery, true, Some(inflight.packet_id)) };
                     let sent = connection.write_publish(now, &outgoing);
                     match sent {
                         Ok(()) => {
@@ -171,9 +186,15 @@ impl Shard {
                 return;
             };
             let body = self.queues.body(&next).cloned();
-            let is_expired = next.is_expired(now) || body.as_ref().is_some_and(|message| message.is_expired(now));
-            // What it replaced must not outlive it on another shard.
-            let is_expired = is_expired && !(session.is_peer() && next.retain);
+            let is_expired = next.is_expired(now)
+                || body.as_ref().is_some_and(|message| {
+                    message.is_expired(now)
+                        || message
+                            .command
+                            .is_some_and(|id| is_too_late(&self.commands, &session.principal, (message, id), now))
+                });
+            // What it replaced must not outlive it on another shard, and a call is answered there, if only that it is too late.
+            let is_expired = is_expired && !(session.is_peer() && (next.retain || next.expires == Expiry::NEVER));
             let is_lost = body.is_none() && self.fetches.is_lost(next.lsn);
             if is_expired || is_lost {
                 //= [MQTT-3.3.2-5] an expired message is not delivered
@@ -237,7 +258,9 @@ impl Shard {
         }
         let (qos, bytes) = (delivery.qos, message.payload.len());
         if qos == QoS::AtMostOnce {
-            let sent = connection.write_publish(now, &outgoing(&message, &delivery, false, None));
+            let topic = named(&session.principal, &session.subscriptions, connection.version, &message);
+            let outgoing = Outgoing { topic: &topic, ..outgoing(&message, &delivery, false, None) };
+            let sent = connection.write_publish(now, &outgoing);
             count_sent(&mut self.counters, qos, bytes, sent);
             mark_dirty(&mut self.dirty, connection);
             self.settle(&delivery);
@@ -275,8 +298,10 @@ fn send_in_flight(
         return Ok(());
     };
     let Some(message) = &delivery.message else { return Ok(()) };
+    let topic = named(&session.principal, &session.subscriptions, connection.version, message);
+    let outgoing = Outgoing { topic: &topic, ..outgoing(message, delivery, dup, Some(packet_id)) };
     //= [MQTT-4.3.2-2] [MQTT-4.3.3-2] a first delivery has an unused identifier, and DUP 0
-    match connection.write_publish(now, &outgoing(message, delivery, dup, Some(packet_id))) {
+    match connection.write_publish(now, &outgoing) {
         Ok(()) => {
             connection.unacknowledged += 1;
             Ok(())
@@ -285,6 +310,20 @@ fn send_in_flight(
             Some(Phase::Publish(delivery)) => Err(Some(Box::new(delivery))),
             Some(Phase::Release(_)) | None => Err(None),
         },
+    }
+}
+
+/// The name of a message's topic for a client, before it is in the client's words.
+#[inline]
+fn named<'m>(
+    who: &Principal,
+    subscriptions: &Subscriptions,
+    version: ProtocolVersion,
+    message: &'m Message,
+) -> Cow<'m, str> {
+    match message.command {
+        None => Cow::Borrowed(&message.topic),
+        Some(id) => topic_for((who, subscriptions), version, (&message.topic, id)),
     }
 }
 

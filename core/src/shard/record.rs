@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use causeway_fleet::command::CommandId;
 use causeway_fleet::shadow::Format;
 use causeway_fleet::{Principal, Vin};
 use causeway_protocol::{PacketId, QoS};
@@ -15,9 +16,12 @@ use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::index::Subscription;
 use crate::lane::LaneName;
-use crate::message::{CopyFor, Message, Publication};
+use crate::message::{CopyFor, Message, Publication, Step};
 use crate::queue::Delivery;
-use crate::record::{DirectedRecord, Event, HandedRecord, PublishRecord, Record, ShadowRecord};
+use crate::record::{
+    AddressRecord, DirectedRecord, EndedRecord, Event, HandedRecord, PublishRecord, Record, RequestedRecord,
+    RetriedRecord, ShadowRecord,
+};
 use crate::session::{Session, SessionKey};
 use crate::shared::GroupKey;
 use crate::{Lsn, Millis};
@@ -63,14 +67,41 @@ impl Shard {
             skipped_sessions: skipped.sessions,
             skipped_groups: skipped.groups.iter().filter_map(named).collect(),
         };
-        let event = if publication.copy == CopyFor::Home { Event::Call(record) } else { Event::Publish(record) };
+        let event = match publication.step {
+            Step::None if publication.copy == CopyFor::Home => Event::Call(record),
+            Step::None => Event::Publish(record),
+            Step::Requested(terms, is_sent) => {
+                Event::CommandRequested(RequestedRecord { terms: terms.clone(), is_sent, message: record })
+            }
+            Step::Sent(id) => Event::CommandSent(id, record),
+            Step::Refused(refused) => Event::CommandRefused(refused.clone(), record),
+            Step::Ended(id, outcome) => Event::CommandEnded(EndedRecord { id, outcome, message: record }),
+        };
+        self.newest = self.newest.max(now);
         self.recorder.append(&Record { now, event })
+    }
+
+    /// Likewise of a step of a command with which nothing is published.
+    pub(super) fn record_step(&mut self, now: Millis, publication: &Publication<'_>, cause: Origin) -> Lsn {
+        self.record_publish(now, publication, LaneName::Bulk, cause, Skipped::default())
+    }
+
+    /// A command is requested again.
+    pub(super) fn record_retried(
+        &mut self,
+        now: Millis,
+        id: CommandId,
+        address: AddressRecord<'_>,
+        cause: Origin,
+    ) -> Lsn {
+        let (publisher, packet_id) = self.publisher_of(cause);
+        self.append(now, Event::CommandRetried(RetriedRecord { id, address, publisher, packet_id }))
     }
 
     /// Who published a message, and by which identifier it is known to have been, where the log knows them.
     fn publisher_of(&self, origin: Origin) -> (Option<u64>, Option<PacketId>) {
         match origin {
-            Origin::Client { session, packet_id } => {
+            Origin::Client { session, packet_id } | Origin::Command { session, packet_id } => {
                 let publisher = session.and_then(|key| self.recorded_epoch(key));
                 (publisher, packet_id.filter(|_| publisher.is_some()))
             }

@@ -118,16 +118,36 @@ impl Shard {
             self.lose_connection(now, key, will);
         }
         self.presence_recovered(now);
+        self.commands_recovered(now);
     }
 
     fn apply(&mut self, replay: &mut Replay, at: Lsn, record: Record<'_>) -> Result<(), RecordError> {
         match record.event {
             Event::Publish(publish) => {
-                self.replay_publish(replay, at, (&publish, CopyFor::Everybody));
+                self.replay_publish(replay, at, &publish, Publication::of_record(&publish), false);
                 Ok(())
             }
             Event::Call(call) => {
-                self.replay_publish(replay, at, (&call, CopyFor::Home));
+                let mut publication = Publication::of_record(&call);
+                publication.copy = CopyFor::Home;
+                self.replay_publish(replay, at, &call, publication, false);
+                Ok(())
+            }
+            Event::CommandRequested(requested) => self.replay_requested(replay, at, record.now, &requested),
+            Event::CommandSent(id, message) => {
+                self.replay_sent(replay, at, (id, &message));
+                Ok(())
+            }
+            Event::CommandEnded(ended) => {
+                self.replay_ended(replay, at, record.now, &ended);
+                Ok(())
+            }
+            Event::CommandRefused(refused, message) => {
+                self.replay_refused(replay, at, record.now, (&refused, &message));
+                Ok(())
+            }
+            Event::CommandRetried(retried) => {
+                self.replay_retried(replay, at, &retried);
                 Ok(())
             }
             Event::Shadow(shadow) => self.replay_shadow(replay, at, record.now, &shadow),
@@ -227,6 +247,11 @@ impl Shard {
             Event::Publish(_)
             | Event::Call(_)
             | Event::Shadow(_)
+            | Event::CommandRequested(_)
+            | Event::CommandSent(..)
+            | Event::CommandEnded(_)
+            | Event::CommandRetried(_)
+            | Event::CommandRefused(..)
             | Event::SessionOpened { .. }
             | Event::GroupProgress { .. }
             | Event::Handed(_) => {}
@@ -333,7 +358,8 @@ impl Shard {
     }
 
     /// The publisher of a message is remembered to have sent it.
-    fn replay_received(&mut self, replay: &Replay, at: Lsn, publisher: Option<SessionKey>, id: Option<PacketId>) {
+    pub(super) fn replay_received(&mut self, replay: &Replay, at: Lsn, publisher: Option<u64>, id: Option<PacketId>) {
+        let publisher = publisher.and_then(|epoch| replay.key(epoch));
         let Some((key, packet_id)) = publisher.zip(id).filter(|(key, _)| !replay.has(*key, at)) else { return };
         self.changed.session(key);
         let session = &mut self.sessions[key as usize];
@@ -350,8 +376,7 @@ impl Shard {
         now: Millis,
         record: &ShadowRecord<'_>,
     ) -> Result<(), RecordError> {
-        let publisher = record.publisher.and_then(|epoch| replay.key(epoch));
-        self.replay_received(replay, at, publisher, record.packet_id);
+        self.replay_received(replay, at, record.publisher, record.packet_id);
         let change = Change::decode(record.change).ok_or(RecordError::Damaged)?;
         let whose = (record.vin, record.name);
         if !self.shadows.knows(whose, at) {
@@ -360,14 +385,23 @@ impl Shard {
         Ok(())
     }
 
-    fn replay_publish(&mut self, replay: &Replay, at: Lsn, (record, copy): (&PublishRecord<'_>, CopyFor)) {
-        let mut publication = Publication::of_record(record);
-        publication.copy = copy;
+    /// `is_own`: the broker published it itself, whoever made it do so.
+    pub(super) fn replay_publish(
+        &mut self,
+        replay: &Replay,
+        at: Lsn,
+        record: &PublishRecord<'_>,
+        mut publication: Publication<'_>,
+        is_own: bool,
+    ) {
         let given = publication.provenance.as_ref().map_or(0, |provenance| provenance.sequence);
         self.numbers.begin_after(Millis(0), given);
         let publisher = record.publisher.and_then(|epoch| replay.key(epoch));
-        self.replay_received(replay, at, publisher, record.packet_id);
-        let origin = Origin::Client { session: publisher, packet_id: None };
+        self.replay_received(replay, at, record.publisher, record.packet_id);
+        let origin = match is_own {
+            true => Origin::Command { session: None, packet_id: None },
+            false => Origin::Client { session: publisher, packet_id: None },
+        };
         self.collect_matches_of(&publication, origin);
         self.match_all_peers(&publication, origin);
         if record.retain {

@@ -86,6 +86,7 @@ impl Shard {
                 let shadow = Shadow::decode(bytes).ok_or(RecordError::Damaged)?;
                 self.keep_shadow((vin, name), &shadow, (lsn, format));
             }
+            Folded::Command(command) => self.restore_command(*command),
         }
         Ok(())
     }

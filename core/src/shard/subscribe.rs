@@ -68,6 +68,7 @@ impl Shard {
         let suback =
             SubAck { packet_id: subscribe.packet_id, reason_string: None, user_properties: Vec::new(), reasons };
         self.answer(now, id, key, Packet::SubAck(suback), durable_at);
+        self.send_waiting(now, key);
     }
 
     /// Writes SUBACK or UNSUBACK once its records are durable, and then what the session is due.

@@ -1,12 +1,13 @@
 //! What the shard must do at a time of its own.
 //!
 //! Owns the order of deadlines and what is done at each. Whoever sets a timer cancels it when its reason is gone, so
-//! that there are never more timers than connections, sessions and retained messages. It never reads a clock.
+//! that there are never more timers than connections, sessions, retained messages, shadows and pending commands. It never reads a clock.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use causeway_fleet::Vin;
+use causeway_fleet::command::CommandId;
 use causeway_protocol::ReasonCode;
 
 use super::Shard;
@@ -31,6 +32,10 @@ pub(super) enum Timer {
     RetainedExpiry(Arc<str>),
     /// Something that is wanted of a vehicle is wanted no longer.
     ShadowExpiry(Vin, Option<Box<str>>),
+    /// The deadline of a command.
+    Command(CommandId),
+    /// What became of commands is told no longer.
+    Outcomes,
     Sys,
     Progress,
 }
@@ -106,6 +111,8 @@ impl Shard {
                 Timer::WillDelay { session, epoch } => self.on_will_delay(now, session, epoch),
                 Timer::RetainedExpiry(topic) => self.on_retained_expiry(now, &topic),
                 Timer::ShadowExpiry(vin, name) => self.on_shadow_expiry(now, vin, name.as_deref()),
+                Timer::Command(id) => self.on_command_due(now, id),
+                Timer::Outcomes => self.forget_outcomes(now),
                 Timer::Sys => self.on_sys(now),
                 Timer::Progress => self.on_progress(now),
             }

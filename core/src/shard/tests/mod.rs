@@ -1,6 +1,7 @@
 //! The shard under a fake clock: clients are real bytes, time is a number, and what goes out is compared as text.
 
 mod authority;
+mod commands;
 mod connection;
 mod disk;
 mod durability;

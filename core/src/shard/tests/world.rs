@@ -165,7 +165,21 @@ impl World {
         self.folded.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
+    /// How many records are durable.
+    pub(super) fn record_count(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The log ends behind so many records: the rest was torn. Restart before anything else.
+    pub(super) fn cut(&mut self, records: usize) {
+        self.records.truncate(records);
+    }
+
     /// Answers what the shard asked of its log.
+    pub(super) fn fetch_bodies(&mut self) {
+        self.fetch();
+    }
+
     fn fetch(&mut self) {
         while let Some(lsn) = self.shard.poll_fetch() {
             let record = self.records.iter().find(|(at, _)| *at == lsn).map(|(_, record)| record.clone());

@@ -14,7 +14,7 @@ use crate::{ConnectionId, Limits, Millis};
 pub(super) struct Broker {
     pub(super) shards: Vec<World>,
     /// The connection of shard `[at][of]`.
-    links: Vec<Vec<Option<ConnectionId>>>,
+    pub(super) links: Vec<Vec<Option<ConnectionId>>>,
     /// Bytes on their way `[from][to]`.
     under_way: Vec<Vec<Vec<u8>>>,
     pub(super) cut: bool,
@@ -25,7 +25,7 @@ impl Broker {
         Broker::with(count, |_| {})
     }
 
-    fn with(count: usize, change: impl Fn(&mut Limits)) -> Broker {
+    pub(super) fn with(count: usize, change: impl Fn(&mut Limits)) -> Broker {
         let mut shards: Vec<World> = (0..count).map(|_| World::with(&change)).collect();
         shards.iter_mut().enumerate().for_each(|(number, world)| world.shard.become_shard(number as u16, count as u16));
         let mut broker =
@@ -97,7 +97,7 @@ impl Broker {
 
 impl World {
     /// Packets that came for a connection.
-    fn fed(&mut self, id: ConnectionId, mut bytes: &[u8]) {
+    pub(super) fn fed(&mut self, id: ConnectionId, mut bytes: &[u8]) {
         while let Ok(Some(head)) = frame(bytes, u32::MAX) {
             let (packet, rest) = bytes.split_at(head.total_bytes());
             let packet: Packet<'_> = decode(&head, &packet[head.header_bytes..], ProtocolVersion::V5).unwrap();

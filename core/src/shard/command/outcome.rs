@@ -1,0 +1,186 @@
+//! A command is over.
+//!
+//! Owns how its requester is told: once, whatever happens. And how long it is known afterwards.
+
+use std::sync::Arc;
+
+use causeway_fleet::command::{self, CommandId, Outcome, fingerprint};
+use causeway_fleet::{Identity, Principal, Vin};
+use causeway_protocol::{ForwardedProperties, QoS};
+
+use super::request::{Refusal, Request};
+use super::{Address, Command, Ended, State, rebuilt};
+use crate::message::{Message, Publication, Step};
+use crate::provenance::Provenance;
+use crate::record::{RefusedRecord, TermsRecord};
+use crate::shard::Shard;
+use crate::shard::authority::Revoked;
+use crate::shard::deliver::Origin;
+use crate::shard::timers::Timer;
+use crate::{Answer, Lsn, Millis};
+
+/// The properties of an outcome that the broker gives itself: UTF-8, and a Content Type.
+const SYNTHESISED: &[u8] = b"\x01\x01\x03\x00\x10application/json";
+
+/// How a command ends.
+pub(super) struct Ending<'a> {
+    pub(super) outcome: Outcome,
+    pub(super) payload: &'a [u8],
+    pub(super) forwarded: ForwardedProperties<'a>,
+    pub(super) provenance: Option<Provenance>,
+    /// The message that ended it, if one did.
+    pub(super) cause: Origin,
+}
+
+impl Shard {
+    /// Ends a pending command, and tells its requester. Returns the record of both.
+    pub(super) fn end_command(&mut self, now: Millis, id: CommandId, ending: &Ending<'_>) -> Lsn {
+        let pending = self.commands.get(id).filter(|command| command.is_pending());
+        let Some((address, deadline)) = pending.map(|command| (command.address.clone(), command.deadline)) else {
+            return Lsn(0);
+        };
+        let (at, message) = self.tell_outcome(now, id, &address, ending);
+        self.timers.cancel(deadline, Timer::Command(id));
+        self.commands.end(id, at, Ended { outcome: ending.outcome, at: now, message });
+        self.changed.command(id);
+        self.counters.commands_ended[ending.outcome as usize] += 1;
+        self.answer_waiters(now, id, at);
+        self.forget_outcomes(now);
+        at
+    }
+
+    /// Ends a pending command that its vehicle did not answer.
+    fn end_without_reply(&mut self, now: Millis, id: CommandId, outcome: Outcome, detail: &str) {
+        let Some(command) = self.commands.get(id) else { return };
+        let payload = command::document(outcome, id, &command.vin, &command.name, detail);
+        let ending = self.synthesised(now, outcome, &payload, Origin::Broker);
+        self.end_command(now, id, &ending);
+    }
+
+    fn synthesised<'a>(&self, now: Millis, outcome: Outcome, payload: &'a [u8], cause: Origin) -> Ending<'a> {
+        let forwarded = ForwardedProperties::from_forwarded_bytes(SYNTHESISED).unwrap_or_default();
+        Ending { outcome, payload, forwarded, provenance: self.own_origin(now), cause }
+    }
+
+    /// Publishes an outcome to where it is wanted, if it is anywhere.
+    fn tell_outcome(
+        &mut self,
+        now: Millis,
+        id: CommandId,
+        address: &Address,
+        ending: &Ending<'_>,
+    ) -> (Lsn, Arc<Message>) {
+        self.tell_step(now, (id, Step::Ended(id, ending.outcome)), address, ending)
+    }
+
+    fn tell_step(
+        &mut self,
+        now: Millis,
+        (id, step): (CommandId, Step<'_>),
+        address: &Address,
+        ending: &Ending<'_>,
+    ) -> (Lsn, Arc<Message>) {
+        let text = id.text();
+        let told = [(command::OUTCOME, ending.outcome.word()), (command::COMMAND, text.as_str())];
+        let is_told = |name: &str| told.iter().any(|(told, _)| *told == name);
+        let properties = rebuilt(ending.forwarded, (None, address.correlation_data.as_deref()), is_told, &told);
+        let topic = address.response_topic.as_deref().unwrap_or_default();
+        let mut publication = Publication::plain(topic, ending.payload, QoS::AtLeastOnce);
+        publication.forwarded = ForwardedProperties::from_forwarded_bytes(&properties).unwrap_or_default();
+        publication.provenance = ending.provenance.clone();
+        publication.step = step;
+        let at = self.route_command(now, &mut publication, ending.cause);
+        (at, publication.keep())
+    }
+
+    /// The requester of a command that is over asked again: it is told again, where it wants it now. Returns the record of that, which is that of
+    /// its question, too.
+    pub(super) fn tell_again(&mut self, now: Millis, id: CommandId, address: &Address, cause: Origin) -> Lsn {
+        let state = self.commands.get(id).map(|command| command.state.clone());
+        let Some(State::Ended(Ended { outcome, at, message })) = state else { return Lsn(0) };
+        let (payload, forwarded, provenance) = (&message.payload, message.forwarded(), message.provenance.clone());
+        let ending = Ending { outcome, payload, forwarded, provenance, cause };
+        let (as_of, message) = self.tell_outcome(now, id, address, &ending);
+        self.commands.end(id, as_of, Ended { outcome, at, message });
+        as_of
+    }
+
+    /// Tells whoever requested a command that never began.
+    pub(super) fn tell_refusal_of_command(
+        &mut self,
+        now: Millis,
+        id: CommandId,
+        request: &Request<'_>,
+        refusal: &Refusal,
+    ) -> Lsn {
+        let payload = command::document(refusal.outcome, id, &request.vin, request.name, &refusal.detail);
+        let ending = self.synthesised(now, refusal.outcome, &payload, request.origin);
+        // The key of a conflict is another request's.
+        let key = request.wishes.key.filter(|_| refusal.outcome != Outcome::Conflict);
+        let refused = RefusedRecord {
+            terms: TermsRecord { id, by: request.by.clone(), address: request.address(), key, request_id: None },
+            vin: request.vin,
+            name: request.name,
+            fingerprint: fingerprint(request.name, request.payload),
+            outcome: refusal.outcome,
+            is_kept: key.is_some() || request.is_asked_for,
+        };
+        let (at, message) = self.tell_step(now, (id, Step::Refused(&refused)), &request.address().into(), &ending);
+        if refused.is_kept {
+            self.keep_command(id, Command::refused((at, now), &refused, message));
+            self.forget_outcomes(now);
+        }
+        at
+    }
+
+    /// The deadline of a command is over.
+    pub(in crate::shard) fn on_command_due(&mut self, now: Millis, id: CommandId) {
+        let Some(command) = self.commands.get(id).filter(|command| command.is_pending()) else { return };
+        let detail = match command.state {
+            State::Waiting(_) => "until its deadline the vehicle was not connected, or had no subscription to it",
+            State::Sent | State::Ended(_) => "the vehicle did not answer until its deadline",
+        };
+        self.end_without_reply(now, id, Outcome::TimedOut, detail);
+    }
+
+    /// Vehicles may not come back: nobody waits for them.
+    pub(in crate::shard) fn retire_commands(&mut self, now: Millis, revoked: &Revoked, why: &str) {
+        let vins: Vec<Vin> = match revoked {
+            Revoked::Vehicle(vin) => vec![*vin],
+            Revoked::Principal(Principal::Vehicle(vin)) => vec![*vin],
+            Revoked::Principal(_) | Revoked::Credentials(_) => return,
+            Revoked::Whoever(concerns) => {
+                let is_meant = |vin: &Vin| concerns(&Identity::from(Principal::Vehicle(*vin)));
+                self.commands.vehicles().filter(is_meant).collect()
+            }
+        };
+        for vin in vins {
+            for id in self.commands.pending_of(&vin).to_vec() {
+                self.end_without_reply(now, id, Outcome::Retired, why);
+            }
+        }
+    }
+
+    /// Forgets what was over long ago, and what is more than is kept.
+    pub(in crate::shard) fn forget_outcomes(&mut self, now: Millis) {
+        let kept_milliseconds = u64::from(self.limits.command_outcomes_kept_seconds) * 1000;
+        let until = now.0.checked_sub(kept_milliseconds);
+        while let Some(id) = self.commands.forget_oldest(until.map(Millis)) {
+            self.changed.command(id);
+        }
+        if self.commands.forget_at.is_some_and(|at| at > now) {
+            return;
+        }
+        let oldest = self.commands.oldest_ended();
+        self.commands.forget_at = oldest.map(|oldest| Millis(oldest.0.saturating_add(kept_milliseconds)));
+        self.commands.forget_at.into_iter().for_each(|at| self.timers.set(at, Timer::Outcomes));
+    }
+
+    fn answer_waiters(&mut self, now: Millis, id: CommandId, at: Lsn) {
+        let Some(waiters) = self.commands.waiters.remove(&id) else { return };
+        let told = self.command_told(id);
+        for ask in waiters {
+            self.answer_ask(now, ask, at, Answer::Command(told.clone().map(Box::new)));
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! Which commands there are, pending and over.
+//!
+//! Owns the commands of the vehicles that live on the shard, how many are pending of each vehicle and for each requester, and how long what
+//! became of them is known. It never publishes or records anything.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use causeway_fleet::command::{CommandId, CommandIds, Outcome};
+use causeway_fleet::{Principal, Vin};
+use foldhash::fast::FixedState;
+use smallvec::SmallVec;
+
+use crate::message::Message;
+use crate::record::RefusedRecord;
+use crate::{AskId, Lsn, Millis};
+
+/// Bytes of outcomes that are kept for those who ask later. The oldest go first.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+/// And how many.
+const KEPT_MAX: usize = 100_000;
+
+/// Where the outcome of a command goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// None where nobody is told by a message.
+    pub(crate) response_topic: Option<Box<str>>,
+    pub(crate) correlation_data: Option<Box<[u8]>>,
+}
+
+/// One command.
+#[derive(Debug, Clone)]
+pub(crate) struct Command {
+    /// The last record it is made of.
+    pub(crate) as_of: Lsn,
+    pub(crate) vin: Vin,
+    pub(crate) name: Box<str>,
+    pub(crate) by: Principal,
+    pub(crate) requested_at: Millis,
+    pub(crate) deadline: Millis,
+    pub(crate) address: Address,
+    pub(crate) key: Option<Box<str>>,
+    /// With a key: what tells a retry from another request.
+    pub(crate) fingerprint: u64,
+    /// By which a reply may name it.
+    pub(crate) request_id: Option<Box<str>>,
+    pub(crate) state: State,
+}
+
+/// How far it is.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    /// The vehicle does not have it: it is away, or not subscribed to it. The message waits here.
+    Waiting(Arc<Message>),
+    /// Its message was queued for the vehicle.
+    Sent,
+    /// It is over.
+    Ended(Ended),
+}
+
+/// What became of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    pub(crate) outcome: Outcome,
+    pub(crate) at: Millis,
+    /// As the requester was told, or would have been.
+    pub(crate) message: Arc<Message>,
+}
+
+impl Command {
+    /// One that never began.
+    pub(super) fn refused((as_of, now): (Lsn, Millis), refused: &RefusedRecord<'_>, message: Arc<Message>) -> Command {
+        let RefusedRecord { terms, vin, name, fingerprint, outcome, .. } = refused;
+        Command {
+            as_of,
+            vin: *vin,
+            name: (*name).into(),
+            by: terms.by.clone(),
+            requested_at: now,
+            deadline: now,
+            address: terms.address.into(),
+            key: terms.key.map(Into::into),
+            fingerprint: *fingerprint,
+            request_id: None,
+            state: State::Ended(Ended { outcome: *outcome, at: now, message }),
+        }
+    }
+
+    pub(super) fn is_pending(&self) -> bool {
+        !matches!(self.state, State::Ended(_))
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting(_))
+    }
+
+    /// Under which it is found by its key.
+    fn by_key(&self) -> Option<(Principal, Vin, Box<str>)> {
+        Some((self.by.clone(), self.vin, self.key.clone()?))
+    }
+}
+
+/// Those of one vehicle that are pending, oldest first.
+#[derive(Debug, Default)]
+struct OfVehicle {
+    pending: SmallVec<[CommandId; 4]>,
+    waiting: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Commands {
+    /// In an order that does not depend on a table's.
+    by_id: BTreeMap<CommandId, Command>,
+    of_vehicle: HashMap<Vin, OfVehicle, FixedState>,
+    of_requester: HashMap<Principal, usize, FixedState>,
+    by_key: HashMap<(Principal, Vin, Box<str>), CommandId, FixedState>,
+    /// Those that are over, oldest first.
+    kept: BTreeSet<(Millis, CommandId)>,
+    kept_bytes: usize,
+    pending: usize,
+    /// Who waits for an outcome, beside those who are sent it.
+    pub(super) waiters: BTreeMap<CommandId, SmallVec<[AskId; 1]>>,
+    pub(super) ids: CommandIds,
+    /// When the oldest outcome is forgotten, if a timer is set for that.
+    pub(super) forget_at: Option<Millis>,
+}
+
+impl Commands {
+    pub(crate) fn new(hash_seed: u64) -> Commands {
+        let hasher = FixedState::with_seed(hash_seed);
+        Commands {
+            by_id: BTreeMap::new(),
+            of_vehicle: HashMap::with_hasher(hasher.clone()),
+            of_requester: HashMap::with_hasher(hasher.clone()),
+            by_key: HashMap::with_hasher(hasher),
+            kept: BTreeSet::new(),
+            kept_bytes: 0,
+            pending: 0,
+            waiters: BTreeMap::new(),
+            ids: CommandIds::default(),
+            forget_at: None,
+        }
+    }
+
+    pub(crate) fn get(&self, id: CommandId) -> Option<&Command> {
+        self.by_id.get(&id)
+    }
+
+    pub(crate) fn all_ids(&self) -> impl DoubleEndedIterator<Item = CommandId> {
+        self.by_id.keys().copied()
+    }
+
+    /// How many are pending, and how many outcomes are kept.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.pending, self.kept.len())
+    }
+
+    /// The vehicles that any are pending of, in an order that does not depend on a table's.
+    pub(super) fn vehicles(&self) -> impl Iterator<Item = Vin> {
+        let vins: BTreeSet<Vin> = self.of_vehicle.keys().copied().collect();
+        vins.into_iter()
+    }
+
+    pub(super) fn pending_for(&self, by: &Principal) -> usize {
+        self.of_requester.get(by).copied().unwrap_or(0)
+    }
+
+    /// Those of a vehicle, oldest first.
+    pub(super) fn pending_of(&self, vin: &Vin) -> &[CommandId] {
+        self.of_vehicle.get(vin).map_or(&[], |of| &of.pending)
+    }
+
+    /// Whether a command waits for a vehicle.
+    #[inline]
+    pub(super) fn any_waits_for(&self, vin: &Vin) -> bool {
+        !self.of_vehicle.is_empty() && self.of_vehicle.get(vin).is_some_and(|of| of.waiting > 0)
+    }
+
+    /// Whether the vehicle is not to have it any more.
+    pub(super) fn is_over(&self, id: CommandId) -> bool {
+        self.get(id).is_none_or(|command| !command.is_pending())
+    }
+
+    /// The command that somebody requested of a vehicle with this key.
+    pub(super) fn with_key(&self, by: &Principal, vin: &Vin, key: &str) -> Option<CommandId> {
+        if self.by_key.is_empty() {
+            return None;
+        }
+        self.by_key.get(&(by.clone(), *vin, key.into())).copied()
+    }
+
+    /// The oldest one that a vehicle has and whose request has this `request_id`.
+    pub(super) fn with_request_id(&self, vin: &Vin, request_id: &str) -> Option<CommandId> {
+        let is_it = |id: &CommandId| {
+            let command = self.get(*id);
+            command.is_some_and(|command| !command.is_waiting() && command.request_id.as_deref() == Some(request_id))
+        };
+        self.pending_of(vin).iter().copied().find(is_it)
+    }
+
+    /// Puts in a command, in any state.
+    pub(super) fn insert(&mut self, id: CommandId, command: Command) {
+        self.ids.given(id);
+        if let Some(key) = command.by_key() {
+            self.by_key.insert(key, id);
+        }
+        if command.is_pending() {
+            let of = self.of_vehicle.entry(command.vin).or_default();
+            // They come in their order, in a log as in a folded state; but what is folded may come before what is replayed.
+            let place = of.pending.partition_point(|other| *other < id);
+            of.pending.insert(place, id);
+            of.waiting += usize::from(command.is_waiting());
+            *self.of_requester.entry(command.by.clone()).or_insert(0) += 1;
+            self.pending += 1;
+        }
+        if let State::Ended(ended) = &command.state {
+            self.kept.insert((ended.at, id));
+            self.kept_bytes += ended.message.bytes();
+        }
+        self.by_id.insert(id, command);
+    }
+
+    /// It was sent, as the record at `as_of` says.
+    pub(super) fn sent(&mut self, id: CommandId, as_of: Lsn) {
+        let Some(command) = self.by_id.get_mut(&id) else { return };
+        command.as_of = as_of;
+        if let State::Waiting(_) = command.state {
+            command.state = State::Sent;
+            let of = self.of_vehicle.get_mut(&command.vin);
+            of.into_iter().for_each(|of| of.waiting -= 1);
+        }
+    }
+
+    /// It was requested again, as the record at `as_of` says.
+    pub(super) fn readdress(&mut self, id: CommandId, as_of: Lsn, address: Address) {
+        if let Some(command) = self.by_id.get_mut(&id) {
+            (command.as_of, command.address) = (as_of, address);
+        }
+    }
+
+    /// It is over, as the record at `as_of` says. Of one that was over already, its requester was told again.
+    pub(super) fn end(&mut self, id: CommandId, as_of: Lsn, ended: Ended) {
+        let Some(command) = self.by_id.get_mut(&id) else { return };
+        command.as_of = as_of;
+        let was_waiting = command.is_waiting();
+        if let State::Ended(before) = &mut command.state {
+            self.kept_bytes += ended.message.bytes();
+            self.kept_bytes -= before.message.bytes();
+            before.message = ended.message;
+            return;
+        }
+        self.kept.insert((ended.at, id));
+        self.kept_bytes += ended.message.bytes();
+        command.state = State::Ended(ended);
+        let (vin, by) = (command.vin, command.by.clone());
+        if let Some(of) = self.of_vehicle.get_mut(&vin) {
+            of.waiting -= usize::from(was_waiting);
+            of.pending.retain(|pending| *pending != id);
+            if of.pending.is_empty() {
+                self.of_vehicle.remove(&vin);
+            }
+        }
+        if let Some(count) = self.of_requester.get_mut(&by) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_requester.remove(&by);
+            }
+        }
+        self.pending -= 1;
+    }
+
+    /// Takes out the oldest outcome, if it was told no later than `until`, or if there are too many.
+    pub(super) fn forget_oldest(&mut self, until: Option<Millis>) -> Option<CommandId> {
+        let &(at, id) = self.kept.first()?;
+        let is_too_much = self.kept.len() > KEPT_MAX || self.kept_bytes > KEPT_BYTES_MAX;
+        if until.is_none_or(|until| at > until) && !is_too_much {
+            return None;
+        }
+        self.kept.pop_first();
+        let command = self.by_id.remove(&id)?;
+        if let State::Ended(ended) = &command.state {
+            self.kept_bytes -= ended.message.bytes();
+        }
+        // A later command may have the key.
+        if let Some(key) = command.by_key()
+            && self.by_key.get(&key) == Some(&id)
+        {
+            self.by_key.remove(&key);
+        }
+        Some(id)
+    }
+
+    /// When the oldest outcome was told.
+    pub(super) fn oldest_ended(&self) -> Option<Millis> {
+        self.kept.first().map(|(at, _)| *at)
+    }
+
+    /// What must hold at any time.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        let pending = self.by_id.iter().filter(|(_, command)| command.is_pending());
+        let mut of_vehicle: HashMap<Vin, (Vec<CommandId>, usize)> = HashMap::new();
+        let mut of_requester: HashMap<Principal, usize> = HashMap::new();
+        for (id, command) in pending {
+            let of = of_vehicle.entry(command.vin).or_default();
+            of.0.push(*id);
+            of.1 += usize::from(command.is_waiting());
+            *of_requester.entry(command.by.clone()).or_insert(0) += 1;
+        }
+        assert_eq!(self.pending, of_requester.values().sum::<usize>());
+        assert_eq!(of_vehicle.len(), self.of_vehicle.len());
+        for (vin, (pending, waiting)) in of_vehicle {
+            let of = &self.of_vehicle[&vin];
+            assert_eq!((of.pending.as_slice(), of.waiting), (pending.as_slice(), waiting));
+        }
+        assert_eq!(of_requester.len(), self.of_requester.len());
+        assert!(of_requester.iter().all(|(by, count)| self.of_requester.get(by) == Some(count)));
+        let ended = self.by_id.values().filter_map(|command| match &command.state {
+            State::Ended(ended) => Some(ended.message.bytes()),
+            State::Waiting(_) | State::Sent => None,
+        });
+        let ended: Vec<usize> = ended.collect();
+        assert_eq!((self.kept.len(), self.kept_bytes), (ended.len(), ended.iter().sum()));
+        assert!(self.by_key.values().all(|id| self.by_id.contains_key(id)));
+        assert!(self.waiters.keys().all(|id| !self.is_over(*id)), "somebody waits for what is over");
+    }
+}
