@@ -70,10 +70,10 @@ impl Bound {
             Bound::RetainedBytes => "retained_bytes_max",
             Bound::RetainedBacklog => "retained_backlog_max",
             Bound::OutboxBytes => "outbox_bytes_max",
-            Bound::CommandPayloadBytes => "command_payload_bytes_max",
-            Bound::CommandsPerVehicle => "commands_per_vehicle_max",
-            Bound::CommandsPerRequester => "commands_per_requester_max",
-            Bound::Commands => "commands_max",
+            Bound::CommandPayloadBytes => "commands.payload_bytes_max",
+            Bound::CommandsPerVehicle => "commands.pending_per_vehicle_max",
+            Bound::CommandsPerRequester => "commands.pending_per_requester_max",
+            Bound::Commands => "commands.pending_max",
             Bound::FreeSpace => "free_space_floor_bytes",
         }
     }

@@ -92,9 +92,9 @@ pub struct Limits {
     pub command_payload_bytes_max: usize,
     /// Commands that are pending of one vehicle.
     pub commands_per_vehicle_max: usize,
-    /// Commands that are pending for one requester.
+    /// Commands that are pending for one requester, in this shard.
     pub commands_per_requester_max: usize,
-    /// Commands that are pending.
+    /// Commands that are pending in this shard.
     pub commands_max: usize,
     /// Seconds for which it is known what became of a command.
     pub command_outcomes_kept_seconds: u32,

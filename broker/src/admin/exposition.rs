@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use causeway_core::{Bound, Counters, Gauges};
+use causeway_fleet::command::Outcome;
 use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::{Source, process};
@@ -45,7 +46,19 @@ const SHARD_COUNTERS: &Table<Counters> = &[
     ("causeway_refused_by_subscriber_total", "Messages that the subscriber refused.", |c| c.refused_by_subscriber),
     ("causeway_wills_published_total", "Will messages published.", |c| c.wills_published),
     ("causeway_sessions_expired_total", "Sessions that expired.", |c| c.sessions_expired),
+    (
+        "causeway_commands_requested_total",
+        "Requests of commands, those that were refused or came again included.",
+        |c| c.commands_requested,
+    ),
+    ("causeway_commands_retried_total", "Requests of commands that were known by their idempotency key.", |c| {
+        c.commands_retried
+    }),
 ];
+
+/// `causeway_replies_dropped_total`, by reason.
+const REPLIES_DROPPED: &Labelled<Counters> =
+    &[("late", |c| c.replies_late), ("duplicate", |c| c.replies_duplicate), ("forged", |c| c.replies_forged)];
 
 /// Label and number of each.
 type Labelled<T> = [(&'static str, fn(&T) -> u64)];
@@ -82,6 +95,10 @@ const SHARD_GAUGES: &Table<Gauges> = &[
     ("causeway_queued_bytes", "Messages waiting for sessions, in bytes.", |g| g.queued_bytes),
     ("causeway_body_cache_bytes", "Bodies of messages in memory, in bytes.", |g| g.body_bytes),
     ("causeway_inflight_messages", "Messages sent and not yet acknowledged.", |g| g.inflight_messages),
+    ("causeway_commands_pending", "Commands that are not over.", |g| g.commands_pending),
+    ("causeway_command_outcomes", "Commands that are over, and of which it is known what became of them.", |g| {
+        g.command_outcomes
+    }),
 ];
 
 const EDGE_COUNTERS: &Table<EdgeCounters> = &[
@@ -214,6 +231,13 @@ pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<S
         MESSAGES_DROPPED,
         &counters,
     )?;
+    page.by_reason(
+        "causeway_replies_dropped_total",
+        "Replies of vehicles to commands that were over, or that they were not asked.",
+        REPLIES_DROPPED,
+        &counters,
+    )?;
+    page.outcomes(&counters)?;
     page.bounds(&counters, &edge)?;
     page.by_qos("causeway_publish_received_total", "PUBLISH packets received.", counters.publish_received)?;
     page.by_qos(
@@ -283,6 +307,15 @@ impl Page {
         Ok(())
     }
 
+    fn outcomes(&self, counters: &Counters) -> prometheus::Result<()> {
+        let family =
+            self.counter("causeway_commands_ended_total", "Commands that are over, by outcome.", &["outcome"])?;
+        for (outcome, number) in Outcome::ALL.iter().zip(counters.commands_ended) {
+            family.with_label_values(&[outcome.word()]).inc_by(number);
+        }
+        Ok(())
+    }
+
     fn by_qos(&self, name: &str, help: &str, numbers: [u64; 3]) -> prometheus::Result<()> {
         let family = self.counter(name, help, &["qos"])?;
         for (qos, number) in QOS.iter().zip(numbers) {
@@ -304,6 +337,12 @@ impl Page {
         for (name, value) in limits.as_object().into_iter().flatten() {
             if let Some(value) = value.as_u64() {
                 family.with_label_values(&[name]).set(signed(value));
+            }
+        }
+        let commands = serde_json::to_value(&config.commands).unwrap_or_default();
+        for (name, value) in commands.as_object().into_iter().flatten() {
+            if let Some(value) = value.as_u64() {
+                family.with_label_values(&[format!("commands.{name}")]).set(signed(value));
             }
         }
         let pending = config.authentication.verifications_pending_max;

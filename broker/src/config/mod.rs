@@ -36,7 +36,7 @@ pub use settings::{
     Admin, AdminTls, Anonymous, Audit, AuditedConnects, Authentication, Broker, Config, Durability, Jwt, Log,
     LogFormat, LogLevel, PrincipalKind, Registry, Storage, UnknownVehicles,
 };
-pub use vehicles::{Origin, Presence, ShadowSettings};
+pub use vehicles::{CommandSettings, Origin, Presence, ShadowSettings};
 
 #[cfg(test)]
 mod tests;

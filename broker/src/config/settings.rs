@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ClientCertificate, Enrolment, IdentitySettings, LimitSettings, Listener, Origin, PolicySettings, Presence,
-    ShadowSettings, Tls, TlsVersion,
+    ClientCertificate, CommandSettings, Enrolment, IdentitySettings, LimitSettings, Listener, Origin, PolicySettings,
+    Presence, ShadowSettings, Tls, TlsVersion,
 };
 
 /// Configuration of causewayd.
@@ -36,6 +36,8 @@ pub struct Config {
     pub presence: Presence,
     /// The shadows of vehicles: what is wanted of each, and what it last said.
     pub shadow: ShadowSettings,
+    /// Commands to vehicles: how many may be pending, and for how long.
+    pub commands: CommandSettings,
     /// Where messages come from, told to services and operators.
     pub origin: Origin,
     /// The HTTP listener for metrics and health checks.

@@ -79,6 +79,49 @@ impl ShadowSettings {
     }
 }
 
+/// Commands to vehicles: how many may be pending, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CommandSettings {
+    /// Seconds until a command whose request has no Message Expiry Interval is over.
+    #[schemars(range(min = 1, max = 604_800))]
+    pub deadline_seconds: u32,
+    /// Seconds until a command is over, whatever its request says.
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub deadline_seconds_max: u32,
+    /// Bytes of a command's payload. More: refused.
+    #[schemars(range(min = 256, max = 1_048_576))]
+    pub payload_bytes_max: usize,
+    /// Commands that are pending of one vehicle. More: the outcome is queue-full.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub pending_per_vehicle_max: usize,
+    /// Commands that are pending for one requester, in each shard. More: the outcome is queue-full.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub pending_per_requester_max: usize,
+    /// Commands that are pending in each shard. More: the outcome is queue-full.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub pending_max: usize,
+    /// Seconds for which it is known what became of a command: for retries with its idempotency key, and for who asks for it by its number.
+    /// Of more than 100,000 commands, or 64 MiB, the oldest are forgotten earlier.
+    #[schemars(range(min = 1, max = 604_800))]
+    pub outcomes_kept_seconds: u32,
+}
+
+impl Default for CommandSettings {
+    fn default() -> Self {
+        let limits = causeway_core::Limits::default();
+        CommandSettings {
+            deadline_seconds: limits.command_deadline_seconds,
+            deadline_seconds_max: limits.command_deadline_seconds_max,
+            payload_bytes_max: limits.command_payload_bytes_max,
+            pending_per_vehicle_max: limits.commands_per_vehicle_max,
+            pending_per_requester_max: limits.commands_per_requester_max,
+            pending_max: limits.commands_max,
+            outcomes_kept_seconds: limits.command_outcomes_kept_seconds,
+        }
+    }
+}
+
 impl Config {
     /// Whether services and operators are told where messages come from.
     pub fn stamps_origin(&self) -> bool {

@@ -136,6 +136,7 @@ impl Asks {
 fn writes(ask: &Ask) -> bool {
     match ask {
         Ask::Shadow(asked) => !matches!(asked.what, ShadowWhat::Get),
-        Ask::Shadows(_) | Ask::History(_) | Ask::Fleet(_) => false,
+        Ask::Command(_) => true,
+        Ask::Shadows(_) | Ask::History(_) | Ask::Fleet(_) | Ask::CommandState { .. } => false,
     }
 }

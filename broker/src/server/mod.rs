@@ -297,6 +297,13 @@ fn shard_parts(
             shadow_history_days: config.shadow.history_days,
             // The check of a configuration has found them fine.
             shadow_index: config.shadow.fields().unwrap_or_default(),
+            command_deadline_seconds: config.commands.deadline_seconds,
+            command_deadline_seconds_max: config.commands.deadline_seconds_max,
+            command_payload_bytes_max: config.commands.payload_bytes_max,
+            commands_per_vehicle_max: config.commands.pending_per_vehicle_max,
+            commands_per_requester_max: config.commands.pending_per_requester_max,
+            commands_max: config.commands.pending_max,
+            command_outcomes_kept_seconds: config.commands.outcomes_kept_seconds,
             stamps_origin: config.stamps_origin(),
             ..config.limits.of_shard(number, count)
         }),
