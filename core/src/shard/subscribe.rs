@@ -150,7 +150,10 @@ impl Shard {
         let at = self.record_subscribed(now, key, filter, subscription, sends_retained);
         let at = if due.is_empty() { at } else { self.recorder.last() };
         self.queue_retained(key, due, subscription);
-        self.owe_deltas(key, Some(filter));
+        // Like what is retained, what is wanted comes again for a client that subscribes again, unless it says that it should not.
+        if sends_retained {
+            self.owe_deltas(key, Some(filter));
+        }
         Ok(at)
     }
 

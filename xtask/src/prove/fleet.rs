@@ -120,6 +120,30 @@ pub(super) struct Certified {
 }
 
 impl Certified {
+    /// A client whose certificate and key are at `pair`, with `.crt` and `.key`, and who believes the authority in the file `authority`.
+    pub(super) fn from_files(authority: &Path, pair: &Path) -> Result<Certified> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority)?)?;
+        let chain = CertificateDer::pem_file_iter(pair.with_extension("crt"))?.collect::<Result<_, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(pair.with_extension("key"))?;
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)?;
+        Ok(Certified { config: Arc::new(config), serial: Vec::new() })
+    }
+
+    /// A TLS connection to a broker that is called `localhost`.
+    pub(super) fn dial(&self, port: u16) -> Result<Session> {
+        let stream = connected(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        Ok(Session { wire: self.wire(stream)?, websocket: false, plain: Vec::new() })
+    }
+
+    fn wire(&self, stream: TcpStream) -> Result<Wire> {
+        let session = ClientConnection::new(self.config.clone(), ServerName::try_from("localhost")?)?;
+        Ok(Wire::Tls(Box::new(StreamOwned::new(session, stream))))
+    }
+
     /// The same client, when it has lost what it needs to resume a TLS session.
     pub(super) fn forgetful(&self) -> Certified {
         let mut config = ClientConfig::clone(&self.config);
@@ -246,17 +270,10 @@ impl Broker {
 
     /// A connection, up to where MQTT begins; with TLS, as `client`.
     pub(super) fn dial(&self, transport: Transport, client: Option<&Certified>) -> Result<Session> {
-        let stream = TcpStream::connect_timeout(&self.address(transport)?, DEADLINE)?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        stream.set_write_timeout(Some(DEADLINE))?;
-        stream.set_nodelay(true)?;
+        let stream = connected(self.address(transport)?)?;
         let wire = match (transport, client) {
             (Transport::Tcp | Transport::Ws, _) => Wire::Plain(stream),
-            (Transport::Tls | Transport::Wss, client) => {
-                let config = client.context("TLS needs a client")?.config.clone();
-                let session = ClientConnection::new(config, ServerName::try_from("localhost")?)?;
-                Wire::Tls(Box::new(StreamOwned::new(session, stream)))
-            }
+            (Transport::Tls | Transport::Wss, client) => client.context("TLS needs a client")?.wire(stream)?,
         };
         let websocket = matches!(transport, Transport::Ws | Transport::Wss);
         let mut session = Session { wire, websocket, plain: Vec::new() };
@@ -273,6 +290,14 @@ impl Drop for Broker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn connected(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+    stream.set_read_timeout(Some(DEADLINE))?;
+    stream.set_write_timeout(Some(DEADLINE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 fn configuration(ports: &[(Transport, u16)], admin_port: u16, has_users: bool) -> String {
@@ -330,6 +355,17 @@ pub(super) struct Hello<'a> {
     pub(super) level: u8,
 }
 
+/// What a client is told.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// A message: its topic and payload.
+    Message(String, Vec<u8>),
+    /// PUBACK with its identifier and reason.
+    Acknowledged(u16, u8),
+    /// SUBACK of one filter, likewise.
+    Granted(u16, u8),
+}
+
 /// One MQTT connection.
 pub(super) struct Session {
     wire: Wire,
@@ -354,6 +390,46 @@ impl Session {
         match self.read_packet()? {
             (0x20, body) if body.len() >= 2 => Ok(body[1]),
             (first, _) => bail!("{first:#x} instead of CONNACK"),
+        }
+    }
+
+    /// Connects as a 5.0 client whose session is kept for an hour, or begins and ends with this; whether there was one.
+    pub(super) fn come_back(&mut self, client_id: &str, is_kept: bool) -> Result<bool> {
+        let properties: &[u8] = if is_kept { &[5, 0x11, 0, 0, 0x0E, 0x10] } else { &[0] };
+        let head = [&b"\0\x04MQTT\x05"[..], &[if is_kept { 0 } else { 2 }, 0, 0]].concat();
+        self.send(&packet(0x10, &[&head, properties, &string(client_id)].concat()))?;
+        match self.read_packet()? {
+            (0x20, body) if body.get(1) == Some(&0) => Ok(body[0] == 1),
+            (0x20, body) => bail!("{client_id}: CONNACK {body:x?}"),
+            (first, _) => bail!("{first:#x} instead of CONNACK"),
+        }
+    }
+
+    /// Asks for all of a filter with QoS 1; the answer is for [`Session::heard`].
+    pub(super) fn ask_for(&mut self, filter: &str, packet_id: u16) -> Result<()> {
+        Ok(self.send(&packet(0x82, &[&packet_id.to_be_bytes()[..], &[0], &string(filter), &[1]].concat()))?)
+    }
+
+    /// The next that a 5.0 client is told. Messages of QoS 1 are acknowledged.
+    pub(super) fn heard(&mut self) -> Result<Heard> {
+        let (first, body) = self.read_packet()?;
+        let packet_id = || body.first_chunk().map(|id| u16::from_be_bytes(*id)).context("a packet is cut");
+        match first & 0xF0 {
+            0x30 => {
+                let length = usize::from(packet_id()?);
+                let (topic, mut rest) = body[2..].split_at_checked(length).context("a packet is cut")?;
+                if let (2, Some(id)) = (first & 6, rest.first_chunk::<2>()) {
+                    self.send(&[0x40, 2, id[0], id[1]])?;
+                    rest = &rest[2..];
+                }
+                // Properties are shorter than 128 bytes here.
+                let properties = 1 + usize::from(*rest.first().context("a packet is cut")?);
+                let payload = rest.get(properties..).context("a packet is cut")?;
+                Ok(Heard::Message(String::from_utf8(topic.to_vec())?, payload.to_vec()))
+            }
+            0x40 => Ok(Heard::Acknowledged(packet_id()?, body.get(2).copied().unwrap_or(0))),
+            0x90 => Ok(Heard::Granted(packet_id()?, body.last().copied().unwrap_or(0))),
+            _ => bail!("{first:#x} was not expected"),
         }
     }
 

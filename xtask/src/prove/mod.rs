@@ -27,12 +27,14 @@ mod load;
 mod million_sessions;
 mod powercut;
 mod presence;
+mod puppets;
 mod revocation;
 mod rotation;
 mod shadow_aws;
 mod side_by_side;
 mod soak;
 mod speed;
+mod stale_unlock;
 mod storm;
 
 /// What to prove, and how thoroughly.
@@ -151,6 +153,11 @@ const PROOFS: &[Proof] = &[
         name: "shadow-aws",
         claim: "the AWS IoT device SDK's shadow clients, old and new, work with only endpoint and certificates changed",
         run: |workspace, options| shadow_aws::prove(workspace, options.full),
+    },
+    Proof {
+        name: "stale-unlock",
+        claim: "doors that were unlocked as desired and then locked by hand stay locked, whatever becomes of connections and broker",
+        run: |workspace, options| stale_unlock::prove(workspace, options.full),
     },
     Proof {
         name: "speed",
