@@ -9,7 +9,9 @@ and what must not come is shown by what comes after it.
 import argparse
 import datetime
 import json
+import os
 import pathlib
+import sys
 import threading
 
 from things import CONNECTIONS, SHADOWS, Endpoint, Failure, Refused, Rejected, plain
@@ -291,3 +293,6 @@ def main():
 
 if __name__ == "__main__":
     main()
+    sys.stdout.flush()
+    # All is said and closed. The SDK's own threads do not always survive the end of the interpreter.
+    os._exit(0)
