@@ -1,6 +1,6 @@
 //! Shadows as vehicles and backends see them.
 
-use causeway_protocol::{ForwardedBuilder, ForwardedProperties, Packet, Publish};
+use causeway_protocol::{ForwardedBuilder, ForwardedProperties, Packet, Publish, RetainHandling, SubscriptionOptions};
 
 use super::peers::Broker;
 use super::world::*;
@@ -89,6 +89,24 @@ fn a_vehicle_that_was_away_gets_one_delta() {
     world.hang_up(car);
     let (_, heard) = world.dial_as(persistent(VIN), vehicle(VIN));
     assert_eq!(heard, ["connack 0x00 present"]);
+}
+
+#[test]
+fn who_subscribes_again_is_told_again_unless_it_says_otherwise() {
+    let mut world = World::new();
+    let (car, backend) = pair(&mut world);
+    wish(&mut world, backend, r#"{"a":1}"#);
+    assert_eq!(told(&world.heard(car), DELTA).len(), 1);
+    for (retain_handling, times) in
+        [(RetainHandling::Always, 1), (RetainHandling::IfNew, 0), (RetainHandling::Never, 0)]
+    {
+        world.subscribe(car, DELTA, SubscriptionOptions { retain_handling, ..options(1) });
+        assert_eq!(told(&world.heard(car), DELTA).len(), times, "{retain_handling:?}");
+    }
+    world.unsubscribe(car, DELTA);
+    world.heard(car);
+    world.subscribe(car, DELTA, SubscriptionOptions { retain_handling: RetainHandling::IfNew, ..options(1) });
+    assert_eq!(told(&world.heard(car), DELTA).len(), 1);
 }
 
 #[test]
