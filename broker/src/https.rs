@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::log_gate::LogGate;
+use crate::patience::{Patience, STREAM_STALL_MAX};
 use crate::tls::ListenerTls;
 
 /// How many connections there may be, and for how long.
@@ -34,7 +35,7 @@ pub(crate) struct Bounds {
     pub(crate) connections_per_address_max: usize,
     /// From the TCP connection to the end of the TLS handshake.
     pub(crate) handshake_max: Duration,
-    /// From the TCP connection to its end, requests under way or not.
+    /// From the TCP connection to its end, requests under way or not, unless it is a stream.
     pub(crate) connection_max: Duration,
 }
 
@@ -54,6 +55,7 @@ pub(crate) struct HttpsStream {
     stream: TlsStream<TcpStream>,
     deadline: Pin<Box<Sleep>>,
     tls: Arc<ListenerTls>,
+    patience: Patience,
     _place: Place,
 }
 
@@ -64,6 +66,8 @@ pub(crate) struct Peer {
     pub(crate) address: SocketAddr,
     /// The client certificate, verified when it was first shown, if there is one: the TLS session may go on from an earlier one.
     pub(crate) certificate: Option<CertificateDer<'static>>,
+    /// Keeps the connection open while it is a stream.
+    pub(crate) patience: Patience,
     shown: Shown,
 }
 
@@ -95,7 +99,8 @@ impl Connected<IncomingStream<'_, HttpsListener>> for Peer {
         let (_, session) = stream.io().stream.get_ref();
         let chain: Arc<[_]> = session.peer_certificates().unwrap_or_default().into();
         let shown = Shown { chain, tls: stream.io().tls.clone() };
-        Peer { address: *stream.remote_addr(), certificate: shown.chain.first().cloned(), shown }
+        let patience = stream.io().patience.clone();
+        Peer { address: *stream.remote_addr(), certificate: shown.chain.first().cloned(), patience, shown }
     }
 }
 
@@ -117,7 +122,10 @@ impl HttpsListener {
         self.handshakes.spawn(async move {
             let deadline = Box::pin(sleep_until(Instant::now() + bounds.connection_max));
             let why = match timeout(bounds.handshake_max, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => return Some((HttpsStream { stream, deadline, tls, _place: place }, peer)),
+                Ok(Ok(stream)) => {
+                    let patience = Patience::default();
+                    return Some((HttpsStream { stream, deadline, tls, patience, _place: place }, peer));
+                }
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "it took too long".to_owned(),
             };
@@ -226,7 +234,11 @@ impl AsyncRead for HttpsStream {
 impl AsyncWrite for HttpsStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.in_time(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if self.patience.is_stream() && written.is_ready() {
+            self.deadline.as_mut().reset(Instant::now() + STREAM_STALL_MAX);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

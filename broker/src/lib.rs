@@ -21,6 +21,7 @@ mod home_shard;
 mod https;
 mod listener;
 mod log_gate;
+mod patience;
 mod proxy;
 pub mod server;
 mod shard_loop;

@@ -17,6 +17,9 @@ use crate::config::Admin;
 /// Who asks, in words, for the log.
 pub(super) type Caller = String;
 
+/// The caller where everybody on this machine may.
+pub(super) const THIS_MACHINE: &str = "this machine";
+
 /// See the module.
 pub(super) struct Access {
     rule: Rule,
@@ -56,7 +59,7 @@ impl Access {
     /// They may not.
     pub(super) fn admit(&self, headers: &HeaderMap, operator: Option<&str>, needs: Needs) -> Result<Caller, Problem> {
         match &self.rule {
-            Rule::Loopback if is_of_this_machine(headers) => Ok("this machine".to_owned()),
+            Rule::Loopback if is_of_this_machine(headers) => Ok(THIS_MACHINE.to_owned()),
             Rule::Loopback => Err(Problem::new(403, "the Host is neither localhost nor an address")),
             Rule::Closed => {
                 let why = "without admin.token_file or admin.tls.client_ca_file, this works on a loopback address only";

@@ -6,10 +6,11 @@ use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
 use causeway_fleet::Principal;
 
-use super::bounded::{Bounded, Patience};
+use super::bounded::Bounded;
 use crate::config::IdentitySettings;
 use crate::https::{HttpsListener, Peer};
 use crate::identity::identify;
+use crate::patience::Patience;
 use crate::registry::{Registry, Subject, now_ms};
 
 /// See the module.
@@ -28,7 +29,8 @@ impl Connected<IncomingStream<'_, Bounded>> for Asker {
 
 impl Connected<IncomingStream<'_, HttpsListener>> for Asker {
     fn connect_info(stream: IncomingStream<'_, HttpsListener>) -> Asker {
-        Asker { patience: Patience::default(), peer: Some(Peer::connect_info(stream)) }
+        let peer = Peer::connect_info(stream);
+        Asker { patience: peer.patience.clone(), peer: Some(peer) }
     }
 }
 

@@ -8,8 +8,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,7 +18,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Connections open at the same time. One more, and the oldest is closed: a health check always gets its answer.
+use crate::patience::{Patience, STREAM_STALL_MAX};
+
+/// Connections open at the same time. One more, and the oldest that is no stream is closed: a health check always gets its answer.
 const CONNECTIONS_MAX: usize = 64;
 /// How long a connection may last, requests under way or not, unless there is [`Patience`]. Scrapers connect again.
 const CONNECTION_MAX: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ const FIRST_ANSWER_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Bounded {
     listener: TcpListener,
     /// The open ones, oldest first. Dropping a sender closes its connection.
-    open: VecDeque<oneshot::Sender<()>>,
+    open: VecDeque<(oneshot::Sender<()>, Patience)>,
 }
 
 pub(super) struct BoundedStream {
@@ -38,28 +38,11 @@ pub(super) struct BoundedStream {
     deadline: Pin<Box<Sleep>>,
     accepted: Instant,
     answered: bool,
+    /// Whether the deadline is that of a stream.
+    streams: bool,
     /// Resolves when the place is needed for somebody else.
     displaced: oneshot::Receiver<()>,
     patience: Patience,
-}
-
-/// Keeps a connection open while its request takes long.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Patience(Arc<AtomicBool>);
-
-impl Patience {
-    /// Until the answer is written, the connection may last. Others may still displace it.
-    pub(super) fn begin(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    fn is_there(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn end(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
-    }
 }
 
 impl Connected<IncomingStream<'_, Bounded>> for Patience {
@@ -74,14 +57,15 @@ impl Bounded {
     }
 
     /// A place for one more connection.
-    fn place(&mut self) -> oneshot::Receiver<()> {
-        self.open.retain(|connection| !connection.is_closed());
+    fn place(&mut self) -> (oneshot::Receiver<()>, Patience) {
+        self.open.retain(|(connection, _)| !connection.is_closed());
         if self.open.len() >= CONNECTIONS_MAX {
-            self.open.pop_front();
+            let oldest = self.open.iter().position(|(_, patience)| !patience.is_stream());
+            self.open.remove(oldest.unwrap_or_default());
         }
-        let (connection, displaced) = oneshot::channel();
-        self.open.push_back(connection);
-        displaced
+        let ((connection, displaced), patience) = (oneshot::channel(), Patience::default());
+        self.open.push_back((connection, patience.clone()));
+        (displaced, patience)
     }
 }
 
@@ -93,8 +77,8 @@ impl axum::serve::Listener for Bounded {
         // Waits a while where the system has no file descriptors left.
         let (stream, peer) = axum::serve::Listener::accept(&mut self.listener).await;
         let deadline = Box::pin(sleep(FIRST_ANSWER_MAX));
-        let (accepted, displaced) = (Instant::now(), self.place());
-        (BoundedStream { stream, deadline, accepted, answered: false, displaced, patience: Patience::default() }, peer)
+        let (accepted, (displaced, patience)) = (Instant::now(), self.place());
+        (BoundedStream { stream, deadline, accepted, answered: false, streams: false, displaced, patience }, peer)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -105,7 +89,8 @@ impl axum::serve::Listener for Bounded {
 impl BoundedStream {
     fn in_time(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         let displaced = Pin::new(&mut self.displaced).poll(context).is_ready();
-        let is_late = self.deadline.as_mut().poll(context).is_ready() && !self.patience.is_there();
+        let waits = self.patience.is_there() || (self.patience.is_stream() && !self.streams);
+        let is_late = self.deadline.as_mut().poll(context).is_ready() && !waits;
         match displaced || is_late {
             true => Err(io::ErrorKind::TimedOut.into()),
             false => Ok(()),
@@ -136,7 +121,12 @@ impl AsyncWrite for BoundedStream {
             let end = self.accepted + CONNECTION_MAX;
             self.deadline.as_mut().reset(end);
         }
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        if self.patience.is_stream() && (written.is_ready() || !self.streams) {
+            self.streams = true;
+            self.deadline.as_mut().reset(Instant::now() + STREAM_STALL_MAX);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,4 +1,4 @@
-//! The HTTP listener for operators: `/metrics`, `/live`, `/ready`, and below `/v1` backups and the registry.
+//! The HTTP listener for operators: `/metrics`, `/live`, `/ready`, and below `/v1` backups, the registry, shadows and commands.
 //!
 //! Owns what they answer, and who may ask. It learns what it tells from a [`Source`]; the registry's answers are made in `api`.
 
@@ -8,6 +8,7 @@ mod asker;
 mod backup;
 mod bounded;
 mod exposition;
+mod live;
 mod process;
 mod registry;
 pub mod token_file;
@@ -25,6 +26,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
 use crate::audit::Audit;
 use crate::audit::AuditCounts;
@@ -32,7 +34,7 @@ use crate::auth::Authenticator;
 use crate::config::{AdminTls, Config};
 use crate::https::{Bounds, HttpsListener};
 use crate::registry::Registry;
-use crate::server::{Backups, EdgeCounters, ObservedShard, which};
+use crate::server::{Asks, Backups, EdgeCounters, ObservedShard, which};
 use crate::tls::{ListenerTls, TlsError};
 use access::Access;
 use asker::Asker;
@@ -65,6 +67,8 @@ pub trait Source: Send + Sync + 'static {
     fn backups(&self) -> Arc<Backups>;
     /// Which vehicles there are. None while the broker starts.
     fn registry(&self) -> Option<Arc<Registry>>;
+    /// Where shards are asked. None while the broker starts.
+    fn asks(&self) -> Option<Asks>;
     /// Where changes are recorded.
     fn audit_log(&self) -> Audit;
     /// Whether clients can be served.
@@ -144,7 +148,8 @@ impl AdminServer {
         shutdown: impl Future<Output = ()> + Send + 'static,
     ) {
         let access = Arc::new(Access::new(&config.admin, self.address));
-        let told = Told { config, source, access };
+        let streams = Arc::new(Semaphore::new(live::STREAMS_MAX));
+        let told = Told { config, source, access, streams };
         let router = router(told).into_make_service_with_connect_info::<Asker>();
         let served = match self.tls {
             None => axum::serve(Bounded::new(self.listener), router).with_graceful_shutdown(shutdown).await,
@@ -164,6 +169,8 @@ struct Told {
     config: Arc<Config>,
     source: Arc<dyn Source>,
     access: Arc<Access>,
+    /// Places for streams of events.
+    streams: Arc<Semaphore>,
 }
 
 fn router(told: Told) -> Router {

@@ -1,18 +1,20 @@
-//! The registry's part of the listener: between HTTP and [`super::api`].
+//! What the listener does below `/v1`: between HTTP and [`super::api`], or [`super::live`].
 //!
 //! Owns the order: who asks, what for, and only then the body. What is changed is logged with who changed it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Told;
-use super::api::{self, Answer, Needs, Problem};
+use super::api::{self, Answer, Does, Live, Needs, Problem};
 use super::asker::Asker;
+use super::live::{self, Visit};
 use crate::audit::{AuditEvent, Decision, What};
 use crate::registry::now_ms;
 
@@ -25,13 +27,13 @@ pub(super) async fn answer(
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    match ask(&told, &asker, &parts, body).await {
-        Ok(answer) => respond(answer),
+    match ask(told, asker, parts, body).await {
+        Ok(response) => response,
         Err(problem) => respond(problem.into_answer()),
     }
 }
 
-async fn ask(told: &Told, asker: &Asker, parts: &Parts, body: Body) -> Result<Answer, Problem> {
+async fn ask(told: Told, asker: Asker, parts: Parts, body: Body) -> Result<Response, Problem> {
     let (path, method) = (parts.uri.path(), &parts.method);
     // Whoever may not look learns nothing of what there is.
     let found = api::route(method.as_str(), path);
@@ -42,18 +44,18 @@ async fn ask(told: &Told, asker: &Asker, parts: &Parts, body: Body) -> Result<An
         let detail = format!("{method} {path}");
         told.source.audit_log().record(AuditEvent::new(What::Registry, Decision::Deny, detail));
     })?;
-    found?;
+    let (route, names) = found?;
+    if let Some(live) = live(route.does) {
+        asker.patience.begin();
+        return live::answer(live, Visit { told, asker, parts: Arc::new(parts), caller, names }, body).await;
+    }
     if is_change(method) {
         check_kind(&parts.headers)?;
     }
     // From here on it is somebody who may: the disk may take its time, and a long list on a thin line, too.
     asker.patience.begin();
     let registry = registry.ok_or_else(|| Problem::new(503, "the broker is starting or stopping"))?;
-    let body = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, api::BODY_BYTES_MAX)).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(_)) => return Err(Problem::new(413, format!("a body has {} bytes at most", api::BODY_BYTES_MAX))),
-        Err(_) => return Err(Problem::new(408, "the body did not come in time")),
-    };
+    let body = read_body(body, api::BODY_BYTES_MAX).await?;
     let (method, path) = (method.as_str().to_owned(), path.to_owned());
     let query = parts.uri.query().unwrap_or_default().to_owned();
     let audit = told.source.audit_log();
@@ -68,7 +70,25 @@ async fn ask(told: &Told, asker: &Asker, parts: &Parts, body: Body) -> Result<An
         }
         answer
     });
-    answered.await.map_err(|_| Problem::new(500, "the thread that answered failed"))
+    let answered = answered.await.map_err(|_| Problem::new(500, "the thread that answered failed"))?;
+    Ok(respond(answered))
+}
+
+/// All of a body, which has to be there in time.
+pub(super) async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, bytes_max)).await {
+        Ok(Ok(body)) => Ok(body),
+        Ok(Err(_)) => Err(Problem::new(413, format!("a body has {bytes_max} bytes at most"))),
+        Err(_) => Err(Problem::new(408, "the body did not come in time")),
+    }
+}
+
+/// Whether the shards of the broker answer.
+fn live(does: Does) -> Option<Live> {
+    match does {
+        Does::Live(live) => Some(live),
+        Does::Registry(_) => None,
+    }
 }
 
 fn what(path: &str) -> What {

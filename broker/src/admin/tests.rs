@@ -48,6 +48,10 @@ impl Source for Fixed {
         self.registry.clone()
     }
 
+    fn asks(&self) -> Option<Asks> {
+        None
+    }
+
     fn audit_log(&self) -> Audit {
         Audit::default()
     }

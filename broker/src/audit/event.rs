@@ -34,6 +34,8 @@ pub enum What {
     Unban,
     /// The registry of vehicles was changed.
     Registry,
+    /// A shadow was changed by somebody who is no MQTT client.
+    Shadow,
     /// A certificate was asked for.
     Enrol,
     /// The policy was read again.
@@ -52,7 +54,7 @@ pub enum What {
 
 impl What {
     /// All of them.
-    pub const ALL: [What; 19] = [
+    pub const ALL: [What; 20] = [
         What::Start,
         What::Stop,
         What::Connect,
@@ -65,6 +67,7 @@ impl What {
         What::Ban,
         What::Unban,
         What::Registry,
+        What::Shadow,
         What::Enrol,
         What::Policy,
         What::Certificates,
@@ -89,6 +92,7 @@ impl What {
             What::Ban => "ban",
             What::Unban => "unban",
             What::Registry => "registry",
+            What::Shadow => "shadow",
             What::Enrol => "enrol",
             What::Policy => "policy",
             What::Certificates => "certificates",

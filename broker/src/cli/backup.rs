@@ -147,7 +147,7 @@ fn ask(url: &str, credentials: &Credentials, to: &Path, out: &mut dyn Write) -> 
     let reply = client.ask("POST", "/v1/backup", Some(&body))?;
     match reply.status {
         200..=299 => {
-            writeln!(out, "backed up to {shown} {}", reply.body.trim())?;
+            writeln!(out, "backed up to {shown} {}", reply.body().trim())?;
             Ok(ExitCode::SUCCESS)
         }
         404 | 405 => bail!("the broker at {url} makes no backups: stop it, and back up without --admin"),

@@ -16,6 +16,8 @@ use crate::config::{CONFIG_VARIABLE, Config, Depth, load_to};
 use crate::data_directory::LOCK_NAME;
 use crate::registry::{REGISTRY_FILE, Registry, now_ms};
 
+/// Where the administration listener is in the sample configuration.
+const ADMIN_URL_DEFAULT: &str = "http://127.0.0.1:9883";
 /// Entries that are asked for at once.
 const PAGE: usize = 1000;
 
@@ -36,6 +38,37 @@ pub(super) struct Target {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+/// Which broker, that runs.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Running {
+    /// The administration listener of the broker [default: that of --config, else http://127.0.0.1:9883]
+    #[arg(long, value_name = "URL")]
+    admin: Option<String>,
+    /// The broker's configuration file, which says where its administration listener is
+    #[arg(long, short, value_name = "FILE", env = CONFIG_VARIABLE)]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    credentials: Credentials,
+}
+
+impl Running {
+    /// Whoever answers there.
+    ///
+    /// # Errors
+    /// The file is wrong, or names no listener.
+    pub(super) fn client(&self, environment: Vec<(String, String)>) -> anyhow::Result<Client> {
+        let url = match (&self.admin, &self.config) {
+            (Some(url), _) => url.clone(),
+            (None, None) => ADMIN_URL_DEFAULT.to_owned(),
+            (None, Some(file)) => {
+                let config = load_config(file, environment)?;
+                admin_url(&config).with_context(|| format!("{} has no admin.bind to ask at", file.display()))?
+            }
+        };
+        Client::new(&url, &self.credentials)
+    }
 }
 
 /// Whoever answers.
@@ -69,12 +102,7 @@ impl Desk {
                 "say whom to ask: --config FILE of the broker, --admin URL while it runs, or --data DIR while it is stopped"
             );
         };
-        let loaded = load_to(file, environment, Depth::Meaning);
-        let config = loaded.map_err(|problems| {
-            let first = problems.first().map(ToString::to_string).unwrap_or_default();
-            anyhow::anyhow!("{}", first.trim_end())
-        })?;
-        Desk::of(&config.config, target)
+        Desk::of(&load_config(file, environment)?, target)
     }
 
     /// The data directory where nobody has it; else the broker that has it.
@@ -122,16 +150,7 @@ impl Desk {
         }
         let body = body.map(Value::to_string);
         match self {
-            Desk::Broker(client) => {
-                let reply = client.ask(method, target, body.as_deref())?;
-                match reply.status {
-                    200..=299 => Ok(serde_json::from_str(&reply.body).unwrap_or_default()),
-                    401 => {
-                        bail!("the broker wants to know who asks: {} (--token-file or --certificate)", reply.detail())
-                    }
-                    _ => bail!("{}", reply.detail()),
-                }
-            }
+            Desk::Broker(client) => client.ask(method, target, body.as_deref())?.json(),
             Desk::Folder { registry, .. } => {
                 let (path, query) = target.split_once('?').unwrap_or((target, ""));
                 let body = body.unwrap_or_default();
@@ -163,6 +182,15 @@ impl Desk {
         }
         Ok(entries)
     }
+}
+
+fn load_config(file: &Path, environment: Vec<(String, String)>) -> anyhow::Result<Config> {
+    let loaded = load_to(file, environment, Depth::Meaning);
+    let loaded = loaded.map_err(|problems| {
+        let first = problems.first().map(ToString::to_string).unwrap_or_default();
+        anyhow::anyhow!("{}", first.trim_end())
+    })?;
+    Ok(loaded.config)
 }
 
 /// Where the broker of this configuration listens for operators, from this machine.

@@ -1,15 +1,15 @@
 //! Requests to the administration listener of a broker that runs.
 //!
-//! Owns one request on one connection, over TCP or TLS. It knows no more of HTTP than the broker's own answers need.
+//! Owns one request on one connection, over TCP or TLS, and streams of events. It knows no more of HTTP than the broker's own answers need.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -18,8 +18,12 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// A broker that does not even take the question.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A stream says at least every 15 seconds that it lives.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
 /// The most that is read of a broker's answer.
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
+/// The most that is read of what stands before a stream.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// What a broker is shown.
 #[derive(Debug, Clone, Default, Args)]
@@ -47,21 +51,60 @@ pub(super) struct Client {
     tls: Option<Arc<ClientConfig>>,
 }
 
+/// What is asked.
+pub(super) struct Question<'a> {
+    pub(super) method: &'a str,
+    /// The path, and the query.
+    pub(super) target: &'a str,
+    /// Beside those that every request has: names and values.
+    pub(super) headers: &'a [(&'a str, &'a str)],
+    pub(super) body: &'a [u8],
+}
+
 /// What was answered.
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
-    pub(super) body: String,
+    pub(super) bytes: Vec<u8>,
 }
 
 impl Reply {
+    /// The body as text.
+    pub(super) fn body(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// What is answered.
+    ///
+    /// # Errors
+    /// What does not go, and why.
+    pub(super) fn json(&self) -> anyhow::Result<serde_json::Value> {
+        match self.status {
+            200..=299 => Ok(serde_json::from_slice(&self.bytes).unwrap_or_default()),
+            _ => Err(self.refusal()),
+        }
+    }
+
+    /// What does not go, and why.
+    pub(super) fn refusal(&self) -> anyhow::Error {
+        match self.status {
+            401 => anyhow!("the broker wants to know who asks: {} (--token-file or --certificate)", self.detail()),
+            _ => anyhow!("{}", self.detail()),
+        }
+    }
+
     /// What the broker says about what did not go.
     pub(super) fn detail(&self) -> String {
-        let problem: Option<serde_json::Value> = serde_json::from_str(&self.body).ok();
+        let problem: Option<serde_json::Value> = serde_json::from_slice(&self.bytes).ok();
         let detail = problem.as_ref().and_then(|problem| problem["detail"].as_str());
-        detail.unwrap_or(self.body.trim()).to_owned()
+        detail.map_or_else(|| self.body().trim().to_owned(), str::to_owned)
     }
 }
+
+/// A connection, encrypted or not.
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
 
 impl Client {
     /// For the listener at a URL.
@@ -89,37 +132,79 @@ impl Client {
         Ok(Client { url: url.to_owned(), host, token, tls })
     }
 
-    /// Asks, and waits for the answer for as long as it takes.
+    /// Asks with JSON, and waits for the answer for as long as it takes.
     ///
     /// # Errors
     /// There is no answer. One that says no is none of them.
     pub(super) fn ask(&self, method: &str, target: &str, body: Option<&str>) -> anyhow::Result<Reply> {
+        let headers = &[("Content-Type", "application/json")];
+        self.send(&Question { method, target, headers, body: body.unwrap_or_default().as_bytes() })
+    }
+
+    /// Asks whatever is to be asked, likewise.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn send(&self, question: &Question<'_>) -> anyhow::Result<Reply> {
+        let (stream, _) = self.connect()?;
+        let answer = exchange(stream, &self.request("HTTP/1.1", question)).with_context(|| self.url.clone())?;
+        read_reply(&answer).with_context(|| self.no_http())
+    }
+
+    /// A stream of events; or what is answered instead.
+    ///
+    /// # Errors
+    /// As above.
+    pub(super) fn follow(&self, target: &str) -> anyhow::Result<Result<Box<dyn BufRead>, Reply>> {
+        let (mut stream, socket) = self.connect()?;
+        socket.set_read_timeout(Some(STREAM_TIMEOUT))?;
+        let headers = &[("Accept", "text/event-stream")];
+        // In this version, the body is what comes until the end.
+        let request = self.request("HTTP/1.0", &Question { method: "GET", target, headers, body: &[] });
+        stream.write_all(&request).and_then(|()| stream.flush()).with_context(|| self.url.clone())?;
+        let mut reader = BufReader::new(stream);
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") && head.len() < HEAD_BYTES_MAX {
+            let read = reader.by_ref().take(HEAD_BYTES_MAX as u64).read_until(b'\n', &mut head);
+            if read.with_context(|| self.url.clone())? == 0 {
+                break;
+            }
+        }
+        if head.split(|byte| *byte == b' ').nth(1) == Some(b"200") {
+            return Ok(Ok(Box::new(reader)));
+        }
+        reader.take(ANSWER_BYTES_MAX).read_to_end(&mut head).with_context(|| self.url.clone())?;
+        read_reply(&head).with_context(|| self.no_http()).map(Err)
+    }
+
+    fn no_http(&self) -> String {
+        format!("{} does not speak HTTP", self.url)
+    }
+
+    /// A connection, and its socket.
+    fn connect(&self) -> anyhow::Result<(Box<dyn Stream>, TcpStream)> {
         let resolved = self.host.to_socket_addrs().ok().and_then(|mut all| all.next());
         let address = resolved.with_context(|| format!("{} is no URL of an administration listener", self.url))?;
         let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).with_context(|| self.url.clone())?;
-        let request = self.request(method, target, body);
-        let answer = match &self.tls {
-            None => exchange(stream, &request),
-            Some(config) => {
-                let name = self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name);
-                let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).context("the URL's host")?;
-                let session = ClientConnection::new(config.clone(), name)?;
-                exchange(StreamOwned::new(session, stream), &request)
-            }
-        };
-        read_reply(&answer.with_context(|| self.url.clone())?)
-            .with_context(|| format!("{} does not speak HTTP", self.url))
+        let socket = stream.try_clone()?;
+        let Some(config) = &self.tls else { return Ok((Box::new(stream), socket)) };
+        let name = self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name);
+        let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned()).context("the URL's host")?;
+        let session = ClientConnection::new(config.clone(), name)?;
+        Ok((Box::new(StreamOwned::new(session, stream)), socket))
     }
 
-    fn request(&self, method: &str, target: &str, body: Option<&str>) -> String {
-        let token = self.token.as_ref().map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-        let body = body.unwrap_or_default();
-        format!(
-            "{method} {target} HTTP/1.1\r\nHost: {}\r\n{token}Content-Type: application/json\r\nContent-Length: {}\r\n\
-             Connection: close\r\n\r\n{body}",
-            self.host,
-            body.len()
-        )
+    fn request(&self, version: &str, question: &Question<'_>) -> Vec<u8> {
+        let Question { method, target, headers, body } = question;
+        let (host, length) = (&self.host, body.len());
+        let mut head = format!("{method} {target} {version}\r\nHost: {host}\r\nContent-Length: {length}\r\n");
+        let token = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let token = token.as_deref().map(|token| ("Authorization", token));
+        for (name, value) in headers.iter().copied().chain(token).chain([("Connection", "close")]) {
+            head.extend([name, ": ", value, "\r\n"]);
+        }
+        head.push_str("\r\n");
+        [head.as_bytes(), body].concat()
     }
 }
 
@@ -161,8 +246,8 @@ fn read_certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>
 }
 
 /// Everything that is answered, up to the end of the connection or of what its head promises.
-fn exchange(mut stream: impl Read + Write, request: &str) -> std::io::Result<Vec<u8>> {
-    stream.write_all(request.as_bytes())?;
+fn exchange(mut stream: impl Read + Write, request: &[u8]) -> std::io::Result<Vec<u8>> {
+    stream.write_all(request)?;
     stream.flush()?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 8192]);
     while !is_complete(&answer) && (answer.len() as u64) < ANSWER_BYTES_MAX {
@@ -190,7 +275,7 @@ fn is_complete(answer: &[u8]) -> bool {
 fn read_reply(answer: &[u8]) -> anyhow::Result<Reply> {
     let (head, body) = split(answer).context("the answer breaks off")?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("there is no status")?;
-    Ok(Reply { status, body: String::from_utf8_lossy(body).into_owned() })
+    Ok(Reply { status, bytes: body.to_vec() })
 }
 
 #[cfg(test)]

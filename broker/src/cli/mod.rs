@@ -1,6 +1,6 @@
 //! The command line of `causewayd`.
 //!
-//! Owns commands, options and exit codes: 0 for success, 1 for failure, 2 for a wrong command line. Each command does its work in a
+//! Owns commands, options and exit codes: 0 for success, 1 for failure, 2 for a wrong command line; `command` has more. Each command does its work in a
 //! module of its own.
 
 mod admin_token;
@@ -13,10 +13,12 @@ mod dev;
 mod group;
 mod http;
 mod inspect;
+mod leaves;
 mod passwd;
 mod pki;
 mod policy;
 mod serve;
+mod shadow;
 mod table;
 mod vehicle;
 
@@ -92,6 +94,8 @@ Example:
     Group(group::Options),
     /// Ban somebody for a while, or for good
     Ban(ban::Options),
+    /// Show, follow and change what is wanted of vehicles and what they report
+    Shadow(shadow::Options),
     /// Make, remove and list the tokens of the administration listener
     AdminToken(admin_token::Options),
     /// Show what a data directory or a backup holds, and check it
@@ -162,6 +166,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Vehicle(options) => vehicle::run(&options, environment()?, &mut stdout()),
         Command::Group(options) => group::run(&options, environment()?, &mut stdout()),
         Command::Ban(options) => ban::run(&options, environment()?, &mut stdout()),
+        Command::Shadow(options) => shadow::run(&options, environment()?, &mut stdout()),
         Command::AdminToken(options) => admin_token::run(&options, &mut stdout()),
         Command::Inspect(options) => inspect::run(&options, &mut stdout()),
         Command::Backup(options) => backup::run(&options, &mut stdout()),
@@ -244,6 +249,11 @@ mod tests {
             "causewayd ban add client:x --for 1h --why w --data d",
             "causewayd ban list --data d",
             "causewayd admin-token f add ann --role write",
+            "causewayd shadow show V --name n --json",
+            "causewayd shadow watch V",
+            "causewayd shadow watch --all --admin http://a:1",
+            "causewayd shadow set V a.b=1 c=d --ttl 10m --if-version 3",
+            "causewayd shadow delete V",
             "causewayd admin-token f list",
             "causewayd audit show d --what ban",
         ] {
@@ -269,6 +279,11 @@ mod tests {
             "causewayd vehicle list --data d --admin http://a:1",
             "causewayd vehicle token V --for 12 --data d",
             "causewayd ban add client:x --for 0s",
+            "causewayd shadow show",
+            "causewayd shadow watch",
+            "causewayd shadow watch V --all",
+            "causewayd shadow set V",
+            "causewayd shadow set V a",
             "causewayd admin-token f add ann --role admin",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

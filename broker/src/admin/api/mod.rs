@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 
 use crate::registry::{Listed, Page, Registry};
 pub(crate) use problem::Problem;
-pub(crate) use query::encoded;
-use query::{Query, decoded};
+use query::decoded;
+pub(crate) use query::{Query, encoded};
 
 /// The most that a request may say: a list of 10,000 vehicles with their groups and notes.
 pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
@@ -70,15 +70,43 @@ pub(crate) struct Route {
     /// Words in braces stand for names.
     pub(crate) path: &'static str,
     pub(crate) needs: Needs,
-    handle: fn(&Call<'_>) -> Outcome,
+    pub(crate) does: Does,
+}
+
+/// Who answers.
+#[derive(Clone, Copy)]
+pub(crate) enum Does {
+    /// The registry, of a broker that runs or of one that does not.
+    Registry(fn(&Call<'_>) -> Outcome),
+    /// The shards of a broker that runs: see [`super::live`].
+    Live(Live),
+}
+
+/// What only a broker that runs can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Live {
+    ListShadows,
+    ShowShadow,
+    ChangeShadow,
+    DeleteShadow,
+    ShadowEvents,
+    FleetEvents,
 }
 
 const fn read(path: &'static str, handle: fn(&Call<'_>) -> Outcome) -> Route {
-    Route { method: "GET", path, needs: Needs::Read, handle }
+    Route { method: "GET", path, needs: Needs::Read, does: Does::Registry(handle) }
 }
 
 const fn write(method: &'static str, path: &'static str, handle: fn(&Call<'_>) -> Outcome) -> Route {
-    Route { method, path, needs: Needs::Write, handle }
+    Route { method, path, needs: Needs::Write, does: Does::Registry(handle) }
+}
+
+const fn look(path: &'static str, live: Live) -> Route {
+    Route { method: "GET", path, needs: Needs::Read, does: Does::Live(live) }
+}
+
+const fn act(method: &'static str, path: &'static str, live: Live) -> Route {
+    Route { method, path, needs: Needs::Write, does: Does::Live(live) }
 }
 
 /// All routes. Where two fit, the first counts.
@@ -97,6 +125,15 @@ pub(crate) const ROUTES: &[Route] = &[
     write("POST", "/v1/vehicles/{vin}/retire", vehicles::retire),
     write("POST", "/v1/vehicles/{vin}/enrolment-token", vehicles::token),
     read("/v1/vehicles/{vin}/credentials", credentials::of_vehicle),
+    look("/v1/vehicles/{vin}/shadows", Live::ListShadows),
+    look("/v1/vehicles/{vin}/shadow", Live::ShowShadow),
+    act("PATCH", "/v1/vehicles/{vin}/shadow", Live::ChangeShadow),
+    act("DELETE", "/v1/vehicles/{vin}/shadow", Live::DeleteShadow),
+    look("/v1/vehicles/{vin}/shadow/events", Live::ShadowEvents),
+    look("/v1/vehicles/{vin}/shadow/{name}", Live::ShowShadow),
+    act("PATCH", "/v1/vehicles/{vin}/shadow/{name}", Live::ChangeShadow),
+    act("DELETE", "/v1/vehicles/{vin}/shadow/{name}", Live::DeleteShadow),
+    look("/v1/shadows/events", Live::FleetEvents),
     read("/v1/groups", groups::list),
     read("/v1/groups/{name}", groups::show),
     write("PUT", "/v1/groups/{name}", groups::put),
@@ -146,8 +183,10 @@ fn names(pattern: &str, path: &str) -> Option<Vec<String>> {
 
 /// Does what is asked.
 pub(crate) fn handle(registry: &Registry, request: &Request<'_>) -> Answer {
-    let outcome = route(request.method, request.path)
-        .and_then(|(route, names)| (route.handle)(&Call { registry, request, names }));
+    let outcome = route(request.method, request.path).and_then(|(route, names)| match route.does {
+        Does::Registry(handle) => handle(&Call { registry, request, names }),
+        Does::Live(_) => Err(Problem::new(503, "only a broker that runs can answer this")),
+    });
     outcome.unwrap_or_else(Problem::into_answer)
 }
 

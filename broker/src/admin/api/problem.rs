@@ -2,7 +2,7 @@
 //!
 //! Owns the status of each kind of error.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::Answer;
 use crate::registry::RegistryError;
@@ -12,17 +12,33 @@ use crate::registry::RegistryError;
 pub(crate) struct Problem {
     status: u16,
     detail: String,
+    more: Map<String, Value>,
 }
 
 impl Problem {
     pub(crate) fn new(status: u16, detail: impl Into<String>) -> Problem {
-        Problem { status, detail: detail.into() }
+        Problem { status, detail: detail.into(), more: Map::new() }
+    }
+
+    /// With one more member, which says for programs what is wrong.
+    pub(crate) fn with(mut self, key: &str, value: impl Into<Value>) -> Problem {
+        self.more.insert(key.to_owned(), value.into());
+        self
     }
 
     pub(crate) fn into_answer(self) -> Answer {
         let title = title(self.status);
-        let body = json!({ "title": title, "status": self.status, "detail": self.detail });
+        let mut body = json!({ "title": title, "status": self.status, "detail": self.detail });
+        if let Some(body) = body.as_object_mut() {
+            body.extend(self.more);
+        }
         Answer { status: self.status, body: Some(body) }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.status, self.detail)
     }
 }
 
@@ -35,11 +51,15 @@ fn title(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         409 => "Conflict",
         408 => "Request Timeout",
+        410 => "Gone",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
         415 => "Unsupported Media Type",
         422 => "Unprocessable Content",
+        429 => "Too Many Requests",
         501 => "Not Implemented",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         507 => "Insufficient Storage",
         _ => "Internal Server Error",
     }

@@ -8,12 +8,12 @@ use super::Problem;
 
 /// What stands behind the question mark.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 impl Query {
     /// # Errors
     /// A key is not one of those that are `known`, or there twice, or not UTF-8.
-    pub(super) fn parse(text: &str, known: &[&str]) -> Result<Query, Problem> {
+    pub(crate) fn parse(text: &str, known: &[&str]) -> Result<Query, Problem> {
         let mut query = Query::default();
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -31,7 +31,7 @@ impl Query {
         Ok(query)
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<&str> {
+    pub(crate) fn get(&self, key: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_str())
     }
 }
