@@ -21,6 +21,7 @@ mod message;
 mod oracle;
 mod presence;
 mod trace;
+mod twin;
 mod world;
 
 use std::fmt;
@@ -35,6 +36,7 @@ pub use disk::{WatchedDisk, Written};
 pub use folding::Folded;
 pub use oracle::{Rule, Tally, Violation};
 pub use presence::{PresenceFailure, PresenceOptions, PresenceReport, PresenceTally, run_presence, run_presence_with};
+pub use twin::{TwinFailure, TwinOptions, TwinReport, TwinTally, run_twin, run_twin_with};
 use world::World;
 
 /// What is played.

@@ -8,7 +8,9 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use causeway_sim::{KNOWN, Options, PresenceOptions, PresenceTally, Rule, Tally, run, run_presence};
+use causeway_sim::{
+    KNOWN, Options, PresenceOptions, PresenceTally, Rule, Tally, TwinOptions, TwinTally, run, run_presence, run_twin,
+};
 
 /// Failures after which it stops.
 const FAILURES_MAX: usize = 20;
@@ -26,6 +28,17 @@ fn main() -> ExitCode {
             Err(error) => {
                 eprintln!(
                     "{error}\nusage: causeway-sim presence [--seed N] [--steps M] [--seeds COUNT] [--connects COUNT] [--shards 1..3]"
+                );
+                ExitCode::FAILURE
+            }
+        };
+    }
+    if words.next_if(|word| word == "twin").is_some() {
+        return match twin_arguments(words) {
+            Ok(arguments) => play_twin(&arguments),
+            Err(error) => {
+                eprintln!(
+                    "{error}\nusage: causeway-sim twin [--seed N] [--steps M] [--seeds COUNT] [--versions COUNT] [--shards 1..3]"
                 );
                 ExitCode::FAILURE
             }
@@ -103,6 +116,52 @@ fn play_presence(arguments: &PresenceArguments) -> ExitCode {
     let (mut tally, mut failed, mut played) = (PresenceTally::default(), 0, 0);
     while played < arguments.seeds || tally.connects < arguments.connects {
         match run_presence(PresenceOptions { seed: arguments.options.seed + played, ..arguments.options }) {
+            Ok(report) => tally.add(&report.tally),
+            Err(failure) => {
+                failed += 1;
+                println!("{failure}\n");
+                if failed == FAILURES_MAX {
+                    println!("stopped after {FAILURES_MAX} failures");
+                    break;
+                }
+            }
+        }
+        played += 1;
+    }
+    println!("{played} seeds, {failed} failed, {:.1?}; {tally:?}", begun.elapsed());
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Runs of shadows: until so many seeds or so many versions, whichever comes last.
+struct TwinArguments {
+    options: TwinOptions,
+    seeds: u64,
+    versions: u64,
+}
+
+fn twin_arguments(mut words: impl Iterator<Item = String>) -> Result<TwinArguments, String> {
+    let options = TwinOptions { seed: 1, steps: 3000, shards: None };
+    let mut arguments = TwinArguments { options, seeds: 1, versions: 0 };
+    while let Some(word) = words.next() {
+        let text = words.next().ok_or(format!("{word} needs a number"))?;
+        let number = text.parse::<u64>().map_err(|error| format!("{word} {text}: {error}"))?;
+        match word.as_str() {
+            "--seed" => arguments.options.seed = number,
+            "--seeds" => arguments.seeds = number,
+            "--versions" => arguments.versions = number,
+            "--steps" => arguments.options.steps = number.try_into().map_err(|_| "too many steps".to_owned())?,
+            "--shards" if (1..=3).contains(&number) => arguments.options.shards = Some(number as usize),
+            other => return Err(format!("unknown argument {other} {number}")),
+        }
+    }
+    Ok(arguments)
+}
+
+fn play_twin(arguments: &TwinArguments) -> ExitCode {
+    let begun = Instant::now();
+    let (mut tally, mut failed, mut played) = (TwinTally::default(), 0, 0);
+    while played < arguments.seeds || tally.versions < arguments.versions {
+        match run_twin(TwinOptions { seed: arguments.options.seed + played, ..arguments.options }) {
             Ok(report) => tally.add(&report.tally),
             Err(failure) => {
                 failed += 1;

@@ -46,8 +46,11 @@ pub fn write(value: &Value, format: Format) -> Vec<u8> {
     }
 }
 
-/// A document in a format. A key that comes twice in one object is an error in both.
-pub(super) fn read(payload: &[u8], format: Format) -> Result<Value, Rejection> {
+/// Reads a document. A key that comes twice in one object is an error in either format.
+///
+/// # Errors
+/// 400 and 415: what is wrong with it.
+pub fn read(payload: &[u8], format: Format) -> Result<Value, Rejection> {
     match format {
         Format::Json => {
             let text = std::str::from_utf8(payload).map_err(|_| Rejection::encoding())?;

@@ -23,7 +23,7 @@ pub use serde_json::Value;
 
 pub use apply::Transition;
 pub use change::Change;
-pub use format::{Format, write};
+pub use format::{Format, read, write};
 pub use limits::ShadowLimits;
 pub use rejection::Rejection;
 pub use request::{Request, Section};

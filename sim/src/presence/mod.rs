@@ -6,7 +6,7 @@
 
 mod consumer;
 mod judge;
-mod packets;
+pub(crate) mod packets;
 mod schedule;
 mod vehicle;
 mod world;

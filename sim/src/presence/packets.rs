@@ -13,16 +13,16 @@ use causeway_protocol::{
 
 /// How a client connects. It speaks MQTT 5.
 #[derive(Debug, Clone)]
-pub(super) struct Dial<'a> {
-    pub(super) client_id: &'a str,
-    pub(super) clean_start: bool,
-    pub(super) expiry_seconds: u32,
+pub(crate) struct Dial<'a> {
+    pub(crate) client_id: &'a str,
+    pub(crate) clean_start: bool,
+    pub(crate) expiry_seconds: u32,
     /// Topic, payload and delay in seconds.
-    pub(super) will: Option<(&'a str, &'a [u8], u32)>,
+    pub(crate) will: Option<(&'a str, &'a [u8], u32)>,
 }
 
 /// The request that the handshake makes of it, for who the client has proven to be.
-pub(super) fn request(
+pub(crate) fn request(
     dial: &Dial<'_>,
     who: Identity,
     limits: &Arc<Limits>,
@@ -72,7 +72,7 @@ fn bytes(packet: &Packet<'_>) -> Vec<u8> {
     bytes.to_vec()
 }
 
-pub(super) fn subscribe(filter: &str, qos: QoS) -> Vec<u8> {
+pub(crate) fn subscribe(filter: &str, qos: QoS) -> Vec<u8> {
     let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
     bytes(&Packet::Subscribe(Subscribe {
         packet_id: PacketId::MIN,
@@ -83,7 +83,7 @@ pub(super) fn subscribe(filter: &str, qos: QoS) -> Vec<u8> {
 }
 
 /// What answers a packet that wants an answer.
-pub(super) fn answer(packet: &Packet<'_>) -> Option<Vec<u8>> {
+pub(crate) fn answer(packet: &Packet<'_>) -> Option<Vec<u8>> {
     let ack = |id| Ack::new(id, ReasonCode::Success);
     match packet {
         Packet::Publish(publish) => match (publish.qos, publish.packet_id) {
