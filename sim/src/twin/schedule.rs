@@ -122,7 +122,7 @@ impl<B: Broker> World<B> {
     /// Asks for a shadow.
     fn post_get(&mut self, at: usize, shadow: usize) {
         let payload = json!({"clientToken": self.token()});
-        self.post(at, shadow, "get", What::Get, &payload, true);
+        self.post(at, shadow, "get", What::Get, &payload, false);
     }
 
     /// Some leaves, some of which go.
