@@ -21,12 +21,14 @@ pub(crate) fn is_remembered(packet_id: PacketId) -> bool {
     ring_of(packet_id).is_some()
 }
 
-/// Remembers one, and forgets what is ahead of it in its lane: that is of an earlier round.
+/// Remembers one, and forgets what is far ahead of it in its lane: that is of an earlier round. What is not further ahead than a link's
+/// window may have been taken before it: after a crash, one whose taking left no record is taken again, and others behind it are not.
 pub(crate) fn remember(taken: &mut BTreeSet<PacketId>, packet_id: PacketId) {
     let Some(ring) = ring_of(packet_id) else { return };
     let (first, ids) = (u64::from(ring.start), u64::from(ring.end - ring.start));
-    let begin = (u64::from(packet_id.get()) - first + 1) % ids;
-    let end = begin + ids / 2;
+    let next = u64::from(packet_id.get()) - first + 1;
+    let begin = (next + u64::from(LINK_WINDOW)) % ids;
+    let end = begin + ids / 2 - u64::from(LINK_WINDOW);
     for (from, to) in [(begin, end.min(ids)), (0, end.saturating_sub(ids))] {
         let bound = |at: u64| PacketId::new((first + at) as u16);
         let (Some(from), Some(to)) = (bound(from), bound(to)) else { continue };
@@ -54,6 +56,19 @@ mod tests {
         let urgent = PacketId::new(BULK_IDS as u16 + 5).unwrap();
         remember(&mut taken, urgent);
         assert!(taken.contains(&urgent) && taken.contains(&id(2 * BULK_IDS)));
+    }
+
+    #[test]
+    fn what_was_taken_before_an_older_one_came_again_stays() {
+        let mut taken = BTreeSet::new();
+        let id = |number: u64| PacketId::new((1 + number % BULK_IDS) as u16).unwrap();
+        let last = BULK_IDS + 50;
+        for number in BULK_IDS - 100..=last {
+            remember(&mut taken, id(number));
+        }
+        taken.remove(&id(last - 120));
+        remember(&mut taken, id(last - 120));
+        assert!((0..150).all(|back| taken.contains(&id(last - back))));
     }
 
     #[test]
