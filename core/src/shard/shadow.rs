@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use causeway_fleet::calls::{Names, Told, Verb, told_on};
+use causeway_fleet::calls::{self, Names, Told, Verb, told_on};
 use causeway_fleet::shadow::{
     Change, Format, Rejection, Request, Section, Shadow, ShadowLimits, Transition, Value, answer, write,
 };
@@ -17,6 +17,7 @@ use foldhash::fast::FixedState;
 
 use super::calls::Requester;
 use super::deliver::{Forms, Origin, Routed};
+use super::presence::Late;
 use super::timers::Timer;
 use super::{Release, Shard};
 use crate::folded::FoldedShadow;
@@ -438,6 +439,14 @@ impl Shard {
                     due.push((topic, identifiers, kept.format, write(&delta, kept.format)));
                 }
             }
+        }
+        if !due.is_empty() {
+            // What it is told now is newer than what was about to be told.
+            let durable = self.durable;
+            let is_its = |late: &Late, session| session == key && calls::is_delta(&late.message.topic);
+            let is_older =
+                |release: &Release| matches!(release, Release::Late { session, late, .. } if is_its(late, *session));
+            self.releases.retain(|(lsn, release)| *lsn > durable || !is_older(release));
         }
         for (topic, identifiers, format, payload) in due {
             let properties = ForwardedBuilder::new().content_type(if format == Format::Cbor { CBOR } else { JSON });

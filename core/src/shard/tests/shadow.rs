@@ -110,6 +110,23 @@ fn who_subscribes_again_is_told_again_unless_it_says_otherwise() {
 }
 
 #[test]
+fn a_vehicle_that_comes_back_is_told_nothing_older_behind_what_is_newer() {
+    let mut world = World::new();
+    let (car, backend) = pair(&mut world);
+    wish(&mut world, backend, r#"{"a":0}"#);
+    world.hang_up(car);
+    world.durable_at_once = false;
+    let (car, heard) = world.dial_as(persistent(VIN), vehicle(VIN));
+    assert_eq!(heard, [""; 0]);
+    wish(&mut world, backend, r#"{"a":1}"#);
+    wish(&mut world, backend, r#"{"a":2}"#);
+    world.sync();
+    let heard = world.heard(car);
+    let sequences: Vec<u64> = told(&heard, DELTA).into_iter().map(sequence).collect();
+    assert!(sequences.is_sorted() && sequences.last() == Some(&3), "{heard:?}");
+}
+
+#[test]
 fn a_new_subscription_is_told_what_is_wanted() {
     let mut world = World::new();
     let backend = world.join(connect("backend"));
