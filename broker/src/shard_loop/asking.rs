@@ -2,7 +2,7 @@
 //!
 //! Owns who waits for which answer, and that nobody is kept in mind who went away. It never answers by itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use causeway_core::{Answer, AskId, Millis, Shard, TwinEvent};
 use tokio::sync::oneshot;
@@ -34,7 +34,7 @@ impl Asking {
             Asked::Question(_, waiting) if waiting.is_closed() => {}
             Asked::Question(ask, waiting) => {
                 if self.pending.len() >= PENDING_MAX {
-                    self.forget_gone();
+                    self.forget_gone(shard);
                 }
                 if self.pending.len() >= PENDING_MAX {
                     let _ = waiting.send(Err(AskError::Busy));
@@ -66,15 +66,19 @@ impl Asking {
 
     /// Forgets who waits no more, and ends what nobody listens to. Called now and then.
     pub(super) fn look_around(&mut self, shard: &mut Shard) {
-        self.forget_gone();
+        self.forget_gone(shard);
         if self.tells_twins && !self.twins.is_watched() {
             self.tells_twins = false;
             shard.tell_twins(false);
         }
     }
 
-    fn forget_gone(&mut self) {
-        self.pending.retain(|_, waiting| !waiting.is_closed());
+    fn forget_gone(&mut self, shard: &mut Shard) {
+        let gone: HashSet<AskId> =
+            self.pending.extract_if(|_, waiting| waiting.is_closed()).map(|(ask, _)| ask).collect();
+        if !gone.is_empty() {
+            shard.forget_asks(&gone);
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Owns what becomes of those questions. Whoever asks is answered as soon as that is durable; what becomes of the command is another question.
 
+use std::collections::HashSet;
+
 use causeway_fleet::command::{CommandId, Wishes};
 use causeway_protocol::{ForwardedBuilder, ForwardedProperties};
 
@@ -46,6 +48,14 @@ impl Shard {
         let after = self.commands.get(id).map_or(Lsn(0), |command| command.as_of);
         let told = self.command_told(id).map(Box::new);
         self.answer_ask(now, ask, after, Answer::Command(told));
+    }
+
+    /// Nobody waits for these answers any more: those that may be long in coming do not come.
+    pub fn forget_asks(&mut self, gone: &HashSet<AskId>) {
+        self.commands.waiters.retain(|_, waiters| {
+            waiters.retain(|ask| !gone.contains(ask));
+            !waiters.is_empty()
+        });
     }
 
     /// A command as it is now, if it is known.

@@ -257,3 +257,17 @@ fn who_asks_is_told_of_refusals_and_of_time() {
     let CommandProgress::Ended { outcome, .. } = &told.progress else { panic!("{told:?}") };
     assert_eq!(outcome.word(), "timed-out");
 }
+
+#[test]
+fn who_asks_no_more_is_not_answered() {
+    let mut world = world();
+    world.shard.ask(world.now, AskId(1), &Ask::Command(Box::new(asked())));
+    world.sync();
+    let id = answers(&mut world).remove(0).1.unwrap().id;
+    for ask in [2, 3] {
+        world.shard.ask(world.now, AskId(ask), &Ask::CommandState { id, when_over: true });
+    }
+    world.shard.forget_asks(&[AskId(2)].into());
+    world.wait(10_000);
+    assert_eq!(answers(&mut world).iter().map(|(ask, _)| *ask).collect::<Vec<_>>(), [3]);
+}
