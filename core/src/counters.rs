@@ -264,6 +264,8 @@ pub struct Gauges {
     pub queued_bytes: u64,
     pub inflight_messages: u64,
     pub body_bytes: u64,
+    /// Vehicles with any shadow, deleted ones whose versions are remembered included.
+    pub shadow_vehicles: u64,
     pub commands_pending: u64,
     pub command_outcomes: u64,
 }
@@ -281,6 +283,7 @@ impl AddAssign<&Gauges> for Gauges {
             queued_bytes,
             inflight_messages,
             body_bytes,
+            shadow_vehicles,
             commands_pending,
             command_outcomes,
         } = other;
@@ -294,6 +297,7 @@ impl AddAssign<&Gauges> for Gauges {
         self.queued_bytes += queued_bytes;
         self.inflight_messages += inflight_messages;
         self.body_bytes += body_bytes;
+        self.shadow_vehicles += shadow_vehicles;
         self.commands_pending += commands_pending;
         self.command_outcomes += command_outcomes;
     }

@@ -46,6 +46,13 @@ const SHARD_COUNTERS: &Table<Counters> = &[
     ("causeway_refused_by_subscriber_total", "Messages that the subscriber refused.", |c| c.refused_by_subscriber),
     ("causeway_wills_published_total", "Will messages published.", |c| c.wills_published),
     ("causeway_sessions_expired_total", "Sessions that expired.", |c| c.sessions_expired),
+    ("causeway_shadow_updates_total", "Changes of shadows: what was merged, deleted or expired.", |c| c.shadow_updates),
+    ("causeway_shadow_rejected_total", "What was asked of a shadow, and rejected.", |c| c.shadow_rejections),
+    (
+        "causeway_shadow_deltas_again_total",
+        "Deltas that vehicles were sent because they came back, or subscribed.",
+        |c| c.shadow_deltas_again,
+    ),
     (
         "causeway_commands_requested_total",
         "Requests of commands, those that were refused or came again included.",
@@ -94,6 +101,11 @@ const SHARD_GAUGES: &Table<Gauges> = &[
     ("causeway_queued_messages", "Messages waiting for sessions.", |g| g.queued_messages),
     ("causeway_queued_bytes", "Messages waiting for sessions, in bytes.", |g| g.queued_bytes),
     ("causeway_body_cache_bytes", "Bodies of messages in memory, in bytes.", |g| g.body_bytes),
+    (
+        "causeway_shadow_vehicles",
+        "Vehicles with a shadow, those whose shadows were deleted in the last two days included.",
+        |g| g.shadow_vehicles,
+    ),
     ("causeway_inflight_messages", "Messages sent and not yet acknowledged.", |g| g.inflight_messages),
     ("causeway_commands_pending", "Commands that are not over.", |g| g.commands_pending),
     ("causeway_command_outcomes", "Commands that are over, and of which it is known what became of them.", |g| {

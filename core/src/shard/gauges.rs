@@ -80,6 +80,7 @@ impl Shard {
             queued_bytes: sums.queued_bytes + groups_bytes as u64,
             inflight_messages: sums.inflight_messages,
             body_bytes: self.queues.bodies.here_bytes() as u64,
+            shadow_vehicles: self.shadows.vehicles() as u64,
             commands_pending,
             command_outcomes,
         }

@@ -84,6 +84,11 @@ impl Shadows {
         Shadows { of: HashMap::with_hasher(FixedState::with_seed(hash_seed)) }
     }
 
+    /// How many vehicles have any.
+    pub(super) fn vehicles(&self) -> usize {
+        self.of.len()
+    }
+
     pub(super) fn of(&self, vin: &Vin) -> &[Kept] {
         self.of.get(vin).map_or(&[], Vec::as_slice)
     }
