@@ -15,7 +15,7 @@ use std::sync::mpsc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use support::{Client, DEADLINE, connect_as, dial, eventually, publish, publish_body};
+use support::{Client, DEADLINE, connect_as, dial, eventually, publish, publish_body, subscribe};
 
 const A: &str = "1M8GDM9AXKP042788";
 const B: &str = "WVWZZZ1JZ3W386752";
@@ -47,16 +47,32 @@ impl Reply {
 }
 
 impl Causewayd {
-    fn start(folder: &Path) -> Causewayd {
-        Causewayd::start_with(folder, &[])
+    /// With a configuration file that says this, too; nobody may connect.
+    fn start_file(folder: &Path, more: &str) -> Causewayd {
+        let file = folder.join("causeway.toml");
+        let text = "[[listener]]\nbind = '127.0.0.1:0'\n[admin]\nbind = '127.0.0.1:0'\n[log]\nformat = 'json'\n";
+        std::fs::write(&file, format!("{text}{more}")).unwrap();
+        let mut child = program().arg("run").arg("--config").arg(&file).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        // The listener for clients is the last.
+        let mut listening = |target: &str| {
+            let address = lines.by_ref().find_map(|line| {
+                let line: Value = serde_json::from_str(&line).ok()?;
+                let is_it = line["target"] == target && line.to_string().contains("listening");
+                is_it.then(|| line["address"].as_str().unwrap_or_default().parse().unwrap())
+            });
+            address.expect("it starts")
+        };
+        let (admin, address) = (listening("causeway::admin"), listening("causeway::listener"));
+        std::thread::spawn(move || lines.for_each(drop));
+        Causewayd { child, address, admin }
     }
 
-    fn start_with(folder: &Path, environment: &[(&str, &str)]) -> Causewayd {
+    fn start(folder: &Path) -> Causewayd {
         let users = users(folder);
         let mut command = program();
         command.args(["dev", "--port", "0", "--admin-port", "0", "--data"]).arg(folder.join("data"));
         command.env("CAUSEWAY_BROKER__SHARDS", "3").env("CAUSEWAY_AUTHENTICATION__PASSWORD_FILE", users);
-        command.envs(environment.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let source = child.stdout.take().unwrap();
         let (sender, lines) = mpsc::channel();
@@ -319,4 +335,140 @@ fn a_person_follows_a_twin() {
     assert!(said(&broker.cli(&["shadow", "delete", A])).contains("deleted"));
     let missing = broker.cli(&["shadow", "show", A]);
     assert!(String::from_utf8_lossy(&missing.stderr).contains("No shadow exists"), "{missing:?}");
+}
+
+#[test]
+fn what_happened_is_told_by_time_and_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let path = format!("/v1/vehicles/{A}/shadow");
+    for target in 1..=5 {
+        broker.ask(JSON, "PATCH", &path, json!({ "state": { "desired": { "target": target } } }), 200);
+    }
+    let page = broker.get(&format!("{path}/history?limit=2"));
+    let entries = page["history"].as_array().unwrap();
+    assert_eq!(
+        (entries.len(), &entries[1]["version"], &entries[1]["by"]),
+        (2, &json!(2), &json!("operator:localhost"))
+    );
+    assert_eq!(entries[1]["from"], json!({ "desired": { "target": 1 } }));
+    broker.terminate();
+
+    let broker = Causewayd::start(folder.path());
+    broker.ask(JSON, "PATCH", &path, json!({ "state": { "desired": { "target": 6 } } }), 200);
+    let next = page["next"].as_str().unwrap();
+    let rest = broker.get(&format!("{path}/history?cursor={next}"));
+    let versions: Vec<u64> =
+        rest["history"].as_array().unwrap().iter().map(|it| it["version"].as_u64().unwrap()).collect();
+    assert_eq!((versions, &rest["next"]), (vec![3, 4, 5, 6], &Value::Null));
+    let lines = broker.ask("Accept: application/x-ndjson\r\n", "GET", &format!("{path}/history"), Value::Null, 200);
+    assert_eq!(lines.header("content-type"), "application/x-ndjson");
+    let lines: Vec<Value> =
+        lines.body.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    assert_eq!((lines.len(), &lines[5]["to"]), (6, &json!({ "desired": { "target": 6 } })));
+    let moment = lines[5]["at"].as_str().unwrap();
+    let last = broker.get(&format!("{path}/history?from={moment}"));
+    assert_eq!(last["history"][0]["version"], 6);
+    assert_eq!(broker.get(&format!("{path}/history?to=2020-01-01T00:00:00Z"))["history"], json!([]));
+    for wrong in ["from=yesterday", "cursor=x", "limit=0", "limit=x", "since=1"] {
+        broker.ask("", "GET", &format!("{path}/history?{wrong}"), Value::Null, 400);
+    }
+    let shown = said(&broker.cli(&["shadow", "history", A, "--from", "1h", "--limit", "4"]));
+    assert_eq!(shown.lines().count(), 4);
+    assert!(shown.lines().nth(1).unwrap().ends_with("v2  operator:localhost  desired.target: 1 -> 2"), "{shown}");
+}
+
+#[test]
+fn vehicles_are_found_by_what_they_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start_file(folder.path(), "[shadow]\nindex = ['reported.soc']\n[broker]\nshards = 3\n");
+    broker.ask(JSON, "PUT", "/v1/groups/eu", Value::Null, 201);
+    broker.ask(JSON, "POST", "/v1/vehicles", json!({ "vin": A, "groups": ["eu"], "state": "active" }), 201);
+    for (vin, soc) in [(A, 15), (B, 10)] {
+        let reported = json!({ "state": { "reported": { "soc": soc } } });
+        broker.ask(JSON, "PATCH", &format!("/v1/vehicles/{vin}/shadow"), reported, 200);
+    }
+    let low = "/v1/vehicles?where=reported.soc%20%3C%2020";
+    let found = broker.get(low);
+    let vins: Vec<&str> = found["vehicles"].as_array().unwrap().iter().map(|it| it["vin"].as_str().unwrap()).collect();
+    assert_eq!((vins, &found["next"]), (vec![B, A], &Value::Null));
+    let one = json!({ "vin": A, "state": "active", "groups": ["eu"], "version": 1, "fields": { "reported.soc": 15 } });
+    assert_eq!(broker.get(&format!("{low}%20and%20group=eu"))["vehicles"], json!([one]));
+    let first = broker.get(&format!("{low}&limit=1&fields="));
+    assert_eq!((&first["vehicles"][0]["vin"], &first["vehicles"][0]["fields"]), (&json!(B), &json!({})));
+    let next = broker.get(&format!("{low}&limit=1&cursor={}", first["next"].as_str().unwrap()));
+    assert_eq!(next["vehicles"][0]["vin"], A);
+    // The registry's list is as it was.
+    assert_eq!(broker.get("/v1/vehicles")["vehicles"].as_array().map(Vec::len), Some(1));
+    let wrong = broker.ask("", "GET", "/v1/vehicles?where=reported.city=Ulm", Value::Null, 400);
+    assert!(wrong.json()["detail"].as_str().unwrap().contains("reported.soc"), "{}", wrong.json());
+    broker.ask("", "GET", "/v1/vehicles?where=version%3E0&state=active", Value::Null, 400);
+}
+
+/// What stands for the command in the next message that a vehicle gets for one.
+fn command_id(car: &mut Client<TcpStream>) -> String {
+    loop {
+        let (first, body) = car.read_packet();
+        if first & 0xF0 == 0x30 {
+            // Correlation Data: 0x09, two bytes of length, the command.
+            let at = body.windows(3).position(|bytes| bytes == [0x09, 0, 13]).unwrap();
+            return String::from_utf8(body[at + 3..at + 16].to_vec()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_command_over_http_has_one_outcome() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let path = format!("/v1/vehicles/{A}/commands/get_location");
+    let outcome = |reply: &Reply| reply.header("causeway-outcome").to_owned();
+    let offline = broker.ask(JSON, "POST", &format!("{path}?online=true&wait=5s"), json!({}), 503);
+    assert_eq!((outcome(&offline).as_str(), &offline.json()["outcome"]), ("offline", &json!("offline")));
+    let late = broker.ask(JSON, "POST", &format!("{path}?deadline=1s&wait=20s"), json!({}), 504);
+    assert_eq!((outcome(&late).as_str(), &late.json()["vehicle"]), ("timed-out", &json!(A)));
+
+    // It waits for the vehicle, and whoever sent it does not.
+    let with_key = format!("{JSON}Idempotency-Key: 7f1a\r\n");
+    let sent = broker.ask(&with_key, "POST", &path, json!({ "accuracy": 1 }), 202);
+    let (id, location) = (sent.header("causeway-command").to_owned(), sent.header("location").to_owned());
+    assert_eq!(
+        (outcome(&sent).as_str(), &sent.json()["command"], location.as_str()),
+        ("pending", &json!(id), &*format!("/v1/commands/{id}"))
+    );
+    let again = broker.ask(&with_key, "POST", &path, json!({ "accuracy": 1 }), 202);
+    assert_eq!(again.header("causeway-command"), id);
+    assert_eq!(outcome(&broker.ask(&with_key, "POST", &path, json!({ "accuracy": 2 }), 409)), "conflict");
+    let mut car = vehicle(&broker, A);
+    // It may come before the subscription is acknowledged.
+    car.send(&subscribe("cmd/#", 1));
+    assert_eq!(command_id(&mut car), id);
+    report(&mut car, &format!("status/get_location/{id}"), &json!({ "lat": 48.2 }));
+    let replied = broker.ask("", "GET", &format!("{location}?wait=10s"), Value::Null, 200);
+    assert_eq!((outcome(&replied).as_str(), replied.json()), ("replied", json!({ "lat": 48.2 })));
+
+    // The caller is answered as soon as the vehicle has.
+    let answered = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| broker.cli(&["command", A, "unlock", "{\"door\":1}", "--wait", "20s"]));
+        let id = command_id(&mut car);
+        report(&mut car, &format!("status/unlock/{id}"), &json!({ "done": true }));
+        asked.join().unwrap()
+    });
+    assert_eq!(said(&answered), "{\"done\":true}\n");
+    let pending = broker.cli(&["command", A, "wink", "--wait", "1s", "--deadline", "1h"]);
+    assert_eq!(pending.status.code(), Some(4), "{pending:?}");
+
+    broker.ask(JSON, "POST", &format!("/v1/vehicles/{A}/retire"), Value::Null, 200);
+    assert_eq!(outcome(&broker.ask(JSON, "POST", &path, json!({}), 410)), "retired");
+    let gone = broker.cli(&["command", A, "wink"]);
+    assert_eq!(gone.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&gone.stderr).contains("retired: the vehicle is retired"), "{gone:?}");
+    broker.terminate();
+
+    let broker = Causewayd::start(folder.path());
+    let kept = broker.ask("", "GET", &location, Value::Null, 200);
+    assert_eq!((outcome(&kept).as_str(), kept.json()), ("replied", json!({ "lat": 48.2 })));
+    broker.ask("", "GET", "/v1/commands/c000000000001", Value::Null, 404);
+    broker.ask("", "GET", "/v1/commands/x", Value::Null, 400);
+    broker.ask("Origin: http://evil.example\r\n", "POST", &path, json!({}), 415);
 }

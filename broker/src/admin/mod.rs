@@ -34,7 +34,7 @@ use crate::auth::Authenticator;
 use crate::config::{AdminTls, Config};
 use crate::https::{Bounds, HttpsListener};
 use crate::registry::Registry;
-use crate::server::{Asks, Backups, EdgeCounters, ObservedShard, which};
+use crate::server::{Asks, Backups, EdgeCounters, ObservedShard, Search, which};
 use crate::tls::{ListenerTls, TlsError};
 use access::Access;
 use asker::Asker;
@@ -69,6 +69,8 @@ pub trait Source: Send + Sync + 'static {
     fn registry(&self) -> Option<Arc<Registry>>;
     /// Where shards are asked. None while the broker starts.
     fn asks(&self) -> Option<Asks>;
+    /// Where vehicles are found by what is true of them. None while the broker starts.
+    fn search(&self) -> Option<Search>;
     /// Where changes are recorded.
     fn audit_log(&self) -> Audit;
     /// Whether clients can be served.

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::Told;
-use super::api::{self, Answer, Does, Live, Needs, Problem};
+use super::api::{self, Answer, Does, Live, Needs, Problem, Route};
 use super::asker::Asker;
 use super::live::{self, Visit};
 use crate::audit::{AuditEvent, Decision, What};
@@ -45,7 +45,7 @@ async fn ask(told: Told, asker: Asker, parts: Parts, body: Body) -> Result<Respo
         told.source.audit_log().record(AuditEvent::new(What::Registry, Decision::Deny, detail));
     })?;
     let (route, names) = found?;
-    if let Some(live) = live(route.does) {
+    if let Some(live) = live(route, &parts) {
         asker.patience.begin();
         return live::answer(live, Visit { told, asker, parts: Arc::new(parts), caller, names }, body).await;
     }
@@ -84,10 +84,13 @@ pub(super) async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Pro
 }
 
 /// Whether the shards of the broker answer.
-fn live(does: Does) -> Option<Live> {
-    match does {
+fn live(route: &Route, parts: &Parts) -> Option<Live> {
+    let is_question = |pair: &str| ["where", "fields", "cursor"].contains(&pair.split('=').next().unwrap_or_default());
+    match route.does {
         Does::Live(live) => Some(live),
-        Does::Registry(_) => None,
+        Does::Registry(_) if (route.method, route.path) != ("GET", "/v1/vehicles") => None,
+        // What is found by what vehicles report is no list of the registry's.
+        Does::Registry(_) => parts.uri.query()?.split('&').any(is_question).then_some(Live::FindVehicles),
     }
 }
 

@@ -52,6 +52,10 @@ impl Source for Fixed {
         None
     }
 
+    fn search(&self) -> Option<Search> {
+        None
+    }
+
     fn audit_log(&self) -> Audit {
         Audit::default()
     }
@@ -71,9 +75,12 @@ fn source_of(shards: u32) -> Arc<Fixed> {
         connections_opened: 7,
         publish_received: [1, 2, 3],
         publish_refused_queue_full: 4,
+        shadow_updates: 3,
+        commands_ended: [5, 6, 0, 0, 0, 0, 0],
+        replies_forged: 8,
         ..Counters::default()
     };
-    let gauges = Gauges { queued_bytes: 99, ..Gauges::default() };
+    let gauges = Gauges { queued_bytes: 99, commands_pending: 2, ..Gauges::default() };
     let shards = (0..shards).map(ObservedShard::new).inspect(|shard| {
         shard.edge.bytes_received.add(1234);
         shard.report.renew(counters, gauges, Duration::from_secs(1));
@@ -156,6 +163,10 @@ fn every_number_has_a_name_a_type_and_help() {
         "causeway_listener_limit{limit=\"connections_max\",listener=\"mqtt\"} 1000000",
         "causeway_logins_total{method=\"scram\",outcome=\"refused\"} 0",
         "causeway_verifications_pending 0",
+        "causeway_shadow_updates_total 3",
+        "causeway_commands_pending 2",
+        "causeway_commands_ended_total{outcome=\"timed-out\"} 6",
+        "causeway_command_replies_dropped_total{reason=\"forged\"} 8",
         "# TYPE process_cpu_seconds_total counter",
     ] {
         assert!(text.lines().any(|said| said == line), "no line {line}\n{text}");

@@ -36,6 +36,8 @@ pub enum What {
     Registry,
     /// A shadow was changed by somebody who is no MQTT client.
     Shadow,
+    /// A command was sent by somebody who is no MQTT client.
+    Command,
     /// A certificate was asked for.
     Enrol,
     /// The policy was read again.
@@ -54,7 +56,7 @@ pub enum What {
 
 impl What {
     /// All of them.
-    pub const ALL: [What; 20] = [
+    pub const ALL: [What; 21] = [
         What::Start,
         What::Stop,
         What::Connect,
@@ -68,6 +70,7 @@ impl What {
         What::Unban,
         What::Registry,
         What::Shadow,
+        What::Command,
         What::Enrol,
         What::Policy,
         What::Certificates,
@@ -93,6 +96,7 @@ impl What {
             What::Unban => "unban",
             What::Registry => "registry",
             What::Shadow => "shadow",
+            What::Command => "command",
             What::Enrol => "enrol",
             What::Policy => "policy",
             What::Certificates => "certificates",

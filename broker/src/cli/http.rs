@@ -65,6 +65,7 @@ pub(super) struct Question<'a> {
 #[derive(Debug)]
 pub(super) struct Reply {
     pub(super) status: u16,
+    head: String,
     pub(super) bytes: Vec<u8>,
 }
 
@@ -72,6 +73,12 @@ impl Reply {
     /// The body as text.
     pub(super) fn body(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// The value of a header.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.head.lines().filter_map(|line| line.split_once(':'));
+        headers.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
     /// What is answered.
@@ -275,7 +282,7 @@ fn is_complete(answer: &[u8]) -> bool {
 fn read_reply(answer: &[u8]) -> anyhow::Result<Reply> {
     let (head, body) = split(answer).context("the answer breaks off")?;
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("there is no status")?;
-    Ok(Reply { status, bytes: body.to_vec() })
+    Ok(Reply { status, head: head.to_owned(), bytes: body.to_vec() })
 }
 
 #[cfg(test)]
@@ -299,6 +306,7 @@ mod tests {
         assert!(is_complete(answer) && !is_complete(&answer[..answer.len() - 1]));
         let reply = read_reply(answer).unwrap();
         assert_eq!((reply.status, reply.detail().as_str()), (409, "a"));
+        assert_eq!((reply.header("Content-Length"), reply.header("ETag")), (Some("14"), None));
         assert!(read_reply(b"SSH-2.0").is_err());
     }
 }

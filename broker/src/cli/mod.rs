@@ -8,6 +8,7 @@ mod audit;
 mod backup;
 mod ban;
 mod check;
+mod command;
 mod desk;
 mod dev;
 mod group;
@@ -96,6 +97,9 @@ Example:
     Ban(ban::Options),
     /// Show, follow and change what is wanted of vehicles and what they report
     Shadow(shadow::Options),
+    /// Have a vehicle do something, and tell what came of it
+    #[command(name = "command")]
+    Send(command::Options),
     /// Make, remove and list the tokens of the administration listener
     AdminToken(admin_token::Options),
     /// Show what a data directory or a backup holds, and check it
@@ -167,6 +171,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Group(options) => group::run(&options, environment()?, &mut stdout()),
         Command::Ban(options) => ban::run(&options, environment()?, &mut stdout()),
         Command::Shadow(options) => shadow::run(&options, environment()?, &mut stdout()),
+        Command::Send(options) => command::run(&options, environment()?, &mut stdout()),
         Command::AdminToken(options) => admin_token::run(&options, &mut stdout()),
         Command::Inspect(options) => inspect::run(&options, &mut stdout()),
         Command::Backup(options) => backup::run(&options, &mut stdout()),
@@ -252,8 +257,12 @@ mod tests {
             "causewayd shadow show V --name n --json",
             "causewayd shadow watch V",
             "causewayd shadow watch --all --admin http://a:1",
+            "causewayd shadow history V --from 2h --to 1h --limit 3",
             "causewayd shadow set V a.b=1 c=d --ttl 10m --if-version 3",
             "causewayd shadow delete V",
+            "causewayd command V get_location",
+            "causewayd command V unlock - --wait 10s --deadline 1m --idempotency-key k --online --json",
+            "causewayd command --id c1 --wait 1s",
             "causewayd admin-token f list",
             "causewayd audit show d --what ban",
         ] {
@@ -284,6 +293,8 @@ mod tests {
             "causewayd shadow watch V --all",
             "causewayd shadow set V",
             "causewayd shadow set V a",
+            "causewayd command V",
+            "causewayd command V n --wait 5",
             "causewayd admin-token f add ann --role admin",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -22,7 +22,7 @@ use crate::auth::{Authenticator, Reloaded};
 use crate::config::{Config, Problem, load};
 use crate::est::{EnrolmentServer, Registered};
 use crate::registry::Registry;
-use crate::server::{self, Asks, Backups, EdgeCounters, Observed, ObservedShard, Running, reload_keys};
+use crate::server::{self, Asks, Backups, EdgeCounters, Observed, ObservedShard, Running, Search, reload_keys};
 use crate::telemetry;
 
 /// How much nicer than messages handshakes are: with a processor to share, they get a quarter of it, and all that messages leave.
@@ -249,6 +249,10 @@ impl Source for Told {
 
     fn audit_log(&self) -> crate::audit::Audit {
         self.observed.audit_log()
+    }
+
+    fn search(&self) -> Option<Search> {
+        self.observed.search().cloned()
     }
 
     fn asks(&self) -> Option<Asks> {

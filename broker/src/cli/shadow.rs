@@ -16,6 +16,9 @@ use super::table::{print_fields, print_json, print_table, seconds, text};
 use crate::admin::api::encoded;
 use crate::pki::stamp;
 
+/// Entries that are asked for at once.
+const PAGE: usize = 1000;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A path is the keys that lead to a value, with dots between them: climate.target. A value is JSON, else a text.
@@ -26,7 +29,8 @@ Examples:
   causewayd shadow show 1M8GDM9AXKP042788
   causewayd shadow set 1M8GDM9AXKP042788 climate.target=21 doors.locked=true --ttl 10m
   causewayd shadow watch 1M8GDM9AXKP042788
-  causewayd shadow watch --all --json --admin https://broker:9883 --ca ca.crt --token-file token")]
+  causewayd shadow watch --all --json --admin https://broker:9883 --ca ca.crt --token-file token
+  causewayd shadow history 1M8GDM9AXKP042788 --from 2026-11-22T05:00:00Z")]
 pub(super) struct Options {
     #[command(subcommand)]
     action: Action,
@@ -55,6 +59,25 @@ enum Action {
         /// All vehicles
         #[arg(long, conflicts_with = "vin")]
         all: bool,
+        /// Print one JSON object on each line
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        broker: Running,
+    },
+    /// Show what happened to a shadow, the oldest first
+    History {
+        #[command(flatten)]
+        which: Which,
+        /// Not what was before: a moment (2026-11-22T05:00:00Z), or how long ago (2h)
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// Nor what was then or after
+        #[arg(long, value_name = "TIME")]
+        to: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N", default_value_t = usize::MAX, hide_default_value = true)]
+        limit: usize,
         /// Print one JSON object on each line
         #[arg(long)]
         json: bool,
@@ -134,6 +157,15 @@ pub(super) fn run(
         }
         Action::Watch { vin, name, json, broker, .. } => {
             watch(&client(broker)?, vin.as_deref(), name.as_deref(), *json, out)?
+        }
+        Action::History { which, from, to, limit, json, broker } => {
+            let mut range = String::new();
+            for (key, moment) in [("from", from), ("to", to)] {
+                if let Some(moment) = moment {
+                    range += &format!("&{key}={}", encoded(&absolute(moment)));
+                }
+            }
+            history(&client(broker)?, which, &range, *limit, *json, out)?;
         }
         Action::Set { which, values, ttl, if_version, json, broker } => {
             let shadow = set(&client(broker)?, which, values, *ttl, *if_version)?;
@@ -219,6 +251,42 @@ fn changed(metadata: &Value, which: fn(u64, u64) -> u64) -> Option<u64> {
 
 fn shown(seconds: u64) -> String {
     i64::try_from(seconds).map(stamp).unwrap_or_default()
+}
+
+/// A moment as the broker takes it: what is no time ago is given as it is.
+fn absolute(moment: &str) -> String {
+    match seconds(moment) {
+        Ok(ago) => stamp(crate::pki::now().saturating_sub_unsigned(ago)),
+        Err(_) => moment.to_owned(),
+    }
+}
+
+fn history(
+    client: &Client,
+    which: &Which,
+    range: &str,
+    max: usize,
+    as_json: bool,
+    out: &mut dyn Write,
+) -> anyhow::Result<()> {
+    let (mut left, mut cursor) = (max, String::new());
+    while left > 0 {
+        let target = format!("{}/history?limit={}{range}{cursor}", which.path(), PAGE.min(left));
+        let page = client.ask("GET", &target, None)?.json()?;
+        let entries = page["history"].as_array().cloned().unwrap_or_default();
+        left = left.saturating_sub(entries.len());
+        for entry in &entries {
+            match as_json {
+                true => writeln!(out, "{entry}")?,
+                false => writeln!(out, "{}", line(entry))?,
+            }
+        }
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", encoded(next)),
+            None => break,
+        }
+    }
+    Ok(())
 }
 
 /// What happened, for people.
@@ -326,5 +394,6 @@ soc                      [1,2]              1970-01-01T00:00:40Z
         let entry = json!({ "version": 3, "at": "2026-11-22T05:00:00.000Z", "by": "operator:ann", "to": { "desired": { "a": 1 } } });
         assert_eq!(line(&entry), "2026-11-22T05:00:00.000Z  v3  operator:ann  desired.a: 1");
         assert_eq!(word("history"), "%68istory");
+        assert_eq!(absolute("2026-11-22T05:00:00Z"), "2026-11-22T05:00:00Z");
     }
 }

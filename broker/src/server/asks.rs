@@ -71,7 +71,12 @@ impl Asks {
     /// # Errors
     /// See [`AskError`].
     pub async fn of(&self, vin: &Vin, ask: Ask) -> Result<Box<Answer>, AskError> {
-        self.at(home_shard(vin.as_str(), self.shards()), ask).await
+        self.at(self.home(vin), ask).await
+    }
+
+    /// The shard that a vehicle lives on.
+    pub fn home(&self, vin: &Vin) -> u32 {
+        home_shard(vin.as_str(), self.shards())
     }
 
     /// Asks the shard of this number.

@@ -85,12 +85,17 @@ pub(crate) enum Does {
 /// What only a broker that runs can answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Live {
+    /// In the place of the registry's list, where the query says so.
+    FindVehicles,
     ListShadows,
     ShowShadow,
     ChangeShadow,
     DeleteShadow,
+    ShadowHistory,
     ShadowEvents,
     FleetEvents,
+    SendCommand,
+    ShowCommand,
 }
 
 const fn read(path: &'static str, handle: fn(&Call<'_>) -> Outcome) -> Route {
@@ -129,11 +134,15 @@ pub(crate) const ROUTES: &[Route] = &[
     look("/v1/vehicles/{vin}/shadow", Live::ShowShadow),
     act("PATCH", "/v1/vehicles/{vin}/shadow", Live::ChangeShadow),
     act("DELETE", "/v1/vehicles/{vin}/shadow", Live::DeleteShadow),
+    look("/v1/vehicles/{vin}/shadow/history", Live::ShadowHistory),
     look("/v1/vehicles/{vin}/shadow/events", Live::ShadowEvents),
     look("/v1/vehicles/{vin}/shadow/{name}", Live::ShowShadow),
     act("PATCH", "/v1/vehicles/{vin}/shadow/{name}", Live::ChangeShadow),
     act("DELETE", "/v1/vehicles/{vin}/shadow/{name}", Live::DeleteShadow),
+    look("/v1/vehicles/{vin}/shadow/{name}/history", Live::ShadowHistory),
     look("/v1/shadows/events", Live::FleetEvents),
+    act("POST", "/v1/vehicles/{vin}/commands/{name}", Live::SendCommand),
+    look("/v1/commands/{id}", Live::ShowCommand),
     read("/v1/groups", groups::list),
     read("/v1/groups/{name}", groups::show),
     write("PUT", "/v1/groups/{name}", groups::put),

@@ -8,7 +8,7 @@ use super::Answer;
 use crate::registry::RegistryError;
 
 /// Why something does not go.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Problem {
     status: u16,
     detail: String,

@@ -2,27 +2,20 @@
 //!
 //! Owns their form, and that a stream ends with the rights of whoever reads it. A reader that is too slow is told that it missed something.
 
-use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use causeway_core::{TwinEvent, Vin};
-use futures_core::Stream;
 use serde_json::json;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::api::Problem;
 use super::Visit;
-use crate::patience::Streaming;
+use super::body::{Place, Teller};
 use crate::server::{Heard, TwinWatch};
 
-/// Streams at the same time, of all readers.
-pub(in crate::admin) const STREAMS_MAX: usize = 16;
 /// How often a stream says that it lives, and its reader is looked at anew.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Events that wait for the connection of one reader. More wait where all readers' do, or are missed.
@@ -51,14 +44,10 @@ pub(super) async fn follow(visit: Visit) -> Result<Response, Problem> {
     let query = visit.query(&["name"])?;
     let vin = visit.names.first().map(|_| visit.vin()).transpose()?;
     let which = Which { vin, name: query.get("name").map(str::to_owned) };
-    let place = visit.told.streams.clone().try_acquire_owned().map_err(|_| {
-        Problem::new(429, format!("there are {STREAMS_MAX} streams of events already, as many as there may be"))
-    })?;
+    let place = Place::take(&visit)?;
     let watch = visit.asks()?.watch().await.map_err(super::unanswered)?;
-    let (frames, waiting) = mpsc::channel(WAITING_MAX);
-    let streaming = visit.asker.patience.stream();
-    tokio::spawn(tell(visit, which, watch, frames));
-    let body = Body::from_stream(Frames { waiting, _streaming: streaming, _place: place });
+    let (teller, body) = place.begin(&visit, WAITING_MAX);
+    tokio::spawn(tell(visit, which, watch, teller));
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
@@ -68,20 +57,20 @@ pub(super) async fn follow(visit: Visit) -> Result<Response, Problem> {
     Ok((headers, body).into_response())
 }
 
-async fn tell(visit: Visit, which: Which, mut watch: TwinWatch, frames: mpsc::Sender<Bytes>) {
+async fn tell(visit: Visit, which: Which, mut watch: TwinWatch, teller: Teller) {
     let mut heartbeat = interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The first is at once.
     heartbeat.tick().await;
     let mut next = Bytes::from_static(BEGIN);
     loop {
-        if frames.send(next).await.is_err() {
+        if teller.send(Ok(next)).await.is_err() {
             return;
         }
         next = loop {
             tokio::select! {
                 biased;
-                () = frames.closed() => return,
+                () = teller.closed() => return,
                 _ = heartbeat.tick() => {
                     if !visit.may_go_on() {
                         return;
@@ -105,21 +94,6 @@ async fn tell(visit: Visit, which: Which, mut watch: TwinWatch, frames: mpsc::Se
 fn frame(kind: &str, version: Option<u64>, data: &serde_json::Value) -> Bytes {
     let id = version.map(|version| format!("id: {version}\n")).unwrap_or_default();
     Bytes::from(format!("event: {kind}\n{id}data: {data}\n\n"))
-}
-
-/// The body of the answer.
-struct Frames {
-    waiting: mpsc::Receiver<Bytes>,
-    _streaming: Streaming,
-    _place: OwnedSemaphorePermit,
-}
-
-impl Stream for Frames {
-    type Item = Result<Bytes, Infallible>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.waiting.poll_recv(context).map(|next| next.map(Ok))
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,11 @@
 //! Owns the way from a request to a question to a vehicle's home, and back. It decides nothing about shadows and commands, and holds no
 //! thread while it waits.
 
+mod body;
+mod command;
 mod events;
+mod fleet;
+mod history;
 mod shadow;
 mod words;
 
@@ -16,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use causeway_core::{Principal, TwinEvent, Vin};
 use serde_json::{Value, json};
 
-pub(super) use events::STREAMS_MAX;
+pub(super) use body::STREAMS_MAX;
 
 use super::Told;
 use super::access::{Caller, THIS_MACHINE};
@@ -46,6 +50,10 @@ pub(super) async fn answer(live: Live, visit: Visit, body: Body) -> Result<Respo
         Live::ShowShadow => shadow::show(visit).await,
         Live::ChangeShadow => shadow::change(visit, body).await,
         Live::DeleteShadow => shadow::delete(visit).await,
+        Live::FindVehicles => fleet::find(visit).await,
+        Live::ShadowHistory => history::show(visit).await,
+        Live::SendCommand => command::send(visit, body).await,
+        Live::ShowCommand => command::show(visit).await,
     }
 }
 
@@ -57,6 +65,20 @@ impl Visit {
     fn vin(&self) -> Result<Vin, Problem> {
         let text = self.names.first().map_or("", String::as_str);
         text.parse().map_err(|error| Problem::new(400, format!("{text:?}: {error}")))
+    }
+
+    /// The name of a shadow or a command that stands there in the path.
+    fn name(&self, index: usize) -> Result<&str, Problem> {
+        let name = self.names.get(index).map_or("", String::as_str);
+        match causeway_fleet::calls::is_name(name) {
+            true => Ok(name),
+            false => Err(Problem::new(400, format!("{name:?} is no name: 1 to 64 of A-Z a-z 0-9 : _ - ."))),
+        }
+    }
+
+    /// None: the classic one.
+    fn shadow_name(&self) -> Result<Option<&str>, Problem> {
+        if self.names.len() > 1 { self.name(1).map(Some) } else { Ok(None) }
     }
 
     fn query(&self, known: &[&str]) -> Result<Query, Problem> {

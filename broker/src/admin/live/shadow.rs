@@ -66,7 +66,7 @@ pub(super) async fn delete(visit: Visit) -> Result<Response, Problem> {
 }
 
 async fn ask(visit: &Visit, what: ShadowWhat) -> Result<ShadowTold, Problem> {
-    let (vin, name) = (visit.vin()?, visit.names.get(1).map(|name| name.as_str().into()));
+    let (vin, name) = (visit.vin()?, visit.shadow_name()?.map(Into::into));
     let is_conditional = match &what {
         ShadowWhat::Get => false,
         ShadowWhat::Update { version, .. } | ShadowWhat::Delete { version } => version.is_some(),

@@ -1,10 +1,55 @@
 //! What requests say in headers and queries, and what they mean.
 //!
-//! Owns which version and which format.
+//! Owns how long, since when, which version and which format.
+
+use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, header};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::super::api::Problem;
+
+/// Time in a query: a number with `ms`, `s`, `m`, `h` or `d` behind it, or of seconds.
+///
+/// # Errors
+/// What it should be.
+pub(super) fn duration(key: &str, text: &str) -> Result<Duration, Problem> {
+    let wrong = || Problem::new(400, format!("{key} has to be a time such as 5s, 500ms or 2m, not {text:?}"));
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let milliseconds = match unit {
+        "ms" => 1,
+        "" | "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(milliseconds).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+/// A moment in a query, in milliseconds since 1970: so many of them, or as RFC 3339 has it.
+///
+/// # Errors
+/// What it should be.
+pub(super) fn moment_ms(key: &str, text: &str) -> Result<u64, Problem> {
+    let wrong = || {
+        Problem::new(
+            400,
+            format!(
+                "{key} has to be a moment such as 2026-11-22T05:00:00Z, or in milliseconds since 1970, not {text:?}"
+            ),
+        )
+    };
+    if text.bytes().all(|it| it.is_ascii_digit()) {
+        return text.parse().map_err(|_| wrong());
+    }
+    // In a query, a plus sign is a space.
+    let moment = OffsetDateTime::parse(&text.replace(' ', "+"), &Rfc3339).map_err(|_| wrong())?;
+    u64::try_from(moment.unix_timestamp_nanos() / 1_000_000).map_err(|_| wrong())
+}
 
 /// The tag of a version.
 pub(super) fn etag(version: u64) -> String {
@@ -46,6 +91,31 @@ mod tests {
 
     fn with(name: HeaderName, value: &str) -> HeaderMap {
         [(name, value.parse().unwrap())].into_iter().collect()
+    }
+
+    #[test]
+    fn times_have_units() {
+        for (text, milliseconds) in [("5s", 5000), ("5", 5000), ("250ms", 250), ("2m", 120_000), ("0s", 0)] {
+            assert_eq!(duration("wait", text).unwrap(), Duration::from_millis(milliseconds), "{text}");
+        }
+        for wrong in ["", "s", "-1s", "1w", "1.5s", "99999999999999999999s", "999999999999999999d"] {
+            assert!(duration("wait", wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn moments_are_numbers_or_dates() {
+        for (text, milliseconds) in [
+            ("1800000000000", 1_800_000_000_000),
+            ("1970-01-01T00:00:01Z", 1000),
+            ("1970-01-01T01:00:00.5 01:00", 500),
+            ("1970-01-01T01:00:00+01:00", 0),
+        ] {
+            assert_eq!(moment_ms("from", text).unwrap(), milliseconds, "{text}");
+        }
+        for wrong in ["", "yesterday", "1969-12-31T00:00:00Z", "2026-11-22", "99999999999999999999"] {
+            assert!(moment_ms("from", wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
