@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod est;
 pub mod identity;
+pub mod jobs;
 pub mod pki;
 pub mod registry;
 pub mod telemetry;

@@ -15,6 +15,7 @@ use clap::Args;
 
 use super::http::{Client, Credentials};
 use super::inspect::{Progress, check, check_registry, open, print_damage, size};
+use crate::jobs::JOBS_FILE;
 use crate::registry::REGISTRY_FILE;
 
 #[derive(Debug, Args)]
@@ -106,6 +107,7 @@ fn copy(from: &Path, to: &Path, found: &Found, room: Room) -> anyhow::Result<Cop
         copied.segments += one.segments;
         copied.bytes += one.bytes;
     }
+    copied.bytes += copy_beside(from, to, JOBS_FILE, &mut |bytes| progress.add(bytes))?;
     copied.bytes += copy_beside(from, to, REGISTRY_FILE, &mut |bytes| progress.add(bytes))?;
     Ok(copied)
 }

@@ -13,6 +13,7 @@ use causeway_storage::inspect::{Decoder, verify};
 use causeway_storage::{OpenError, shard_folder};
 use serde::Serialize;
 
+use crate::jobs::Jobs;
 use crate::registry::Registry;
 
 /// Where backups are made, the only shard there is.
@@ -76,7 +77,7 @@ struct Desk {
     /// Whether there are several shards, so that nobody ever will.
     several: bool,
     under_way: bool,
-    registry: Option<Arc<Registry>>,
+    registry: Option<(Arc<Registry>, Jobs)>,
     wanted: Option<Wanted>,
 }
 
@@ -109,10 +110,12 @@ impl Backups {
         let destination = Destination::begin(to, &data)?;
         let layout = copy_layout(&data, destination.folder())?;
         let folder = shard_folder(destination.folder(), SHARD);
+        // Before the shards: what a job says it has done is in their copy.
+        let jobs_bytes = self.copy_jobs(destination.folder())?;
         // No answer: the thread that copies has ended.
         let done = self.want(folder.clone())?.recv().unwrap_or(Err(NoBackup::NotServing))?;
         let checked = verify(&folder, SHARD, layout.and_then(|layout| layout.run(SHARD)), &mut Meaning)?;
-        let bytes = done.bytes + self.copy_registry(destination.folder())?;
+        let bytes = done.bytes + jobs_bytes + self.copy_registry(destination.folder())?;
         if let Some(damage) = checked.damage.first() {
             return Err(NoBackup::Damaged(format!("{}: {}", damage.file, damage.detail)));
         }
@@ -128,14 +131,19 @@ impl Backups {
         })
     }
 
-    /// From now on, backups have the registry, too.
-    pub(crate) fn take_along(&self, registry: Arc<Registry>) {
-        self.desk().registry = Some(registry);
+    /// From now on, backups have the registry and the jobs, too.
+    pub(crate) fn take_along(&self, registry: Arc<Registry>, jobs: Jobs) {
+        self.desk().registry = Some((registry, jobs));
+    }
+
+    fn copy_jobs(&self, to: &Path) -> Result<u64, NoBackup> {
+        let jobs = self.desk().registry.as_ref().map(|(_, jobs)| jobs.clone());
+        Ok(jobs.map_or(Ok(0), |jobs| jobs.copy_to(to)).map_err(BackupError::from)?)
     }
 
     /// The registry as it is at one moment, copied and checked; how many bytes.
     fn copy_registry(&self, to: &Path) -> Result<u64, NoBackup> {
-        let Some(registry) = self.desk().registry.clone() else { return Ok(0) };
+        let Some((registry, _)) = self.desk().registry.clone() else { return Ok(0) };
         let bytes = registry.copy_to(to).map_err(BackupError::from)?;
         match Registry::look(to) {
             Ok(_) => Ok(bytes),

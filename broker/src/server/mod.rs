@@ -38,6 +38,7 @@ use crate::config::{Config, PolicyError};
 use crate::data_directory::DataDirectory;
 use crate::frontdoor::{FrontDoor, greet};
 use crate::identity::Admission;
+use crate::jobs::{JobParts, Jobs, StoreError};
 use crate::listener::{Listener, Sockets, accept_all, bind, listen};
 use crate::registry::{Registry, RegistryError};
 use crate::shard_loop::ShardParts;
@@ -109,6 +110,9 @@ pub enum ServerError {
         /// What is wrong, and where.
         source: RegistryError,
     },
+    /// The jobs cannot be used.
+    #[error(transparent)]
+    Jobs(#[from] StoreError),
     /// The audit log cannot be written.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -137,6 +141,7 @@ pub struct Running {
     notices: Notices,
     asks: Asks,
     search: Search,
+    jobs: Jobs,
     policy: Option<Arc<PolicyKeeper>>,
     registry: Arc<Registry>,
     certificates: Certificates,
@@ -204,7 +209,9 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     let fields = config.shadow.fields().unwrap_or_default();
     let search = Search::new(asks.clone(), registry.clone(), fields);
     observed.show_search(search.clone());
-    observed.backups.take_along(registry.clone());
+    let jobs = open_jobs(config, directory.as_ref(), observed, (&asks, &search, &registry)).await?;
+    observed.show_jobs(jobs.clone());
+    observed.backups.take_along(registry.clone(), jobs.clone());
 
     let limits = Arc::new(config.limits.to_core());
     let identity = config.identity.clone();
@@ -257,6 +264,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         notices,
         asks,
         search,
+        jobs,
         policy,
         registry,
         certificates,
@@ -355,6 +363,11 @@ impl Running {
         &self.asks
     }
 
+    /// What is done to many vehicles.
+    pub fn jobs(&self) -> &Jobs {
+        &self.jobs
+    }
+
     /// Where vehicles are found by what is true of them.
     pub fn search(&self) -> &Search {
         &self.search
@@ -381,6 +394,7 @@ impl Running {
     /// Where a shard failed.
     pub async fn stop(mut self) -> Result<(), ServerError> {
         self.accepting.shutdown().await;
+        self.jobs.close().await;
         self.asks.close();
         self.audit.record(AuditEvent::new(What::Stop, Decision::Note, ""));
         self.shards.stop(self.shutdown_timeout);
@@ -398,6 +412,28 @@ async fn open_registry(directory: Option<&DataDirectory>) -> Result<Registry, Se
     };
     match opened {
         Ok(opened) => opened.map_err(|source| ServerError::Registry { source }),
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+/// The jobs of the data directory, which go on; without one, they are gone with the process.
+async fn open_jobs(
+    config: &Config,
+    directory: Option<&DataDirectory>,
+    observed: &Observed,
+    (asks, search, registry): (&Asks, &Search, &Arc<Registry>),
+) -> Result<Jobs, ServerError> {
+    let parts = JobParts {
+        asks: asks.clone(),
+        search: search.clone(),
+        registry: registry.clone(),
+        folded: observed.shards().iter().map(|shard| shard.folded.clone()).collect(),
+        outcomes_kept_seconds: config.commands.outcomes_kept_seconds,
+        commands_pending_max: config.commands.pending_per_requester_max,
+    };
+    let data = directory.map(|directory| directory.path().to_owned());
+    match tokio::task::spawn_blocking(move || Jobs::open(data.as_deref(), parts)).await {
+        Ok(opened) => Ok(opened?),
         Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
     }
 }

@@ -10,6 +10,7 @@ use causeway_core::{Counters, Gauges};
 use super::{Asks, Backups, EdgeCounters, FoldedShard, LogReport, Search};
 use crate::admin::ListenerState;
 use crate::audit::{Audit, AuditCounts};
+use crate::jobs::Jobs;
 use crate::listener::Listener;
 use crate::registry::Registry;
 
@@ -111,6 +112,7 @@ pub struct Observed {
     registry: OnceLock<(Arc<Registry>, Audit)>,
     asks: OnceLock<Asks>,
     search: OnceLock<Search>,
+    jobs: OnceLock<Jobs>,
     /// What the audit log counts.
     pub audit: Arc<AuditCounts>,
     shards: OnceLock<Vec<ObservedShard>>,
@@ -146,6 +148,16 @@ impl Observed {
     /// Where shards are asked. None before the broker has started.
     pub fn asks(&self) -> Option<&Asks> {
         self.asks.get()
+    }
+
+    /// What is done to many vehicles. None before the broker has started.
+    pub fn jobs(&self) -> Option<&Jobs> {
+        self.jobs.get()
+    }
+
+    pub(super) fn show_jobs(&self, jobs: Jobs) {
+        // One broker is observed once.
+        let _ = self.jobs.set(jobs);
     }
 
     /// Where vehicles are found by what is true of them. None before the broker has started.

@@ -152,6 +152,24 @@ impl Search {
         Ok(FoundPage { found, next: place.map(|place| SearchPlace { of_members, place }) })
     }
 
+    /// VINs of vehicles behind one, in their order, and the one to go on behind where there may be more. No vehicle is missed or found twice
+    /// because others change.
+    ///
+    /// # Errors
+    /// See [`SearchError`].
+    pub async fn vins(
+        &self,
+        query: &Arc<Query>,
+        after: Option<Vin>,
+        limit: usize,
+    ) -> Result<(Vec<Vin>, Option<Vin>), SearchError> {
+        let of_members = self.is_quicker_by_members(query, FleetOrder::ByVin).await?;
+        let after = after.map(|vin| SearchPlace { of_members, place: FleetPlace { value: None, vin } });
+        let page = self.page(query, FleetOrder::ByVin, after, limit).await?;
+        let vins = page.found.iter().map(|found| found.row.vin).collect();
+        Ok((vins, page.next.map(|next| next.place.vin)))
+    }
+
     /// The field that orders, if one does.
     fn way_of(&self, query: &Query, order: FleetOrder, of_members: bool) -> Option<usize> {
         match query.way() {
