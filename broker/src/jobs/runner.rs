@@ -113,8 +113,12 @@ struct Turns {
     waiting: VecDeque<(u32, Vin)>,
     /// The place behind the last of them.
     read: u32,
-    /// Places that have a result which is written, and others before them have none.
+    /// All before this place have a result that is written.
+    next: u32,
+    /// So have these, and others before them have none.
     finished: BTreeSet<u32>,
+    /// Those before this are written to have their turn.
+    reserved: u32,
     /// Those before this may have had their turn in an earlier run.
     uncertain: u32,
     tasks: JoinSet<(u32, Option<Outcome>)>,
@@ -133,7 +137,9 @@ async fn work(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
     let mut turns = Turns {
         waiting: VecDeque::new(),
         read: record.next,
+        next: record.next,
         finished: finished(inner, job).await?,
+        reserved: record.reserved,
         uncertain: record.reserved,
         tasks: JoinSet::new(),
         unsaved: Vec::new(),
@@ -206,12 +212,13 @@ async fn begin(
             return Ok(());
         }
         let Some((place, vin)) = turns.waiting.pop_front() else { continue };
-        if turns.finished.contains(&place) {
+        if place < turns.next || turns.finished.contains(&place) {
             continue;
         }
-        if place >= job.record().reserved {
+        if place >= turns.reserved {
             let until = place.saturating_add(RESERVED).min(record.total);
             inner.change(job, move |record, _| record.reserved = until).await?;
+            turns.reserved = until;
         }
         turns.allowance -= 1.0;
         let (work, may_be_done) = (work.clone(), place < turns.uncertain);
@@ -232,11 +239,10 @@ async fn refill(inner: &Arc<Inner>, job: &Arc<Job>, turns: &mut Turns) -> Result
 async fn save(inner: &Arc<Inner>, job: &Arc<Job>, turns: &mut Turns) -> Result<(), RunError> {
     let (id, unsaved) = (job.id(), std::mem::take(&mut turns.unsaved));
     turns.finished.extend(unsaved.iter().map(|(place, _)| *place));
-    let mut next = job.record().next;
-    while turns.finished.remove(&next) {
-        next += 1;
+    while turns.finished.remove(&turns.next) {
+        turns.next += 1;
     }
-    let count = unsaved.len();
+    let (next, count) = (turns.next, unsaved.len());
     inner
         .change(job, move |record, kept| {
             record.next = next;
