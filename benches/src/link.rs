@@ -76,7 +76,15 @@ impl Link {
     /// # Errors
     /// When the connection is gone or the broker does otherwise.
     pub(crate) async fn subscribe(&mut self, filter: &str, qos: u8) -> Result<()> {
-        wire::subscribe(Version::V5, &mut self.outgoing, filter, qos);
+        self.subscribe_as(Version::V5, filter, qos).await
+    }
+
+    /// Likewise, in the words of a version.
+    ///
+    /// # Errors
+    /// See [`Link::subscribe`].
+    pub(crate) async fn subscribe_as(&mut self, version: Version, filter: &str, qos: u8) -> Result<()> {
+        wire::subscribe(version, &mut self.outgoing, filter, qos);
         // Messages may come before it (MQTT 5, 3.8.4): they are put back, for whoever looks at messages.
         let mut messages = Vec::new();
         let answer = loop {

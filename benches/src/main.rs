@@ -16,6 +16,7 @@ mod arrive;
 mod broadcast;
 mod broker;
 mod client;
+mod commands;
 mod compare;
 mod connections;
 mod disk_full;
@@ -81,6 +82,10 @@ enum Scenario {
     MakeSessions(million::MakeOptions),
     /// Connect some of those sessions to a daemon, and check what they get
     CollectSessions(million::CollectOptions),
+    /// Command many vehicles at the same time, kill the broker meanwhile, and check that each request has one outcome
+    Commands(commands::Options),
+    /// Print the public key of the tokens by which the clients of `commands` say who they are, for the broker's configuration
+    CommandsKey,
     /// Measure what a decision of the policy costs, among few and many rules
     Policy(policy::Options),
     /// Work a broker for long at a bounded rate, and sample its memory and its disk
@@ -118,6 +123,8 @@ fn run(cli: Cli) -> Result<()> {
         Scenario::Broadcast(options) => broadcast::run(&options),
         Scenario::MakeSessions(options) => million::make(&options),
         Scenario::CollectSessions(options) => runtime.block_on(million::collect(&options)),
+        Scenario::Commands(options) => runtime.block_on(commands::run(&options)),
+        Scenario::CommandsKey => commands::print_key(),
         Scenario::Policy(options) => policy::run(&options),
         Scenario::Soak(options) => runtime.block_on(soak::run(&options)),
         Scenario::Storm(options) => storm::run(&options),

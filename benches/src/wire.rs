@@ -73,6 +73,8 @@ pub(crate) struct Connect<'a> {
     pub(crate) receive_maximum: u16,
     /// How often the client will be heard of, in seconds; 0 where the load itself keeps the connection busy.
     pub(crate) keep_alive_seconds: u16,
+    /// Who the client is, as a token that is sent for a password; nobody in particular without.
+    pub(crate) token: Option<&'a str>,
 }
 
 impl Default for Connect<'_> {
@@ -84,6 +86,7 @@ impl Default for Connect<'_> {
             session_expiry_seconds: 0,
             receive_maximum: u16::MAX,
             keep_alive_seconds: 0,
+            token: None,
         }
     }
 }
@@ -95,7 +98,9 @@ impl Connect<'_> {
         const RECEIVE_MAXIMUM: u8 = 0x21;
         let mut body = Vec::with_capacity(32 + self.client_id.len());
         push_text(&mut body, "MQTT");
-        body.extend([if self.version == Version::V5 { 5 } else { 4 }, u8::from(self.is_clean) << 1]);
+        const USER_AND_PASSWORD: u8 = 0xC0;
+        let has_token = if self.token.is_some() { USER_AND_PASSWORD } else { 0 };
+        body.extend([if self.version == Version::V5 { 5 } else { 4 }, u8::from(self.is_clean) << 1 | has_token]);
         body.extend(self.keep_alive_seconds.to_be_bytes());
         if self.version.has_properties() {
             body.extend([8, SESSION_EXPIRY]);
@@ -104,6 +109,10 @@ impl Connect<'_> {
             body.extend(self.receive_maximum.to_be_bytes());
         }
         push_text(&mut body, self.client_id);
+        if let Some(token) = self.token {
+            push_text(&mut body, "");
+            push_text(&mut body, token);
+        }
         push_packet(out, first::CONNECT, &body);
     }
 }
@@ -197,6 +206,97 @@ pub(crate) fn publish(version: Version, out: &mut Vec<u8>, flags: u8, topic: &st
         out.push(0);
     }
     out.extend(payload);
+}
+
+/// Writes a PUBLISH of QoS 1 or 2 with these properties, of MQTT 5 only, behind `out`.
+pub(crate) fn publish_with(
+    version: Version,
+    out: &mut Vec<u8>,
+    flags: u8,
+    topic: &str,
+    id: u16,
+    (properties, payload): (&[u8], &[u8]),
+) {
+    let mut body = Vec::with_capacity(8 + topic.len() + properties.len() + payload.len());
+    push_text(&mut body, topic);
+    body.extend(id.to_be_bytes());
+    if version.has_properties() {
+        push_varint(&mut body, properties.len());
+        body.extend(properties);
+    }
+    body.extend(payload);
+    push_packet(out, first::PUBLISH | flags, &body);
+}
+
+/// A PUBLISH that came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Published<'a> {
+    pub(crate) topic: &'a str,
+    /// 0 for QoS 0.
+    pub(crate) id: u16,
+    pub(crate) is_dup: bool,
+    pub(crate) properties: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+impl<'a> Published<'a> {
+    /// `None` where it is cut short.
+    pub(crate) fn read(version: Version, first: u8, body: &'a [u8]) -> Option<Published<'a>> {
+        let (topic, mut rest) = body.split_at_checked(text_bytes(body)?)?;
+        let mut id = 0;
+        if has_id(first) {
+            let (bytes, behind) = rest.split_first_chunk::<2>()?;
+            id = u16::from_be_bytes(*bytes);
+            rest = behind;
+        }
+        let mut properties: &[u8] = &[];
+        if version.has_properties() {
+            let (length, used) = varint(rest)?;
+            (properties, rest) = rest.get(used..)?.split_at_checked(length)?;
+        }
+        let topic = std::str::from_utf8(topic.get(2..)?).ok()?;
+        Some(Published { topic, id, is_dup: first & self::first::DUP != 0, properties, payload: rest })
+    }
+
+    /// The Correlation Data.
+    pub(crate) fn correlation(&self) -> Option<&'a [u8]> {
+        const CORRELATION_DATA: u8 = 0x09;
+        self.find(|id, value| (id == CORRELATION_DATA).then(|| value.get(2..)).flatten())
+    }
+
+    /// The value of a user property.
+    pub(crate) fn user_property(&self, name: &str) -> Option<&'a str> {
+        const USER_PROPERTY: u8 = 0x26;
+        self.find(|id, value| {
+            let (found, value) = value.split_at_checked(if id == USER_PROPERTY { text_bytes(value)? } else { 0 })?;
+            let is_it = id == USER_PROPERTY && found.get(2..)? == name.as_bytes();
+            is_it.then(|| std::str::from_utf8(value.get(2..)?).ok()).flatten()
+        })
+    }
+
+    fn find<T>(&self, found: impl Fn(u8, &'a [u8]) -> Option<T>) -> Option<T> {
+        let mut properties = self.properties;
+        while let Some((id, rest)) = properties.split_first() {
+            let length = match id {
+                0x01 => 1,
+                0x23 => 2,
+                0x02 => 4,
+                0x03 | 0x08 | 0x09 => text_bytes(rest)?,
+                0x0B => varint(rest)?.1,
+                0x26 => {
+                    let name = text_bytes(rest)?;
+                    name + text_bytes(rest.get(name..)?)?
+                }
+                _ => return None,
+            };
+            let (value, behind) = rest.split_at_checked(length)?;
+            if let Some(found) = found(*id, value) {
+                return Some(found);
+            }
+            properties = behind;
+        }
+        None
+    }
 }
 
 /// Whether a PUBLISH with this first byte has a packet identifier.
@@ -302,6 +402,22 @@ mod tests {
                 assert_eq!(read_publish(version, bytes[0], &bytes[header..]), Some((id, &[7; 200][..])));
             }
         }
+    }
+
+    #[test]
+    fn properties_are_found() {
+        let mut properties = vec![0x02, 0, 0, 0, 9, 0x26];
+        push_text(&mut properties, "name");
+        push_text(&mut properties, "value");
+        properties.push(0x09);
+        push_text(&mut properties, "data");
+        let mut bytes = Vec::new();
+        publish_with(Version::V5, &mut bytes, 0x0A, "a/b", 7, (&properties, b"payload"));
+        let (_, header) = header(&bytes).unwrap();
+        let published = Published::read(Version::V5, bytes[0], &bytes[header..]).unwrap();
+        assert_eq!((published.topic, published.id, published.is_dup), ("a/b", 7, true));
+        assert_eq!((published.payload, published.correlation()), (&b"payload"[..], Some(&b"data"[..])));
+        assert_eq!((published.user_property("name"), published.user_property("other")), (Some("value"), None));
     }
 
     #[test]
