@@ -31,6 +31,7 @@ mod puppets;
 mod revocation;
 mod rotation;
 mod shadow_aws;
+mod shadow_converge;
 mod side_by_side;
 mod soak;
 mod speed;
@@ -158,6 +159,11 @@ const PROOFS: &[Proof] = &[
         name: "stale-unlock",
         claim: "doors that were unlocked as desired and then locked by hand stay locked, whatever becomes of connections and broker",
         run: |workspace, options| stale_unlock::prove(workspace, options.full),
+    },
+    Proof {
+        name: "shadow-converge",
+        claim: "whoever looks at a shadow sees the same, and what a naive model says, after random updates, lost connections, kills and power cuts",
+        run: |workspace, options| shadow_converge::prove(workspace, options.full),
     },
     Proof {
         name: "speed",
