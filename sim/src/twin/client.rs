@@ -158,7 +158,8 @@ impl Client {
                 self.answers.push_back(release(ack.packet_id));
                 Ok(None)
             }
-            Packet::PubComp(ack) => Ok(self.done(ack, 2)),
+            // Whatever it says: the broker took the message, and may have forgotten that since.
+            Packet::PubComp(ack) => Ok(self.done(&Ack::new(ack.packet_id, ReasonCode::Success), 2)),
             Packet::Publish(publish) => {
                 let is_cbor = publish.properties.forwarded.content_type() == Some("application/cbor");
                 let (topic, payload) = (publish.topic.to_owned(), publish.payload.to_vec());

@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result};
 use crate::workspace::{self, Workspace};
 
 /// Versions of shadows to play.
-const VERSIONS: u64 = 30_000;
-const VERSIONS_FULL: u64 = 500_000;
+const VERSIONS: u64 = 20_000;
+const VERSIONS_FULL: u64 = 300_000;
 
 /// # Errors
 /// When the simulator cannot be built, or somebody was told what is not so.
