@@ -107,6 +107,8 @@ pub(crate) struct Session {
     pub(crate) missed_presence: bool,
     /// Whether it is to be sent what its vehicle's shadows want of it.
     pub(crate) is_due_deltas: bool,
+    /// How many of them were passed already when there was no more room.
+    pub(crate) deltas_passed: u16,
 }
 
 /// What may wait for another shard: it is in the log, and a burst may be faster than the link.
@@ -155,6 +157,7 @@ impl Session {
             full_told: false,
             missed_presence: false,
             is_due_deltas: false,
+            deltas_passed: 0,
         }
     }
 

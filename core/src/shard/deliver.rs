@@ -614,7 +614,9 @@ impl Shard {
             self.counters.dropped_slow_consumer += 1;
             let session = &mut self.sessions[key as usize];
             session.missed_presence |= is_presence(publication.topic);
-            session.is_due_deltas |= calls::is_delta(publication.topic);
+            if calls::is_delta(publication.topic) {
+                (session.is_due_deltas, session.deltas_passed) = (true, 0);
+            }
             return;
         }
         let topic = match publication.command {

@@ -419,7 +419,9 @@ impl Shard {
             };
             kept.is_pending && BOTH.into_iter().any(tells)
         };
-        session.is_due_deltas |= self.shadows.of(vin).iter().any(is_told);
+        if self.shadows.of(vin).iter().any(is_told) {
+            (session.is_due_deltas, session.deltas_passed) = (true, 0);
+        }
     }
 
     /// Sends it, once there is room: one delta of each shadow, however much happened meanwhile.
@@ -432,17 +434,16 @@ impl Shard {
             return;
         }
         session.is_due_deltas = false;
-        let epoch = session.epoch;
+        let (epoch, passed) = (session.epoch, usize::from(std::mem::take(&mut session.deltas_passed)));
         let (mut due, mut later) = (Vec::new(), None);
-        for kept in self.shadows.of(&vin).iter().filter(|kept| kept.is_pending) {
-            let topics = BOTH.map(|names| told_on(&vin, kept.name(), Told::Delta, names));
-            let wanted = topics.into_iter().filter_map(|topic| Some((self.identifiers_for(key, &topic)?, topic)));
-            for (identifiers, topic) in wanted {
-                if kept.lsn > self.durable {
-                    later = later.max(Some(kept.lsn));
-                } else if let Some((_, delta)) = kept.shadow().delta(now.0) {
-                    due.push((topic, identifiers, kept.format, write(&delta, kept.format)));
-                }
+        let topics = self.shadows.of(&vin).iter().flat_map(|kept| BOTH.map(|names| (kept, names)));
+        for (place, (kept, names)) in topics.enumerate().skip(passed).filter(|(_, (kept, _))| kept.is_pending) {
+            let topic = told_on(&vin, kept.name(), Told::Delta, names);
+            let Some(identifiers) = self.identifiers_for(key, &topic) else { continue };
+            if kept.lsn > self.durable {
+                later = later.max(Some(kept.lsn));
+            } else if let Some((_, delta)) = kept.shadow().delta(now.0) {
+                due.push((place, topic, identifiers, kept.format, write(&delta, kept.format)));
             }
         }
         if !due.is_empty() {
@@ -453,7 +454,13 @@ impl Shard {
                 |release: &Release| matches!(release, Release::Late { session, late, .. } if is_its(late, *session));
             self.releases.retain(|(lsn, release)| *lsn > durable || !is_older(release));
         }
-        for (topic, identifiers, format, payload) in due {
+        for (place, topic, identifiers, format, payload) in due {
+            if !self.connections.get(id.index()).is_some_and(|connection| connection.takes_more(&self.limits)) {
+                // The rest when there is room again; what was told is not told again, or there never would be.
+                let session = &mut self.sessions[key as usize];
+                (session.is_due_deltas, session.deltas_passed) = (true, u16::try_from(place).unwrap_or(u16::MAX));
+                break;
+            }
             let properties = ForwardedBuilder::new().content_type(if format == Format::Cbor { CBOR } else { JSON });
             let properties = properties.build().unwrap_or_default();
             let mut publication = Publication::plain(&topic, &payload, QoS::AtMostOnce);
@@ -464,7 +471,8 @@ impl Shard {
         }
         if let Some(lsn) = later {
             // What changed just now is told when that is durable, unless the subscription came between.
-            self.sessions[key as usize].is_due_deltas = true;
+            let session = &mut self.sessions[key as usize];
+            (session.is_due_deltas, session.deltas_passed) = (true, 0);
             self.releases.push_back((lsn, Release::Session { session: key, epoch }));
         }
     }

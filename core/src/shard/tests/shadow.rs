@@ -110,6 +110,24 @@ fn who_subscribes_again_is_told_again_unless_it_says_otherwise() {
 }
 
 #[test]
+fn deltas_that_do_not_fit_at_once_are_told_one_after_the_other() {
+    let mut world = World::with(|limits| limits.outbox_bytes_max = 100);
+    let (car, backend) = pair(&mut world);
+    world.subscribe(car, "shadow/name/+/delta", options(0));
+    world.hang_up(car);
+    for name in ["a", "b", "c"] {
+        let document = r#"{"state":{"desired":{"x":"yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy"}}}"#;
+        world.publish(backend, publish(1, 1, &full(&format!("shadow/name/{name}/update")), document));
+        world.heard(backend);
+    }
+    let (car, mut heard) = world.dial_as(persistent(VIN), vehicle(VIN));
+    for _ in 0..10 {
+        heard.extend(world.heard(car));
+    }
+    assert_eq!(["a", "b", "c"].map(|name| told(&heard, &format!("name/{name}/delta")).len()), [1, 1, 1], "{heard:?}");
+}
+
+#[test]
 fn a_vehicle_that_comes_back_is_told_nothing_older_behind_what_is_newer() {
     let mut world = World::new();
     let (car, backend) = pair(&mut world);
