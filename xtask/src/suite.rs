@@ -109,10 +109,10 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "durability",
-        about: "the quick proofs that nothing acknowledged is lost: killed, and without power",
+        about: "the quick proofs that nothing acknowledged is lost, and no command without an outcome: killed, and without power",
         needs: &[],
         is_quick: false,
-        run: |workspace| ["kill", "powercut"].iter().try_for_each(|name| prove::quick(workspace, name)),
+        run: |workspace| ["kill", "commands", "powercut"].iter().try_for_each(|name| prove::quick(workspace, name)),
     },
     Step {
         name: "identities",

@@ -79,6 +79,9 @@ pub(super) struct Book {
 /// What was counted.
 #[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Counts {
+    pub(super) requested: u64,
+    /// Requests that were made and had no outcome, the most at any time.
+    pub(super) pending_most: u64,
     pub(super) delivered: u64,
     pub(super) delivered_again: u64,
     pub(super) replies: u64,
@@ -111,6 +114,13 @@ impl Book {
     pub(super) fn add(&mut self, requester: usize, vehicle: usize, plan: Plan, qos: u8) {
         self.requests.push(Request { requester, vehicle, plan, qos, told: None });
         self.open += 1;
+    }
+
+    /// A request is made, for the first time.
+    pub(super) fn requested(&mut self) {
+        self.counts.requested += 1;
+        let told = (self.requests.len() - self.open) as u64;
+        self.counts.pending_most = self.counts.pending_most.max(self.counts.requested.saturating_sub(told));
     }
 
     /// A requester was told what became of a request.

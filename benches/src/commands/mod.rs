@@ -71,8 +71,6 @@ pub(crate) struct Options {
 struct Summary {
     vehicles: usize,
     kills: u32,
-    /// When the broker was killed, so many requests had no outcome; the most.
-    pending_most: usize,
     recovery_ms_max: f64,
     seconds: f64,
     #[serde(flatten)]
@@ -111,7 +109,7 @@ async fn run_here(options: &Options) -> Result<()> {
         tasks.spawn_local(requester.run(link));
     }
     let deadline = Duration::from_secs(options.deadline_seconds.into());
-    let (mut recovery_max, mut pending_most) = (Duration::ZERO, 0);
+    let mut recovery_max = Duration::ZERO;
     let told = async {
         // Asked before anybody can tell.
         let told = all_told.notified();
@@ -124,11 +122,10 @@ async fn run_here(options: &Options) -> Result<()> {
             let is_last = kill == options.kills && kill > 1;
             // All but the last while it is requested, and that one while it is answered.
             let share = (options.requests as f64) * f64::from(kill) / f64::from(options.kills + 1);
-            let moment = began + deadline.mul_f64(0.3);
+            let moment = began + deadline.mul_f64(0.4);
             while Instant::now() < moment && (is_last || (book.borrow().counts.delivered as f64) < share) {
                 sleep(LOOK).await;
             }
-            pending_most = pending_most.max(book.borrow().open);
             broker.kill()?;
             broker.start_again()?;
             recovery_max = recovery_max.max(broker.wait_until_ready(options.target).await?);
@@ -153,7 +150,6 @@ async fn run_here(options: &Options) -> Result<()> {
     let summary = Summary {
         vehicles: options.vehicles,
         kills: options.kills,
-        pending_most,
         recovery_ms_max: recovery_max.as_secs_f64() * 1e3,
         seconds: began.elapsed().as_secs_f64(),
         findings: book.findings(),
@@ -200,12 +196,12 @@ async fn start_vehicles(
     let (forgers, to_forge): (Vec<_>, Vec<_>) = (0..options.vehicles).map(|_| mpsc::unbounded_channel()).unzip();
     let forgers = Rc::new(forgers);
     let deadline = Duration::from_secs(options.deadline_seconds.into());
-    // Long enough that all requests are pending at the same time, and some replies come while the broker is not there.
-    let times = (deadline, deadline.mul_f64(0.5));
+    // So late that all requests are pending at the same time, and some replies come while the broker is not there.
+    let answers = (deadline.mul_f64(0.25), deadline.mul_f64(0.6));
     for (number, to_forge) in to_forge.into_iter().enumerate() {
         let token = issuer.token(&format!("vehicle:{}", vin(number)))?;
         let forging = (to_forge, Rc::clone(&forgers));
-        let vehicle = Vehicle::new(number, options.target, token, times, Rc::clone(book), forging);
+        let vehicle = Vehicle::new(number, options.target, token, (deadline, answers), Rc::clone(book), forging);
         let (link, _) = vehicle.connect().await.with_context(|| format!("vehicle {number}"))?;
         tasks.spawn_local(vehicle.run(link));
     }

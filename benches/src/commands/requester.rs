@@ -127,6 +127,7 @@ impl Requester {
             {
                 let id = self.free_id();
                 self.unacknowledged.insert(id, (request, false));
+                self.book.borrow_mut().requested();
                 self.write(&mut link.outgoing, request, id, false);
             }
             // Some may have come together with CONNACK.

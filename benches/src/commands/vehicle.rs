@@ -49,8 +49,8 @@ pub(super) struct Vehicle {
     pub(super) target: SocketAddr,
     pub(super) token: String,
     pub(super) deadline: Duration,
-    /// Replies come within this.
-    pub(super) answers_within: Duration,
+    /// Replies come so long after their commands.
+    pub(super) answers_within: (Duration, Duration),
     pub(super) book: Rc<RefCell<Book>>,
     /// What it is to forge.
     pub(super) to_forge: mpsc::UnboundedReceiver<Reply>,
@@ -70,7 +70,7 @@ impl Vehicle {
         number: usize,
         target: SocketAddr,
         token: String,
-        (deadline, answers_within): (Duration, Duration),
+        (deadline, answers_within): (Duration, (Duration, Duration)),
         book: Rc<RefCell<Book>>,
         (to_forge, forgers): (mpsc::UnboundedReceiver<Reply>, Rc<Vec<mpsc::UnboundedSender<Reply>>>),
     ) -> Vehicle {
@@ -241,7 +241,8 @@ impl Vehicle {
         let now = Instant::now();
         // Any order will do, as long as it is another one.
         let spread = (request as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-        let soon = self.answers_within.mul_f64(spread as f64 / f64::from(1 << 24));
+        let (start, end) = self.answers_within;
+        let soon = start + (end - start).mul_f64(spread as f64 / f64::from(1 << 24));
         let reply = Reply { at: now + soon, command: command.to_owned(), request };
         let (counts, mut replies) = (&mut book.counts, Vec::new());
         match plan {

@@ -15,6 +15,7 @@ use crate::workspace::Workspace;
 use crate::{conformance, interop};
 
 mod broadcast;
+mod commands;
 mod connections;
 mod disk_full;
 mod durable_rate;
@@ -164,6 +165,11 @@ const PROOFS: &[Proof] = &[
         name: "shadow-converge",
         claim: "whoever looks at a shadow sees the same, and what a naive model says, after random updates, lost connections, kills and power cuts",
         run: |workspace, options| shadow_converge::prove(workspace, options.full),
+    },
+    Proof {
+        name: "commands",
+        claim: "10,000 commands at once, replies late, twice, forged or missing, and SIGKILL: each request has exactly one outcome, its own",
+        run: |workspace, options| commands::prove(workspace, options.full),
     },
     Proof {
         name: "speed",
