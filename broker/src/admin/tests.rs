@@ -166,7 +166,7 @@ fn every_number_has_a_name_a_type_and_help() {
         "causeway_shadow_updates_total 3",
         "causeway_commands_pending 2",
         "causeway_commands_ended_total{outcome=\"timed-out\"} 6",
-        "causeway_command_replies_dropped_total{reason=\"forged\"} 8",
+        "causeway_replies_dropped_total{reason=\"forged\"} 8",
         "# TYPE process_cpu_seconds_total counter",
     ] {
         assert!(text.lines().any(|said| said == line), "no line {line}\n{text}");

@@ -100,7 +100,7 @@ async fn request(visit: &Visit, body: Body) -> Result<(CommandAsk, Duration), Pr
         return Err(Problem::new(400, format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} bytes")));
     }
     let (vin, name) = (visit.vin()?, visit.name(1)?);
-    let payload = read_body(body, visit.told.config.limits.packet_bytes_max as usize).await?;
+    let payload = read_body(body, visit.told.config.commands.payload_bytes_max).await?;
     let content_type = words::text(&visit.parts.headers, header::CONTENT_TYPE).map(Into::into);
     // A part of a second is a second.
     let seconds = deadline.map(|it| u32::try_from(it.as_millis().div_ceil(1000)).unwrap_or(u32::MAX));
