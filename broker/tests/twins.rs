@@ -69,10 +69,15 @@ impl Causewayd {
     }
 
     fn start(folder: &Path) -> Causewayd {
+        Causewayd::start_with(folder, &[])
+    }
+
+    fn start_with(folder: &Path, environment: &[(&str, &str)]) -> Causewayd {
         let users = users(folder);
         let mut command = program();
         command.args(["dev", "--port", "0", "--admin-port", "0", "--data"]).arg(folder.join("data"));
         command.env("CAUSEWAY_BROKER__SHARDS", "3").env("CAUSEWAY_AUTHENTICATION__PASSWORD_FILE", users);
+        command.envs(environment.iter().copied());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let source = child.stdout.take().unwrap();
         let (sender, lines) = mpsc::channel();
@@ -471,4 +476,58 @@ fn a_command_over_http_has_one_outcome() {
     broker.ask("", "GET", "/v1/commands/c000000000001", Value::Null, 404);
     broker.ask("", "GET", "/v1/commands/x", Value::Null, 400);
     broker.ask("Origin: http://evil.example\r\n", "POST", &path, json!({}), 415);
+}
+
+#[test]
+fn who_may_is_who_shows_a_token_and_what_is_changed_is_on_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let token = |name: &str, role: &str| {
+        let made =
+            said(&program().args(["admin-token", &path("tokens"), "add", name, "--role", role]).output().unwrap());
+        format!("Authorization: Bearer {}\r\n", made.trim())
+    };
+    let (write, read) = (token("ann", "write"), token("bob", "read"));
+    let (tokens, audit) = (path("tokens"), path("audit"));
+    let environment = [("CAUSEWAY_ADMIN__TOKEN_FILE", &*tokens), ("CAUSEWAY_AUDIT__DIRECTORY", &*audit)];
+    let broker = Causewayd::start_with(folder.path(), &environment);
+    let (shadow, commands) =
+        (format!("/v1/vehicles/{A}/shadow"), format!("/v1/vehicles/{A}/commands/wink?online=true"));
+    let wanted = json!({ "state": { "desired": { "a": 1 } } });
+    broker.ask(JSON, "PATCH", &shadow, wanted.clone(), 401);
+    broker.ask("", "GET", "/v1/shadows/events", Value::Null, 401);
+    broker.ask(&(read.clone() + JSON), "PATCH", &shadow, wanted.clone(), 403);
+    broker.ask(&(read.clone() + JSON), "POST", &commands, json!({}), 403);
+    broker.ask(&(write.clone() + JSON), "PATCH", &shadow, wanted, 200);
+    broker.ask(&(write + JSON), "POST", &commands, json!({}), 503);
+    let entry = broker.ask(&read, "GET", &format!("{shadow}/history"), Value::Null, 200).json();
+    assert_eq!(entry["history"][0]["by"], "operator:token:ann");
+    broker.terminate();
+    let lines = said(&program().args(["audit", "show", &audit]).output().unwrap());
+    let has = |words: &[&str]| lines.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(has(&["shadow", "allow", "token:ann", "PATCH"]), "{lines}");
+    assert!(has(&["command", "allow", "token:ann", "wink"]), "{lines}");
+}
+
+#[test]
+fn a_stream_lasts_has_its_place_and_ends_with_the_broker() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let mut streams: Vec<Events> = (0..16).map(|_| broker.follow("/v1/shadows/events")).collect();
+    broker.ask("", "GET", "/v1/shadows/events", Value::Null, 429);
+    // Others come and go, more than there are places for.
+    let others: Vec<TcpStream> = (0..100).map(|_| dial(broker.admin)).collect();
+    assert_eq!(broker.send("", "GET", "/live", b"").status, 200);
+    // Any other connection is over by then.
+    let first = streams[0].0.get_mut();
+    first.set_read_timeout(Some(std::time::Duration::from_secs(6))).unwrap();
+    assert!(first.read(&mut [0]).is_err(), "nothing comes, and it does not end");
+    first.set_read_timeout(Some(DEADLINE)).unwrap();
+    drop(others);
+    broker.ask(JSON, "PATCH", &format!("/v1/vehicles/{A}/shadow"), json!({ "state": { "desired": { "a": 1 } } }), 200);
+    assert!(streams.iter_mut().all(|stream| stream.next().1["vin"] == A));
+    broker.terminate();
+    let mut rest = String::new();
+    streams[1].0.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest.trim(), "");
 }

@@ -69,16 +69,20 @@ pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
 async fn outcome(visit: &Visit, home: u32, id: CommandId, until: Instant) -> Result<Known, Problem> {
     let state = |when_over| Ask::CommandState { id, when_over };
     if until > Instant::now() {
-        let over = ask(visit, home, state(true));
-        if let Ok(known) = timeout_at(until, over).await {
-            return known;
+        let asks = visit.asks()?;
+        if let Ok(answer) = timeout_at(until, asks.at(home, state(true))).await {
+            return known(*answer.map_err(super::unanswered)?);
         }
     }
     ask(visit, home, state(false)).await
 }
 
 async fn ask(visit: &Visit, home: u32, ask: Ask) -> Result<Known, Problem> {
-    match *visit.asks()?.at(home, ask).await.map_err(super::unanswered)? {
+    known(*super::in_time(visit.asks()?.at(home, ask)).await?)
+}
+
+fn known(answer: Answer) -> Result<Known, Problem> {
+    match answer {
         Answer::Command(known) => Ok(known),
         _ => Err(super::confused()),
     }

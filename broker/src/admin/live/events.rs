@@ -45,7 +45,7 @@ pub(super) async fn follow(visit: Visit) -> Result<Response, Problem> {
     let vin = visit.names.first().map(|_| visit.vin()).transpose()?;
     let which = Which { vin, name: query.get("name").map(str::to_owned) };
     let place = Place::take(&visit)?;
-    let watch = visit.asks()?.watch().await.map_err(super::unanswered)?;
+    let watch = super::in_time(visit.asks()?.watch()).await?;
     let (teller, body) = place.begin(&visit, WAITING_MAX);
     tokio::spawn(tell(visit, which, watch, teller));
     let headers = [

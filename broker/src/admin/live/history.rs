@@ -68,7 +68,7 @@ fn asked(visit: &Visit) -> Result<(HistoryRange, Option<usize>), Problem> {
 async fn read(visit: &Visit, range: &HistoryRange) -> Result<HistoryPage, Problem> {
     let asks = visit.asks()?;
     let home = asks.home(&range.vin);
-    let Answer::History(pending) = *asks.at(home, Ask::History(range.clone())).await.map_err(super::unanswered)? else {
+    let Answer::History(pending) = *super::in_time(asks.at(home, Ask::History(range.clone()))).await? else {
         return Err(super::confused());
     };
     let folded: FoldedShard =

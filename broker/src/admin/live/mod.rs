@@ -12,6 +12,7 @@ mod shadow;
 mod words;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::header;
@@ -28,6 +29,9 @@ use super::api::{Live, Needs, Problem, Query};
 use super::asker::Asker;
 use crate::audit::{AuditEvent, Decision, What};
 use crate::server::{AskError, Asks};
+
+/// A shard that says nothing for so long is not waited for: clients are not read then, either.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// A request of somebody who may.
 pub(super) struct Visit {
@@ -111,6 +115,14 @@ impl Visit {
         let registry = self.told.source.registry();
         let operator = self.asker.operator(&self.told.config.identity, registry.as_deref());
         self.told.access.admit(&self.parts.headers, operator.as_deref(), Needs::Read).is_ok()
+    }
+}
+
+/// What a shard says, which is soon, unless it waits for the disk.
+async fn in_time<T>(answer: impl Future<Output = Result<T, AskError>>) -> Result<T, Problem> {
+    match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(answer) => answer.map_err(unanswered),
+        Err(_) => Err(Problem::new(503, "there is no answer in time: what was asked may be done all the same")),
     }
 }
 

@@ -24,7 +24,7 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 pub(super) async fn list(visit: Visit) -> Result<Response, Problem> {
     visit.query(&[])?;
     let vin = visit.vin()?;
-    match *visit.asks()?.of(&vin, Ask::Shadows(vin)).await.map_err(super::unanswered)? {
+    match *super::in_time(visit.asks()?.of(&vin, Ask::Shadows(vin))).await? {
         Answer::Shadows(shadows) => {
             let shown = |(name, version)| json!({ "name": name, "version": version });
             let shadows: Vec<_> = shadows.into_iter().map(shown).collect();
@@ -72,7 +72,7 @@ async fn ask(visit: &Visit, what: ShadowWhat) -> Result<ShadowTold, Problem> {
         ShadowWhat::Update { version, .. } | ShadowWhat::Delete { version } => version.is_some(),
     };
     let asked = ShadowAsk { vin, name, by: visit.principal(), what };
-    match *visit.asks()?.of(&vin, Ask::Shadow(asked)).await.map_err(super::unanswered)? {
+    match *super::in_time(visit.asks()?.of(&vin, Ask::Shadow(asked))).await? {
         Answer::Shadow(outcome) => outcome.map_err(|rejection| refused(&rejection, is_conditional)),
         _ => Err(super::confused()),
     }
