@@ -29,6 +29,11 @@ pub(super) trait Vehicle {
     fn come(&mut self, garage: &Garage) -> Result<()>;
     /// Its connection is cut, without a word.
     fn cut(&mut self) -> Result<()>;
+    /// The broker went and came back: the vehicle connects again, if it does not do so by itself.
+    fn recover(&mut self, garage: &Garage) -> Result<()> {
+        self.cut()?;
+        self.come(garage)
+    }
     /// Reports some of its state; the broker has it when this returns.
     fn report(&mut self, state: &Value) -> Result<()>;
     /// Likewise, and says that it handled a delta. Not every program can.
@@ -215,6 +220,10 @@ impl Vehicle for OfSdk<'_> {
 
     fn cut(&mut self) -> Result<()> {
         self.end()
+    }
+
+    fn recover(&mut self, _: &Garage) -> Result<()> {
+        Ok(())
     }
 
     fn report(&mut self, state: &Value) -> Result<()> {

@@ -63,12 +63,22 @@ enum Plot {
     Expired,
     /// The broker was, too.
     ExpiredInTheDark,
+    /// As the first, and it is the broker that goes, under an open connection.
+    Killed,
     /// As the first, and then somebody wishes it once more.
     Again,
 }
 
-const PLOTS: [Plot; 7] =
-    [Plot::Reported, Plot::Acknowledged, Plot::Lost, Plot::Away, Plot::Expired, Plot::ExpiredInTheDark, Plot::Again];
+const PLOTS: [Plot; 8] = [
+    Plot::Reported,
+    Plot::Acknowledged,
+    Plot::Lost,
+    Plot::Away,
+    Plot::Expired,
+    Plot::ExpiredInTheDark,
+    Plot::Killed,
+    Plot::Again,
+];
 
 impl Plot {
     fn name(self) -> &'static str {
@@ -79,6 +89,7 @@ impl Plot {
             Plot::Away => "wished thrice while away",
             Plot::Expired => "too old while away",
             Plot::ExpiredInTheDark => "too old while the broker was down",
+            Plot::Killed => "broker killed under the connection",
             Plot::Again => "wished again after it was locked",
         }
     }
@@ -87,7 +98,7 @@ impl Plot {
     fn unlocks(self) -> u32 {
         match self {
             Plot::Expired | Plot::ExpiredInTheDark => 0,
-            Plot::Reported | Plot::Acknowledged | Plot::Lost | Plot::Away => 1,
+            Plot::Reported | Plot::Acknowledged | Plot::Lost | Plot::Away | Plot::Killed => 1,
             Plot::Again => 2,
         }
     }
@@ -128,10 +139,10 @@ pub(super) fn prove(workspace: &Workspace, full: bool) -> Result<()> {
     for ((player, plot), vin) in casts.into_iter().zip(&vins) {
         let flaps = match (player, full) {
             (Player::Plain { .. }, true) => 200,
-            (Player::Plain { .. }, false) => 20,
-            (Player::Sdk(..), true) => 20,
+            (Player::Plain { .. }, false) => 6,
+            (Player::Sdk(..), true) => 10,
             // Each is a new program.
-            (Player::Sdk(..), false) => 2,
+            (Player::Sdk(..), false) => 1,
         };
         let vehicle: Box<dyn Vehicle + '_> = match player {
             Player::Plain { is_kept } => Box::new(Plain::new(vin, is_kept)),
@@ -191,6 +202,7 @@ impl<'a> Story<'a> {
             Plot::Away => self.wish_while_away()?,
             Plot::Expired => self.outlive_wish()?,
             Plot::ExpiredInTheDark => self.outlive_wish_in_the_dark()?,
+            Plot::Killed => self.outlive_broker()?,
             Plot::Again => {
                 self.unlock_and_lock()?;
                 self.flap()?;
@@ -295,6 +307,25 @@ impl<'a> Story<'a> {
         self.lock_by_hand()
     }
 
+    fn outlive_broker(&mut self) -> Result<()> {
+        self.backend.desire(self.vin, &json!({ "doors": UNLOCKED }), None)?;
+        self.obey_next()?;
+        self.report()?;
+        self.kill_under()?;
+        self.lock_by_hand()?;
+        self.kill_under()
+    }
+
+    /// The broker is killed and comes back, and it is for the vehicle to find out.
+    fn kill_under(&mut self) -> Result<()> {
+        self.kill()?;
+        self.vehicle.recover(self.garage)?;
+        self.came += 1;
+        let deltas = self.obey()?;
+        ensure!(deltas.is_empty(), "{deltas:?} came with a connection");
+        Ok(())
+    }
+
     fn outlive_wish(&mut self) -> Result<()> {
         self.vehicle.cut()?;
         self.backend.desire(self.vin, &json!({ "doors": UNLOCKED }), Some(TTL.as_secs()))?;
@@ -316,7 +347,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// The broker is killed and comes back. The vehicle is not connected then.
+    /// The broker is killed and comes back.
     fn kill(&mut self) -> Result<()> {
         self.kills += 1;
         self.garage.kill()?;
