@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use causeway_fleet::calls::{self, What};
 use causeway_fleet::policy::{Decision, DecisionCache, Policy, Rights, Roster, Subject};
 use causeway_fleet::{Identity, Mount, mount};
 use causeway_protocol::{QoS, ReasonCode, parse_shared};
@@ -244,6 +245,10 @@ impl Shard {
     pub(super) fn may_leave_will(&self, id: ConnectionId) -> Result<(), String> {
         match self.connection(id).map(|connection| (connection, connection.will.as_deref())) {
             Some((connection, Some(will))) => {
+                let call = calls::of(&will.message.topic).map(|call| call.what);
+                if matches!(call, Some(What::Shadow(..) | What::Brokers)) {
+                    return Err("will: shadows are not told by wills: $presence says who is gone".to_owned());
+                }
                 self.in_force.may_leave(connection, will).map_err(|why| format!("will: {why}"))
             }
             Some((_, None)) | None => Ok(()),

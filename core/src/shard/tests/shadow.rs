@@ -144,6 +144,20 @@ fn a_vehicle_that_comes_back_is_told_nothing_older_behind_what_is_newer() {
     assert!(sequences.is_sorted() && sequences.last() == Some(&3), "{heard:?}");
 }
 
+/// A will goes out as any message: it would be a delta that nobody wished, retained if it says so.
+#[test]
+fn no_will_is_left_about_a_shadow() {
+    let mut world = World::new();
+    for topic in ["shadow/delta", "shadow/state", "shadow/name/n/update", "shadow/documents", "shadow"] {
+        let (_, said) = world.dial_as(with_will(connect(VIN), topic, 0), vehicle(VIN));
+        assert_eq!(said, ["connack 0x87"], "{topic}");
+        let (_, said) = world.dial(with_will(connect("backend"), &full(topic), 0));
+        assert_eq!(said, ["connack 0x87"], "{topic}");
+    }
+    let (_, said) = world.dial_as(with_will(connect(VIN), "status/gone", 0), vehicle(VIN));
+    assert_eq!(said, ["connack 0x00"]);
+}
+
 #[test]
 fn a_new_subscription_is_told_what_is_wanted() {
     let mut world = World::new();
