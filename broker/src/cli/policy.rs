@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, bail};
+use causeway_fleet::calls::{self, What};
 use causeway_fleet::policy::{Action, Decision, Denial, Policy, Rights, Subject};
 use causeway_fleet::{Groups, Mount, Principal};
 use causeway_protocol::{check_topic_filter, check_topic_name, parse_shared};
@@ -223,6 +224,13 @@ impl Explain {
     /// What the topic means to the broker; the first one decides.
     fn full_names(&self) -> Result<Vec<String>, String> {
         let mount = Mount::of(&self.who.principal).filter(|_| !self.full);
+        let is_sent = !matches!(self.action, Action::Subscribe | Action::Receive);
+        // By the names of AWS IoT, shadows are asked for as they stand there.
+        if let (true, Some(call)) = (is_sent && self.topic.starts_with('$'), calls::of(&self.topic))
+            && mount.as_ref().is_none_or(|mount| call.is_of(mount.vin()))
+        {
+            return Ok(vec![call.canonical(&self.topic).into_owned()]);
+        }
         let Some(mount) = mount else { return Ok(vec![self.topic.clone()]) };
         match self.action {
             Action::Subscribe | Action::Receive => mount.subscribe(&self.topic, &self.who.groups),
@@ -234,6 +242,13 @@ impl Explain {
     }
 
     fn decide(&self, policy: &Policy, subject: Subject<'_>, name: &str) -> Decision {
+        let call = calls::of(name).map(|call| call.what);
+        match (self.action, call) {
+            // Beside requests, and for wills, what is below a shadow is the broker's.
+            (Action::Publish | Action::Retain | Action::Will, Some(What::Brokers))
+            | (Action::Will, Some(What::Shadow(..))) => return Decision::Deny(Denial::Broker),
+            _ => {}
+        }
         match self.action {
             Action::Publish => policy.publish(subject, name, self.qos, self.retain),
             Action::Retain => policy.publish(subject, name, self.qos, true),
