@@ -41,6 +41,7 @@ mod soak;
 mod spread;
 mod storm;
 mod table;
+mod twin;
 mod wire;
 
 /// Load for any MQTT broker.
@@ -92,6 +93,8 @@ enum Scenario {
     Soak(soak::Options),
     /// Let vehicles with certificates and wills drop and come back, all at once, as told on standard input
     Storm(storm::Options),
+    /// Read, change and find shadows of vehicles, and send them commands
+    Twin(twin::Options),
     /// Send and receive beside a storm, and count wills
     StormControl(storm::ControlOptions),
 }
@@ -128,6 +131,7 @@ fn run(cli: Cli) -> Result<()> {
         Scenario::Policy(options) => policy::run(&options),
         Scenario::Soak(options) => runtime.block_on(soak::run(&options)),
         Scenario::Storm(options) => storm::run(&options),
+        Scenario::Twin(options) => runtime.block_on(twin::run(&options)),
         Scenario::StormControl(options) => storm::run_control(&options),
     }
 }

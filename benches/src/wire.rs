@@ -73,8 +73,8 @@ pub(crate) struct Connect<'a> {
     pub(crate) receive_maximum: u16,
     /// How often the client will be heard of, in seconds; 0 where the load itself keeps the connection busy.
     pub(crate) keep_alive_seconds: u16,
-    /// Who the client is, as a token that is sent for a password; nobody in particular without.
-    pub(crate) token: Option<&'a str>,
+    /// User name and password of whoever has to prove who it is. A token is a password, with any name.
+    pub(crate) login: Option<(&'a str, &'a str)>,
 }
 
 impl Default for Connect<'_> {
@@ -86,7 +86,7 @@ impl Default for Connect<'_> {
             session_expiry_seconds: 0,
             receive_maximum: u16::MAX,
             keep_alive_seconds: 0,
-            token: None,
+            login: None,
         }
     }
 }
@@ -98,9 +98,8 @@ impl Connect<'_> {
         const RECEIVE_MAXIMUM: u8 = 0x21;
         let mut body = Vec::with_capacity(32 + self.client_id.len());
         push_text(&mut body, "MQTT");
-        const USER_AND_PASSWORD: u8 = 0xC0;
-        let has_token = if self.token.is_some() { USER_AND_PASSWORD } else { 0 };
-        body.extend([if self.version == Version::V5 { 5 } else { 4 }, u8::from(self.is_clean) << 1 | has_token]);
+        let login_flags = if self.login.is_some() { 0xC0 } else { 0 };
+        body.extend([if self.version == Version::V5 { 5 } else { 4 }, login_flags | u8::from(self.is_clean) << 1]);
         body.extend(self.keep_alive_seconds.to_be_bytes());
         if self.version.has_properties() {
             body.extend([8, SESSION_EXPIRY]);
@@ -109,9 +108,9 @@ impl Connect<'_> {
             body.extend(self.receive_maximum.to_be_bytes());
         }
         push_text(&mut body, self.client_id);
-        if let Some(token) = self.token {
-            push_text(&mut body, "");
-            push_text(&mut body, token);
+        if let Some((name, password)) = self.login {
+            push_text(&mut body, name);
+            push_text(&mut body, password);
         }
         push_packet(out, first::CONNECT, &body);
     }

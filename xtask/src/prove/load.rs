@@ -60,6 +60,19 @@ impl Folder {
     }
 }
 
+/// What its configuration has beside addresses and the data folder, each ended by a line break.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Lines<'a> {
+    /// Of `[authentication]`.
+    pub(super) authentication: &'a str,
+    /// Of `[storage]`.
+    pub(super) storage: &'a str,
+    /// Of `[limits]`.
+    pub(super) limits: &'a str,
+    /// Other tables.
+    pub(super) tables: &'a str,
+}
+
 /// The daemon on a data folder, with an administration listener; killed and reaped when dropped.
 #[derive(Debug)]
 pub(super) struct Server {
@@ -73,7 +86,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Starts it on the data folder `data`, with these lines of `[storage]` and `[limits]`. `folder` takes its configuration.
+    /// Starts it on the data folder `data`, with these lines. `folder` takes its configuration.
     ///
     /// # Errors
     /// When it cannot be built or started.
@@ -81,17 +94,17 @@ impl Server {
         workspace: &Workspace,
         purpose: &str,
         (folder, data): (&Path, &Path),
-        storage: &str,
-        limits: &str,
+        lines: &Lines<'_>,
     ) -> Result<Self> {
         let program = workspace.build("causeway-broker", "causewayd", Profile::Release)?;
         // Both are held until both are known, so that they differ.
         let ports = [TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?, TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?];
         let [mqtt, admin] = [ports[0].local_addr()?, ports[1].local_addr()?];
         drop(ports);
+        let Lines { authentication, storage, limits, tables } = lines;
         let config = format!(
             "[[listener]]\nname = \"tcp\"\nbind = \"{mqtt}\"\ntransport = \"tcp\"\n[authentication]\nanonymous = \"loopback\"\n\
-             [admin]\nbind = \"{admin}\"\n[storage]\ndata_directory = \"{}\"\n{storage}[limits]\n{limits}",
+             {authentication}[admin]\nbind = \"{admin}\"\n[storage]\ndata_directory = \"{}\"\n{storage}[limits]\n{limits}{tables}",
             data.display()
         );
         let path = folder.join("causeway.toml");

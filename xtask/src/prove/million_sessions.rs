@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::load::{self, Folder, Server};
+use super::load::{self, Folder, Lines, Server};
 use crate::workspace::{Profile, Workspace};
 use crate::{process, table};
 
@@ -86,7 +86,8 @@ pub(super) fn prove(workspace: &Workspace, full: bool) -> Result<()> {
             &queued_bytes,
         ]),
     )?;
-    let mut server = Server::start(workspace, "million-sessions", (folder.path(), &data), "", LIMITS)?;
+    let lines = Lines { limits: LIMITS, ..Lines::default() };
+    let mut server = Server::start(workspace, "million-sessions", (folder.path(), &data), &lines)?;
     let ready = server.wait_until_ready(READY_DEADLINE)?;
     let resident_bytes = process::resident_bytes(server.pid())?;
     let cpu_seconds = process::cpu_seconds(server.pid())?;

@@ -38,6 +38,7 @@ mod soak;
 mod speed;
 mod stale_unlock;
 mod storm;
+mod twin_rate;
 
 /// What to prove, and how thoroughly.
 #[derive(Debug, Args)]
@@ -170,6 +171,11 @@ const PROOFS: &[Proof] = &[
         name: "commands",
         claim: "10,000 commands at once, replies late, twice, forged or missing, and SIGKILL: each request has exactly one outcome, its own",
         run: |workspace, options| commands::prove(workspace, options.full),
+    },
+    Proof {
+        name: "twin-rate",
+        claim: "shadows of 1,000,000 vehicles are updated, read and found, and commands answered, at rates beside those of plain messages",
+        run: |workspace, options| twin_rate::prove(workspace, options.full),
     },
     Proof {
         name: "speed",

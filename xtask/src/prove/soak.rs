@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::load::{self, Folder, Server};
+use super::load::{self, Folder, Lines, Server};
 use crate::table;
 use crate::workspace::{Profile, Workspace};
 
@@ -70,7 +70,8 @@ pub(super) fn prove(workspace: &Workspace, full: bool, seconds: Option<u64>, plo
     let folder = Folder::new(workspace)?;
     let data = folder.path().join("data");
     let storage = format!("segment_bytes = {SEGMENT_BYTES}\n");
-    let mut server = Server::start(workspace, "soak", (folder.path(), &data), &storage, "")?;
+    let lines = Lines { storage: &storage, ..Lines::default() };
+    let mut server = Server::start(workspace, "soak", (folder.path(), &data), &lines)?;
     server.wait_until_ready(READY_DEADLINE)?;
     let plot = match plot {
         Some(plot) => std::path::absolute(plot)?,
