@@ -12,6 +12,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::documents;
+use super::http::Http;
 use super::session::{Came, Session, forget, lasting};
 use crate::latency::Latencies;
 use crate::process;
@@ -29,6 +30,9 @@ pub(crate) struct Options {
     /// The broker's address
     #[arg(long)]
     target: SocketAddr,
+    /// The address of its administration listener, to send commands over HTTP, too
+    #[arg(long)]
+    admin: Option<SocketAddr>,
     /// The broker's process, for its processor time
     #[arg(long)]
     pid: u32,
@@ -102,6 +106,9 @@ struct Pair {
 struct Figures {
     plain: Pair,
     command: Pair,
+    /// A command over HTTP, with the answer in the response; 0 where it was not measured.
+    http_ms_p50: f64,
+    http_ms_p99: f64,
     p50_to_plain: f64,
     p99_to_plain: f64,
 }
@@ -121,7 +128,15 @@ pub(super) async fn run(options: &Options) -> Result<()> {
     service.subscribe(ANSWERS).await?;
     service.subscribe("vehicles/+/told/#").await?;
     let (mut plain, mut command) = (Pair::default(), Pair::default());
+    let mut http = options.admin.map(Http::new);
+    let mut over_http = Latencies::default();
     for _ in 0..options.rounds {
+        if let Some(http) = &mut http {
+            tokio::select! {
+                measured = measure_http(options, http, &mut over_http) => measured?,
+                ended = vehicles.join_next() => ended.context("no vehicles")??.context("a vehicle")?,
+            }
+        }
         for (kind, pair) in [(Kind::Plain, &mut plain), (Kind::Command, &mut command)] {
             tokio::select! {
                 measured = measure(options, &mut service, kind, pair) => measured?,
@@ -134,7 +149,8 @@ pub(super) async fn run(options: &Options) -> Result<()> {
     forget(options.target, SERVICE).await?;
     let (plain, command) = (plain.finished(options), command.finished(options));
     let (p50_to_plain, p99_to_plain) = (command.one_ms_p50 / plain.one_ms_p50, command.one_ms_p99 / plain.one_ms_p99);
-    options.format.print("commands", &Figures { plain, command, p50_to_plain, p99_to_plain })
+    let [http_ms_p50, http_ms_p99] = [50, 99].map(|percent| over_http.percentile_ms(percent));
+    options.format.print("commands", &Figures { plain, command, http_ms_p50, http_ms_p99, p50_to_plain, p99_to_plain })
 }
 
 async fn open_vehicle(options: &Options, number: u32) -> Result<Session> {
@@ -186,6 +202,18 @@ async fn measure(options: &Options, service: &mut Session, kind: Kind, pair: &mu
         many_at_once(options, service, kind).await?;
         pair.rates.push(f64::from(options.pairs_at_once) / began.elapsed().as_secs_f64());
         pair.cpu_seconds += process::cpu_seconds(options.pid)? - cpu_between;
+    }
+    Ok(())
+}
+
+async fn measure_http(options: &Options, http: &mut Http, latencies: &mut Latencies) -> Result<()> {
+    for number in 0..options.pairs {
+        let vin = documents::vin(documents::mixed(number) % options.vehicles);
+        let path = format!("/v1/vehicles/{vin}/commands/get_location?wait=5s");
+        let began = Instant::now();
+        let answer = http.ask("POST", &path, PAYLOAD).await?;
+        latencies.add(began.elapsed());
+        ensure!(answer == ANSWER, "over HTTP: {}", String::from_utf8_lossy(answer));
     }
     Ok(())
 }

@@ -137,7 +137,7 @@ async fn look(options: &Options) -> Result<(Latencies, u64, u64, f64, f64)> {
         loop {
             let mut path = format!("/v1/vehicles?where={condition}&limit={}", options.limit);
             if let Some(after) = &after {
-                path.push_str(&format!("&after={}", encoded(after)));
+                path.push_str(&format!("&cursor={}", encoded(after)));
             }
             let began = Instant::now();
             let answer = http.ask("GET", &path, b"").await?;

@@ -135,6 +135,8 @@ struct Query {
 struct Commands {
     plain: Pair,
     command: Pair,
+    http_ms_p50: f64,
+    http_ms_p99: f64,
     p50_to_plain: f64,
     p99_to_plain: f64,
 }
@@ -272,6 +274,8 @@ fn measure(workspace: &Workspace, bench: &Path, (folder, users): (&Path, &Path),
             "commands",
             &server,
             &[
+                &"--admin",
+                &admin,
                 &"--pid",
                 &pid,
                 &"--vehicles",
@@ -349,6 +353,7 @@ fn render(figures: &Figures) -> String {
         add(&format!("{name}: per second, 256 at a time"), format!("{:.0}", pair.per_second));
         add(&format!("{name}: broker's CPU, us"), format!("{:.1}", pair.broker_cpu_us));
     }
+    add("command over HTTP: one at a time p50 / p99, ms", two(commands.http_ms_p50, commands.http_ms_p99));
     add("commands one at a time", commands.command.pairs.to_string());
     add("command to plain pair, p99", format!("{:.2}", commands.p99_to_plain));
     add("command to plain pair, p50", format!("{:.2}", commands.p50_to_plain));
