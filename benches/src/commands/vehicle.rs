@@ -117,7 +117,7 @@ impl Vehicle {
             client_id: &name,
             is_clean: false,
             session_expiry_seconds: SESSION_SECONDS,
-            token: Some(&self.token),
+            login: Some(("", &self.token)),
             ..Connect::default()
         };
         let (mut link, connack) = Link::open(self.target, &connect).await?;
