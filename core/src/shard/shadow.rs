@@ -308,6 +308,8 @@ impl Shard {
         let before = match shadows.iter_mut().find(|other| other.name == kept.name) {
             Some(other) => std::mem::replace(other, kept).expires_at,
             None => {
+                // Most vehicles have one, and a million of them are kept: room for four would be most of what they take.
+                shadows.reserve_exact(1);
                 shadows.push(kept);
                 None
             }
