@@ -217,7 +217,7 @@ async fn as_many_as_go(options: &Options, kind: Kind) -> Result<u64> {
             };
             if kind == Kind::MqttGet {
                 let heard = |message: &Message| {
-                    ensure!(message.payload.starts_with(b"{\"metadata\""), "{message:?}");
+                    version_of(&message.payload)?;
                     answered += 1;
                     Ok(())
                 };
