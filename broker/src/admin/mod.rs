@@ -33,6 +33,7 @@ use crate::audit::AuditCounts;
 use crate::auth::Authenticator;
 use crate::config::{AdminTls, Config};
 use crate::https::{Bounds, HttpsListener};
+use crate::jobs::Jobs;
 use crate::registry::Registry;
 use crate::server::{Asks, Backups, EdgeCounters, ObservedShard, Search, which};
 use crate::tls::{ListenerTls, TlsError};
@@ -71,6 +72,8 @@ pub trait Source: Send + Sync + 'static {
     fn asks(&self) -> Option<Asks>;
     /// Where vehicles are found by what is true of them. None while the broker starts.
     fn search(&self) -> Option<Search>;
+    /// What is done to many vehicles. None while the broker starts.
+    fn jobs(&self) -> Option<Jobs>;
     /// Where changes are recorded.
     fn audit_log(&self) -> Audit;
     /// Whether clients can be served.

@@ -52,6 +52,10 @@ impl Source for Fixed {
         None
     }
 
+    fn jobs(&self) -> Option<Jobs> {
+        None
+    }
+
     fn search(&self) -> Option<Search> {
         None
     }

@@ -36,6 +36,8 @@ pub enum What {
     Registry,
     /// A shadow was changed by somebody who is no MQTT client.
     Shadow,
+    /// Something that is done to many vehicles.
+    Job,
     /// A command was sent by somebody who is no MQTT client.
     Command,
     /// A certificate was asked for.
@@ -56,7 +58,7 @@ pub enum What {
 
 impl What {
     /// All of them.
-    pub const ALL: [What; 21] = [
+    pub const ALL: [What; 22] = [
         What::Start,
         What::Stop,
         What::Connect,
@@ -70,6 +72,7 @@ impl What {
         What::Unban,
         What::Registry,
         What::Shadow,
+        What::Job,
         What::Command,
         What::Enrol,
         What::Policy,
@@ -96,6 +99,7 @@ impl What {
             What::Unban => "unban",
             What::Registry => "registry",
             What::Shadow => "shadow",
+            What::Job => "job",
             What::Command => "command",
             What::Enrol => "enrol",
             What::Policy => "policy",

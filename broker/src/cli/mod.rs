@@ -14,6 +14,7 @@ mod dev;
 mod group;
 mod http;
 mod inspect;
+mod job;
 mod leaves;
 mod passwd;
 mod pki;
@@ -100,6 +101,8 @@ Example:
     /// Have a vehicle do something, and tell what came of it
     #[command(name = "command")]
     Send(command::Options),
+    /// Make, show, pause and end jobs: the same for many vehicles
+    Job(job::Options),
     /// Make, remove and list the tokens of the administration listener
     AdminToken(admin_token::Options),
     /// Show what a data directory or a backup holds, and check it
@@ -171,6 +174,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Group(options) => group::run(&options, environment()?, &mut stdout()),
         Command::Ban(options) => ban::run(&options, environment()?, &mut stdout()),
         Command::Shadow(options) => shadow::run(&options, environment()?, &mut stdout()),
+        Command::Job(options) => job::run(&options, environment()?, &mut stdout()),
         Command::Send(options) => command::run(&options, environment()?, &mut stdout()),
         Command::AdminToken(options) => admin_token::run(&options, &mut stdout()),
         Command::Inspect(options) => inspect::run(&options, &mut stdout()),

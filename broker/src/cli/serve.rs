@@ -21,6 +21,7 @@ use crate::audit::{AuditCounts, AuditEvent, Decision, What};
 use crate::auth::{Authenticator, Reloaded};
 use crate::config::{Config, Problem, load};
 use crate::est::{EnrolmentServer, Registered};
+use crate::jobs::Jobs;
 use crate::registry::Registry;
 use crate::server::{self, Asks, Backups, EdgeCounters, Observed, ObservedShard, Running, Search, reload_keys};
 use crate::telemetry;
@@ -249,6 +250,10 @@ impl Source for Told {
 
     fn audit_log(&self) -> crate::audit::Audit {
         self.observed.audit_log()
+    }
+
+    fn jobs(&self) -> Option<Jobs> {
+        self.observed.jobs().cloned()
     }
 
     fn search(&self) -> Option<Search> {

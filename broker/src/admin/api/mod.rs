@@ -96,6 +96,13 @@ pub(crate) enum Live {
     FleetEvents,
     SendCommand,
     ShowCommand,
+    MakeJob,
+    ListJobs,
+    ShowJob,
+    PauseJob,
+    ResumeJob,
+    CancelJob,
+    JobResults,
 }
 
 const fn read(path: &'static str, handle: fn(&Call<'_>) -> Outcome) -> Route {
@@ -143,6 +150,13 @@ pub(crate) const ROUTES: &[Route] = &[
     look("/v1/shadows/events", Live::FleetEvents),
     act("POST", "/v1/vehicles/{vin}/commands/{name}", Live::SendCommand),
     look("/v1/commands/{id}", Live::ShowCommand),
+    look("/v1/jobs", Live::ListJobs),
+    act("POST", "/v1/jobs", Live::MakeJob),
+    look("/v1/jobs/{id}", Live::ShowJob),
+    act("POST", "/v1/jobs/{id}/pause", Live::PauseJob),
+    act("POST", "/v1/jobs/{id}/resume", Live::ResumeJob),
+    act("POST", "/v1/jobs/{id}/cancel", Live::CancelJob),
+    look("/v1/jobs/{id}/results", Live::JobResults),
     read("/v1/groups", groups::list),
     read("/v1/groups/{name}", groups::show),
     write("PUT", "/v1/groups/{name}", groups::put),

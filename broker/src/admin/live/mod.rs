@@ -8,6 +8,7 @@ mod command;
 mod events;
 mod fleet;
 mod history;
+mod jobs;
 mod shadow;
 mod words;
 
@@ -28,6 +29,7 @@ use super::access::{Caller, THIS_MACHINE};
 use super::api::{Live, Needs, Problem, Query};
 use super::asker::Asker;
 use crate::audit::{AuditEvent, Decision, What};
+use crate::jobs::JobState;
 use crate::server::{AskError, Asks};
 
 /// A shard that says nothing for so long is not waited for: clients are not read then, either.
@@ -58,6 +60,13 @@ pub(super) async fn answer(live: Live, visit: Visit, body: Body) -> Result<Respo
         Live::ShadowHistory => history::show(visit).await,
         Live::SendCommand => command::send(visit, body).await,
         Live::ShowCommand => command::show(visit).await,
+        Live::MakeJob => jobs::make(visit, body).await,
+        Live::ListJobs => jobs::list(visit).await,
+        Live::ShowJob => jobs::show(visit).await,
+        Live::PauseJob => jobs::set_state(visit, JobState::Paused).await,
+        Live::ResumeJob => jobs::set_state(visit, JobState::Running).await,
+        Live::CancelJob => jobs::set_state(visit, JobState::Cancelled).await,
+        Live::JobResults => jobs::results(visit).await,
     }
 }
 
