@@ -531,3 +531,48 @@ fn a_stream_lasts_has_its_place_and_ends_with_the_broker() {
     streams[1].0.read_to_string(&mut rest).unwrap();
     assert_eq!(rest.trim(), "");
 }
+
+#[test]
+fn a_job_goes_on_after_a_kill_and_is_watched_and_ended_by_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let vins: Vec<String> = (0..1500).map(|number| format!("WVWZZZ1JZ3W{number:06}")).collect();
+    let spec = json!({ "target": { "vins": vins }, "desired": { "mode": "eco" }, "rate_per_second": 1000 });
+    broker.ask("", "POST", "/v1/jobs", spec.clone(), 415);
+    let made = broker.ask(JSON, "POST", "/v1/jobs", spec, 201).json();
+    let job = format!("/v1/jobs/{}", made["id"].as_str().unwrap());
+    eventually("it is under way", || broker.get(&job)["done"].as_u64() > Some(200));
+    // Without a word: SIGKILL.
+    drop(broker);
+    let broker = Causewayd::start(folder.path());
+    eventually("it is done", || broker.get(&job)["state"] == "done");
+    let results = broker.ask("", "GET", &format!("{job}/results"), Value::Null, 200);
+    assert_eq!(results.header("content-type"), "application/x-ndjson");
+    let lines: Vec<Value> = results.body.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    let (counts, lines) = lines.split_last().unwrap();
+    assert_eq!(counts, &json!({ "state": "done", "total": 1500, "done": 1500, "succeeded": 1500, "failed": {} }));
+    let expected: Vec<Value> = vins.iter().map(|vin| json!({ "vin": vin, "outcome": "done", "version": 1 })).collect();
+    assert_eq!(lines, expected, "each had its turn once");
+    for (method, path, body, status) in [
+        ("POST", format!("{job}/pause"), Value::Null, 409),
+        ("POST", "/v1/jobs".to_owned(), json!({ "target": { "where": "soc < 5" }, "desired": {} }), 400),
+        ("POST", "/v1/jobs".to_owned(), json!({ "target": { "group": "nowhere" }, "desired": { "a": 1 } }), 404),
+        ("GET", "/v1/jobs/j1/results".to_owned(), Value::Null, 404),
+    ] {
+        broker.ask(JSON, method, &path, body, status);
+    }
+    let desired = r#"{"mode":"sport"}"#;
+    let made = broker.cli(&["job", "make", "--where", "version = 1", "--desired", desired, "--rate", "5", "--json"]);
+    let made: Value = serde_json::from_str(&said(&made)).unwrap();
+    let id = made["id"].as_str().unwrap();
+    assert!(said(&broker.cli(&["job", "pause", id])).contains("paused"));
+    let list = said(&broker.cli(&["job", "list"]));
+    assert!(list.contains("1500 of 1500") && list.contains("where version = 1"), "{list}");
+    assert!(said(&broker.cli(&["job", "resume", id])).contains("running"));
+    assert!(said(&broker.cli(&["job", "cancel", id])).contains("cancelled"));
+    let refused = broker.cli(&["job", "resume", id]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the job is over") && refused.status.code() == Some(1));
+    let results = said(&broker.cli(&["job", "results", id]));
+    assert!(results.lines().last().unwrap().contains(r#""state":"cancelled""#), "{results}");
+    broker.terminate();
+}

@@ -61,6 +61,9 @@ fn place_of(key: &[u8]) -> Result<u32, StoreError> {
     place.map(u32::from_be_bytes).ok_or_else(|| damaged(key))
 }
 
+/// Takes a key and its value, and says whether to go on.
+type Take<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError> + 'a;
+
 /// What is to be kept together.
 #[derive(Debug, Default)]
 pub(super) struct Kept(MapChanges);
@@ -182,12 +185,7 @@ impl Store {
         self.0.copy_to(folder, JOBS_FILE)
     }
 
-    fn visit(
-        &self,
-        from: Vec<u8>,
-        prefix: &[u8],
-        take: &mut dyn FnMut(&[u8], &[u8]) -> Result<bool, StoreError>,
-    ) -> Result<(), StoreError> {
+    fn visit(&self, from: Vec<u8>, prefix: &[u8], take: &mut Take<'_>) -> Result<(), StoreError> {
         let mut outcome = Ok(());
         self.0.visit_from(&from, &mut |key, value| {
             if !key.starts_with(prefix) {
