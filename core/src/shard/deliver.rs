@@ -149,7 +149,7 @@ impl Shard {
             Origin::Client { .. } if self.is_from_peer(origin) => match is_presence(publication.topic) {
                 true => self.skip_without_room(now, publication),
                 // Its publisher was told that it is accepted, when its own shard had room for it.
-                false => Skipped::default(),
+                false => self.skip_overfull(publication),
             },
             Origin::Client { .. } => {
                 self.check_room(now, publication)?;
@@ -435,7 +435,7 @@ impl Shard {
         let bytes = publication.bytes();
         self.make_room(now, bytes);
         let is_presence = is_presence(publication.topic);
-        let meant_for = self.meant_for(publication);
+        let (meant_for, most) = (self.meant_for(publication), self.queued_with_outcomes_max());
         let Shard { sessions, groups, limits, counters, matches, matched_groups, .. } = self;
         let mut drop_one = |bound| {
             counters.reached(bound);
@@ -443,7 +443,10 @@ impl Shard {
         };
         matches.retain(|matched| {
             let Some(session) = sessions.get_mut(matched.session as usize) else { return false };
-            if meant_for.as_ref().is_some_and(|principal| session.is_peer() || session.principal == *principal) {
+            let is_meant = |principal: &Principal| {
+                session.is_peer() || (session.principal == *principal && session.queued() < most)
+            };
+            if meant_for.as_ref().is_some_and(is_meant) {
                 return true;
             }
             // What is retained stands on every shard, whoever there has no room.
@@ -461,7 +464,12 @@ impl Shard {
         });
         matched_groups.retain(|&key| {
             let Some(group) = groups.get(key) else { return false };
+            let is_its = |principal: &Principal| {
+                let mut members = group.members().filter_map(|(member, _)| sessions.get(member as usize));
+                group.queue.len() < most && members.any(|member| member.principal == *principal)
+            };
             match group.room(limits, bytes) {
+                Err(_) if meant_for.as_ref().is_some_and(is_its) => true,
                 Err(bound) if group.qos_max() > QoS::AtMostOnce => {
                     drop_one(bound);
                     skipped.groups.push(key);
@@ -473,12 +481,53 @@ impl Shard {
         skipped
     }
 
-    /// Whom a step of a command is about, who gets it in any case: how many there may be is bounded. Others who are subscribed may be on other
-    /// shards, as may the requester.
+    /// So many may wait for one who is told of commands. At each request its requester has room for its outcome, so no more come on top than may be
+    /// pending; but another client of the same principal may never read them.
+    fn queued_with_outcomes_max(&self) -> usize {
+        let pending = self.limits.commands_per_requester_max.max(self.limits.commands_per_vehicle_max);
+        self.limits.session_queue_messages_max + pending * usize::from(self.shards.max(1))
+    }
+
+    /// Takes those out of the matches of another shard's message that are beyond all bounds. Publishers there are refused before; only outcomes
+    /// of commands come all the same.
+    fn skip_overfull(&mut self, publication: &Publication<'_>) -> Skipped {
+        let (mut skipped, most) = (Skipped::default(), self.queued_with_outcomes_max());
+        let Shard { sessions, groups, counters, matches, matched_groups, .. } = self;
+        let is_over = |key: SessionKey| {
+            let session = sessions.get(key as usize);
+            session.is_some_and(|session| session.queued() >= most && session.overflow == Overflow::RefuseNew)
+        };
+        let group_is_over = |key: GroupKey| groups.get(key).is_some_and(|group| group.queue.len() >= most);
+        let any = matches.iter().any(|matched| is_over(matched.session))
+            || matched_groups.iter().any(|key| group_is_over(*key));
+        if !any || publication.qos == QoS::AtMostOnce || !command::is_outcome(publication.forwarded.user_properties()) {
+            return skipped;
+        }
+        matches.retain(|matched| {
+            let stays = matched.qos == QoS::AtMostOnce || !is_over(matched.session);
+            if !stays {
+                counters.dropped_queue_full += 1;
+                skipped.sessions.extend(sessions.get(matched.session as usize).map(|session| session.epoch));
+            }
+            stays
+        });
+        matched_groups.retain(|key| {
+            let stays = !group_is_over(*key);
+            if !stays {
+                counters.dropped_queue_full += 1;
+                skipped.groups.push(*key);
+            }
+            stays
+        });
+        skipped
+    }
+
+    /// Whom a step of a command is about, who gets it though others would be refused. Others who are subscribed may be on other shards, as may
+    /// the requester.
     fn meant_for(&self, publication: &Publication<'_>) -> Option<Principal> {
         match publication.step {
-            // Of what never began there may be any number.
-            Step::None | Step::Refused(_) => None,
+            Step::None => None,
+            Step::Refused(refused) => Some(refused.terms.by.clone()),
             Step::Requested(..) | Step::Sent(_) => {
                 command::of_topic(publication.topic).map(|(vin, _)| Principal::Vehicle(vin))
             }

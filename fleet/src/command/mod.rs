@@ -45,6 +45,11 @@ pub fn of_topic(topic: &str) -> Option<(Vin, &str)> {
     Some((vin.parse().ok()?, said.strip_prefix("cmd/")?))
 }
 
+/// Whether a message with these user properties is an outcome, or says that it is.
+pub fn is_outcome<'a>(mut properties: impl Iterator<Item = (&'a str, &'a str)>) -> bool {
+    properties.any(|(name, _)| name == OUTCOME)
+}
+
 /// Whether outcomes may go to a topic at all. Nobody is to have the broker speak where only it, or the vehicle, does.
 pub fn takes_outcomes(response_topic: &str) -> bool {
     if response_topic.is_empty() || response_topic.starts_with('$') {

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod crash;
+mod crowd;
 mod peers;
 mod random;
 mod replies;
