@@ -17,6 +17,9 @@ use crate::shard::deliver::{Origin, Routed};
 use crate::shard::peers::is_peer_session;
 use crate::{Bound, Millis};
 
+/// The properties of a request are kept as its payload is.
+const PROPERTIES_BYTES_MAX: usize = 64 << 10;
+
 /// A request, as it came in a message or otherwise.
 pub(in crate::shard) struct Request<'a> {
     pub(in crate::shard) by: &'a Principal,
@@ -129,9 +132,11 @@ impl Shard {
             return refused(Outcome::Refused, format!("an idempotency key has 1 to {KEY_BYTES_MAX} bytes"));
         }
         let max = limits.command_payload_bytes_max;
-        if request.payload.len() > max {
+        let properties = request.forwarded.encoded_bytes();
+        let sizes = [("payload is", request.payload.len(), max), ("properties are", properties, PROPERTIES_BYTES_MAX)];
+        if let Some((what, _, max)) = sizes.into_iter().find(|(_, bytes, max)| bytes > max) {
             self.counters.reached(Bound::CommandPayloadBytes);
-            return refused(Outcome::Refused, format!("its payload is larger than {max} bytes"));
+            return refused(Outcome::Refused, format!("its {what} larger than {max} bytes"));
         }
         if self.storage_low {
             self.counters.reached(Bound::FreeSpace);

@@ -271,3 +271,13 @@ fn who_asks_no_more_is_not_answered() {
     world.wait(10_000);
     assert_eq!(answers(&mut world).iter().map(|(ask, _)| *ask).collect::<Vec<_>>(), [3]);
 }
+
+#[test]
+fn properties_are_bounded_as_the_payload_is() {
+    let mut world = world();
+    let backend = service(&mut world, "backend");
+    let value = "x".repeat(60_000);
+    let properties = [("a", value.as_str()), ("b", value.as_str())];
+    world.say(backend, Said { properties: &properties, ..request(&full("cmd/x"), "1") });
+    assert_eq!(world.got(backend).1, ["puback 0x97"]);
+}
