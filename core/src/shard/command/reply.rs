@@ -62,7 +62,7 @@ impl Shard {
             return Some(id);
         }
         // Most messages are no replies, and most vehicles have nothing to reply to.
-        if correlation_data.is_some() || self.commands.pending_of(vin).is_empty() {
+        if correlation_data.is_some() || !self.commands.any_has_request_id(vin) {
             return None;
         }
         self.commands.with_request_id(vin, &command::request_id(publication.payload)?)

@@ -190,20 +190,33 @@ impl Commands {
         self.by_key.get(&(by.clone(), *vin, key.into())).copied()
     }
 
-    /// The oldest one that a vehicle has and whose request has this `request_id`.
+    /// Those that a vehicle has and whose requests have a `request_id`, oldest first.
+    fn with_request_ids(&self, vin: &Vin) -> impl Iterator<Item = (CommandId, &Command, &str)> {
+        let commands = self.pending_of(vin).iter().filter_map(|id| Some((*id, self.get(*id)?)));
+        let sent = commands.filter(|(_, command)| !command.is_waiting());
+        sent.filter_map(|(id, command)| Some((id, command, command.request_id.as_deref()?)))
+    }
+
+    /// Whether a vehicle may answer by a `request_id`.
+    pub(super) fn any_has_request_id(&self, vin: &Vin) -> bool {
+        self.with_request_ids(vin).next().is_some()
+    }
+
+    /// The oldest one that a vehicle has and whose request has this `request_id`. None where several requesters chose the same: nobody is to
+    /// get what was meant for another.
     pub(super) fn with_request_id(&self, vin: &Vin, request_id: &str) -> Option<CommandId> {
-        let is_it = |id: &CommandId| {
-            let command = self.get(*id);
-            command.is_some_and(|command| !command.is_waiting() && command.request_id.as_deref() == Some(request_id))
-        };
-        self.pending_of(vin).iter().copied().find(is_it)
+        let mut named = self.with_request_ids(vin).filter(|(.., own)| *own == request_id);
+        let (id, first, _) = named.next()?;
+        named.all(|(_, other, _)| other.by == first.by).then_some(id)
     }
 
     /// Puts in a command, in any state.
     pub(super) fn insert(&mut self, id: CommandId, command: Command) {
         self.ids.given(id);
         if let Some(key) = command.by_key() {
-            self.by_key.insert(key, id);
+            // An older one is replayed behind a fold that has the later one.
+            let named = self.by_key.entry(key).or_insert(id);
+            *named = id.max(*named);
         }
         if command.is_pending() {
             let of = self.of_vehicle.entry(command.vin).or_default();

@@ -217,3 +217,20 @@ fn answers_go_only_where_the_requester_may_have_them() {
     assert_eq!(world.got(backend).1, ["puback 0x00"], "where it may publish, it may be answered");
     assert_eq!(world.gotten(car).len(), 1);
 }
+
+#[test]
+fn a_request_id_is_each_requesters_own() {
+    let mut world = world();
+    let (car, backend) = pair(&mut world);
+    let (another, _) = world.dial_as(persistent("another"), Principal::service("another"));
+    world.subscribe(another, "another/answers", options(1));
+    let payload = r#"{"request_id":"7"}"#;
+    let spy = full("cmd/spy");
+    let theirs = Said { payload, response_topic: Some("another/answers"), ..request(&spy, "spy") };
+    world.say(another, theirs);
+    world.say(backend, Said { payload, ..request(&full("cmd/x"), "mine") });
+    world.gotten(car);
+    world.gotten(another);
+    world.say(car, to("status/x", r#"{"request_id":"7","position":"secret"}"#));
+    assert_eq!(world.gotten(another), [], "it was to another request");
+}
