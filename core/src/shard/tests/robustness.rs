@@ -227,9 +227,9 @@ fn owed_by_all(shard: &crate::Shard) -> BTreeMap<u64, u32> {
 }
 
 /// A session: its client, its subscriptions, and what it is still owed: the sequence, and whether only PUBREL is left.
-type Owed = (String, Vec<String>, Vec<(LaneName, u64, bool)>);
+pub(super) type Owed = (String, Vec<String>, Vec<(LaneName, u64, bool)>);
 
-fn owed(world: &World) -> Vec<Owed> {
+pub(super) fn owed(world: &World) -> Vec<Owed> {
     let mut all = Vec::new();
     for (_, session) in &world.shard.sessions {
         if !session.is_persistent() {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
+use super::super::robustness::{Owed, owed};
 use super::*;
+use crate::shard::command::{Command, State};
 
 #[derive(Debug, Clone)]
 enum Move {
@@ -33,6 +35,13 @@ enum Move {
         back: usize,
         qos: u8,
     },
+    /// It says something else: of its state, or of its shadow.
+    Tell {
+        car: usize,
+        qos: u8,
+        to_shadow: bool,
+        number: u8,
+    },
     /// A requester reads and acknowledges, or goes and comes back.
     Read(usize),
     Reconnect(usize),
@@ -58,6 +67,8 @@ fn moves() -> impl Strategy<Value = Move> {
         6 => (two(), two(), 1..3u8, 1..40u32, prop::option::of(0..3u8), prop::bool::weighted(0.2)).prop_map(
             |(service, car, qos, expiry, key, now)| Move::Request { service, car, qos, expiry, key, now }),
         6 => (two(), 0..6usize, 0..3u8).prop_map(|(car, back, qos)| Move::Reply { car, back, qos }),
+        2 => (two(), 0..3u8, any::<bool>(), 0..3u8).prop_map(
+            |(car, qos, to_shadow, number)| Move::Tell { car, qos, to_shadow, number }),
         3 => two().prop_map(Move::Read),
         1 => two().prop_map(Move::Reconnect),
         2 => (0..20_000u64).prop_map(Move::Wait),
@@ -245,6 +256,13 @@ impl Fleet {
                     world.say(client, id);
                 }
             }
+            Move::Tell { car, qos, to_shadow, number } => {
+                if let Some(client) = self.cars[car].filter(|client| !world.shard.is_corked(client.id)) {
+                    self.packet_id += 1;
+                    let topic = if to_shadow { "shadow/state" } else { "status/x" };
+                    world.say(client, Said { id: self.packet_id, qos, ..to(topic, &format!("{{\"n\":{number}}}")) });
+                }
+            }
             Move::Read(service) => self.read(world, service),
             Move::Reconnect(service) => {
                 self.services[service].take().into_iter().for_each(|client| world.hang_up(client));
@@ -272,6 +290,24 @@ impl Fleet {
     }
 }
 
+/// All that a restart must bring back: commands, shadows, and what is owed.
+fn lasting(world: &World) -> (Vec<String>, Vec<String>, Vec<Owed>) {
+    let command = |id| {
+        let command = world.shard.commands.get(id).unwrap();
+        let state = match &command.state {
+            State::Waiting(message) => format!("waiting {:?}", message.payload),
+            State::Sent => "sent".to_owned(),
+            State::Ended(ended) => format!("{:?} {:?} {:?}", ended.outcome, ended.at, ended.message.payload),
+        };
+        let Command { as_of, by, deadline, address, key, .. } = command;
+        format!("{id} {as_of:?} {by} {deadline:?} {address:?} {key:?} {state}")
+    };
+    let of =
+        |vin: &str| world.shard.shadows.of(&vin.parse().unwrap()).iter().map(|kept| format!("{:?}", kept.shadow()));
+    let shadows = CARS.into_iter().flat_map(of).collect();
+    (world.shard.commands.all_ids().map(command).collect(), shadows, owed(world))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
@@ -293,6 +329,16 @@ proptest! {
         for step in moves {
             fleet.play(&mut world, step);
             world.shard.commands.check();
+        }
+        world.sync();
+        world.shard.on_progress(world.now);
+        world.sync();
+        let before = lasting(&world);
+        fleet.crash(&mut world);
+        let after = lasting(&world);
+        prop_assert_eq!((&before.0, &before.1), (&after.0, &after.1));
+        for session in &after.2 {
+            prop_assert!(before.2.contains(session), "{:?} in {:?}", session, before.2);
         }
         fleet.end(&mut world);
         let mut by_key: BTreeMap<(usize, usize, u8), usize> = BTreeMap::new();
