@@ -442,7 +442,7 @@ mod tests {
                 "reported.soc" => Some(Scalar::number(f64::from(number % 101))),
                 "reported.city" => Some(cities[number as usize % 5].into()),
                 "reported.odometer" => Some(Scalar::number(f64::from(number))),
-                _ => Some(Scalar::Bool(number % 7 == 0)),
+                _ => Some(Scalar::Bool(number.is_multiple_of(7))),
             });
         }
         println!("{} rows in {:?}", rows.len(), started.elapsed());

@@ -12,6 +12,7 @@ use super::cbor;
 pub struct Change(pub(super) Kind);
 
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "there is one for each request, and nearly all are updates")]
 pub(super) enum Kind {
     Update(Update),
     Delete,

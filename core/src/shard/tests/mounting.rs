@@ -290,7 +290,7 @@ fn of_aws_names_a_vehicle_has_its_own_shadows_by_their_full_names() {
     let (car, said) = world.dial_as(persistent(VIN), vehicle(VIN, &["us"]));
     assert_eq!(said, ["connack 0x00 present"]);
     let backend = world.join(connect("backend"));
-    for topic in [&*own, OTHERS] {
+    for topic in [own, OTHERS] {
         let update = format!("{topic}/update");
         world.publish(backend, publish(1, 1, &update, r#"{"state":{"desired":{"a":1}}}"#));
         assert_eq!(world.heard(backend), ["puback p1"]);
