@@ -108,7 +108,14 @@ impl Shard {
             && front.lsn <= self.durable
         {
             let body = self.queues.body(&front).cloned();
-            let is_expired = front.is_expired(now) || body.as_ref().is_some_and(|message| message.is_expired(now));
+            let is_over = |message: &Message| {
+                let sessions = &self.sessions;
+                let speaks_for = |member| sessions.get(member as usize).and_then(|session| session.principal.vin());
+                message.command.is_some_and(|id| self.commands.is_over(id))
+                    && group.members().any(|(member, _)| speaks_for(member).is_some())
+            };
+            let is_expired = front.is_expired(now)
+                || body.as_ref().is_some_and(|message| message.is_expired(now) || is_over(message));
             if is_expired || (body.is_none() && self.fetches.is_lost(front.lsn)) {
                 self.counters.dropped_expired += u64::from(is_expired);
                 self.drop_from_group(now, key);

@@ -178,7 +178,7 @@ impl Commands {
     }
 
     /// Whether the vehicle is not to have it any more.
-    pub(super) fn is_over(&self, id: CommandId) -> bool {
+    pub(in crate::shard) fn is_over(&self, id: CommandId) -> bool {
         self.get(id).is_none_or(|command| !command.is_pending())
     }
 

@@ -108,3 +108,99 @@ fn outcomes_from_elsewhere_do_not_fill_what_nobody_reads() {
     let told = outcomes(&broker.shards[away].gotten(audit)).len();
     assert!(told <= 8, "{told}");
 }
+
+#[test]
+fn a_vehicles_clients_that_share_get_nothing_that_is_over() {
+    let mut world = world();
+    let (car, backend) = pair(&mut world);
+    let (hmi, _) = world.dial_as(persistent("1M8GDM9AXKP042788/hmi"), vehicle(VIN));
+    world.subscribe(hmi, "$share/hmi/cmd/#", options(1));
+    world.disconnect(hmi);
+    world.say(backend, request(&full("cmd/x"), "one"));
+    answer(&mut world, car);
+    assert_eq!(outcomes(&world.gotten(backend)), pairs(&[("one", "replied")]));
+    let hmi = world.dial_silently(persistent("1M8GDM9AXKP042788/hmi"), vehicle(VIN));
+    assert_eq!(world.gotten(hmi), []);
+}
+
+/// Requests from all shards, with links cut and everything killed at any place: each has one outcome.
+#[test]
+fn requests_from_any_shard_have_one_outcome_each_whatever_is_killed() {
+    for shards in 1..4 {
+        for seed in 0..20 {
+            let mut random = seed * 3 + shards as u64;
+            let mut next = |below: u64| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (random >> 33) % below
+            };
+            let mut broker = Broker::with(shards, |limits| limits.commands_per_vehicle_max = 3);
+            let here = causeway_fleet::home_shard(VIN, shards as u32) as usize;
+            let mut asked: Vec<(usize, bool)> = Vec::new();
+            let mut told: Vec<Vec<(String, String)>> = Vec::new();
+            let join = |broker: &mut Broker| {
+                let car = broker.shards[here].dial_silently(persistent(VIN), vehicle(VIN));
+                broker.shards[here].subscribe(car, "cmd/#", options(1));
+                let services = (0..shards).map(|at| {
+                    let name = format!("s{at}");
+                    let client = broker.shards[at].dial_silently(persistent(&name), Principal::service(&name));
+                    broker.shards[at].subscribe(client, &format!("s{at}/answers"), options(1));
+                    client
+                });
+                (car, services.collect::<Vec<_>>())
+            };
+            let (mut car, mut services) = join(&mut broker);
+            broker.carry();
+            for _ in 0..40 {
+                match next(8) {
+                    0..3 => {
+                        let at = next(shards as u64) as usize;
+                        let (correlation, answers) = (asked.len().to_string(), format!("s{at}/answers"));
+                        let (topic, id) = (full("cmd/x"), asked.len() as u16 + 1);
+                        asked.push((at, false));
+                        told.push(Vec::new());
+                        let said = Said { response_topic: Some(&answers), id, ..request(&topic, &correlation) };
+                        let said = Said { properties: &[("idempotency-key", &correlation)], qos: 1, ..said };
+                        broker.shards[at].say(services[at], said);
+                    }
+                    3..5 => broker.carry(),
+                    5 => answer(&mut broker.shards[here], car),
+                    6 => broker.cut = next(2) == 0,
+                    _ => {
+                        if next(3) == 0 {
+                            broker.cut = false;
+                            broker.restart();
+                            (car, services) = join(&mut broker);
+                        }
+                    }
+                }
+                read(&mut broker, &services, &mut asked, &mut told);
+            }
+            broker.cut = false;
+            broker.carry();
+            broker.shards.iter_mut().for_each(|world| world.wait(60_000));
+            for _ in 0..3 {
+                broker.carry();
+                read(&mut broker, &services, &mut asked, &mut told);
+            }
+            for (number, told) in told.iter().enumerate() {
+                let refused = usize::from(asked[number].1);
+                assert_eq!(told.len() + refused, 1, "{shards} shards, seed {seed}: {number} of {asked:?} {told:?}");
+            }
+        }
+    }
+}
+
+fn read(broker: &mut Broker, services: &[Client], asked: &mut [(usize, bool)], told: &mut [Vec<(String, String)>]) {
+    for (at, client) in services.iter().enumerate() {
+        let (got, said) = broker.shards[at].got(*client);
+        // At most one request is acknowledged at a time here.
+        if said.iter().any(|word| word.starts_with("puback 0x") && !word.ends_with("0x00")) {
+            let last = asked.iter_mut().rev().find(|(by, _)| *by == at);
+            last.into_iter().for_each(|(_, refused)| *refused = true);
+        }
+        for got in got.into_iter().filter(|got| !got.dup) {
+            let correlation = got.correlation.clone().unwrap();
+            told[correlation.parse::<usize>().unwrap()].push((got.outcome().to_owned(), got.command().to_owned()));
+        }
+    }
+}
