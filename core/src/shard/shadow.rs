@@ -9,7 +9,8 @@ use std::collections::HashMap;
 
 use causeway_fleet::calls::{self, Names, Told, Verb, told_on};
 use causeway_fleet::shadow::{
-    Change, Format, Rejection, Request, Section, Shadow, ShadowLimits, Transition, Value, answer, write,
+    Change, Format, Rejection, Request, Section, Shadow, ShadowLimits, Transition, VERSION_KEPT_MS, Value, answer,
+    write,
 };
 use causeway_fleet::{Principal, Vin};
 use causeway_protocol::{ForwardedBuilder, ForwardedProperties, QoS, ReasonCode, filter_matches};
@@ -31,6 +32,8 @@ pub(super) type Whose<'n> = (Vin, Option<&'n str>);
 /// What a payload in CBOR says that it is.
 const CBOR: &str = "application/cbor";
 const JSON: &str = "application/json";
+/// Named shadows of a vehicle that may have been deleted within the time for which their versions are remembered, for each that it may have.
+const DELETED_PER_NAMED: usize = 4;
 /// By which a vehicle says, beside its state, how far it has handled what was wanted of it.
 const HANDLED: &str = "delta";
 const BOTH: [Names; 2] = [Names::Own, Names::Aws];
@@ -173,7 +176,7 @@ impl Shard {
     }
 
     fn get_shadow(&mut self, now: Millis, asked: &Asked<'_>, payload: &[u8]) -> Result<Lsn, Refusal> {
-        let (token, _) = Request::parse_token(payload, asked.format);
+        let token = Request::parse_token(payload, asked.format);
         let kept = self.shadows.get(asked.whose);
         let Some((shadow, after)) = kept.map(|kept| (kept.shadow(), kept.lsn)).filter(|(shadow, _)| shadow.exists())
         else {
@@ -212,8 +215,7 @@ impl Shard {
         asked: &Asked<'_>,
         payload: &[u8],
     ) -> Result<Lsn, Refusal> {
-        let (token, version) = Request::parse_token(payload, asked.format);
-        let request = Request::delete(version, token, asked.format);
+        let request = Request::parse_delete(payload, asked.format)?;
         let by = (&from.principal, from.origin());
         let (transition, at) = match self.check_shadow(now, asked.whose, &request) {
             Ok(()) => self.change_shadow(now, asked.whose, by, (None, &request)),
@@ -233,15 +235,34 @@ impl Shard {
             return Err(Rejection::new(507, "The state cannot be folded, so no more history can be kept"));
         }
         let kept = self.shadows.get(whose);
-        let named = self.shadows.of(&whose.0).iter().filter(|kept| kept.name.is_some()).count();
-        if kept.is_none() && whose.1.is_some() && named >= self.limits.shadows_named_max {
-            let max = self.limits.shadows_named_max;
-            return Err(Rejection::new(413, format!("A vehicle has at most {max} named shadows")));
+        if kept.is_none() && whose.1.is_some() {
+            self.check_named(now, &whose.0)?;
         }
         if request.change.is_delete() && kept.is_none_or(|kept| !kept.shadow().exists()) {
             return Err(no_shadow(whose));
         }
         kept.map(Kept::shadow).unwrap_or_default().check(request, now.0, &self.shadow_limits())
+    }
+
+    /// Whether a vehicle may have one more named shadow. What was deleted is none, but it is remembered.
+    fn check_named(&self, now: Millis, vin: &Vin) -> Result<(), Rejection> {
+        let max = self.limits.shadows_named_max;
+        let (mut named, mut remembered) = (0, 0);
+        for shadow in self.shadows.of(vin).iter().filter(|kept| kept.name.is_some()).map(Kept::shadow) {
+            named += usize::from(shadow.exists());
+            let is_remembered = |at_ms| now.0.saturating_sub(at_ms) <= VERSION_KEPT_MS;
+            remembered += usize::from(shadow.deleted_at().is_some_and(is_remembered));
+        }
+        if named >= max {
+            return Err(Rejection::new(413, format!("A vehicle has at most {max} named shadows")));
+        }
+        if remembered >= max.saturating_mul(DELETED_PER_NAMED) {
+            return Err(Rejection::new(
+                413,
+                "Too many named shadows of this vehicle were deleted in the last 48 hours",
+            ));
+        }
+        Ok(())
     }
 
     /// Reads an update.
@@ -496,10 +517,7 @@ pub(super) fn no_shadow((vin, name): Whose<'_>) -> Rejection {
 }
 
 fn format_of(forwarded: ForwardedProperties<'_>) -> Format {
-    match !forwarded.is_empty() && forwarded.content_type().is_some_and(|kind| kind.eq_ignore_ascii_case(CBOR)) {
-        true => Format::Cbor,
-        false => Format::Json,
-    }
+    if forwarded.is_empty() { Format::Json } else { Format::of(forwarded.content_type()) }
 }
 
 /// The delta that a vehicle says it has handled.

@@ -50,10 +50,27 @@ impl Request {
         Request { change: Change::delete(), expected_version, client_token, format }
     }
 
-    /// The client token and the version of a `get` or `delete`, of which the payload may be empty, or anything.
-    pub fn parse_token(payload: &[u8], format: Format) -> (Option<String>, Option<u64>) {
-        let Ok(Value::Object(mut fields)) = read(payload, format) else { return (None, None) };
-        (client_token(&mut fields).unwrap_or_default(), version(&fields).unwrap_or_default())
+    /// The client token of a `get`, of which the payload may be empty, or anything.
+    pub fn parse_token(payload: &[u8], format: Format) -> Option<String> {
+        let Ok(Value::Object(mut fields)) = read(payload, format) else { return None };
+        client_token(&mut fields).unwrap_or_default()
+    }
+
+    /// Reads a `delete`, of which the payload may be empty. One that cannot be read may have said which version is to be deleted: it is refused.
+    /// With a refusal comes the client token, if the payload has a readable one.
+    pub fn parse_delete(payload: &[u8], format: Format) -> Result<Request, (Rejection, Option<String>)> {
+        if payload.is_empty() {
+            return Ok(Request::delete(None, None, format));
+        }
+        let value = read(payload, format).map_err(|rejection| (rejection, None))?;
+        let Value::Object(mut fields) = value else {
+            return Err((Rejection::bad("The document must be an object"), None));
+        };
+        let token = client_token(&mut fields).map_err(|rejection| (rejection, None))?;
+        match version(&fields) {
+            Ok(version) => Ok(Request::delete(version, token, format)),
+            Err(rejection) => Err((rejection, token)),
+        }
     }
 
     /// The same, said by a vehicle that handled the delta of this sequence.

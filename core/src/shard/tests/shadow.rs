@@ -376,3 +376,55 @@ fn a_vehicle_has_no_word_for_anothers_shadow() {
     assert_eq!(world.heard(car), ["puback p1 0x10", "puback p2 0x87", "puback p3"]);
     assert_eq!(told(&world.heard(backend), "shadow/update/accepted").len(), 1);
 }
+
+#[test]
+fn a_deletion_whose_condition_cannot_be_read_deletes_nothing() {
+    let mut world = World::new();
+    let (_, backend) = pair(&mut world);
+    wish(&mut world, backend, r#"{"climate":21}"#);
+    world.heard(backend);
+    for (id, wrong) in [r#"{"version":"1"}"#, r#"{"version":1.5}"#, r#"{"version":1"#, "[1]"].into_iter().enumerate() {
+        world.publish(backend, publish(1, 2 + id as u16, &full("shadow/delete"), wrong));
+        let heard = world.heard(backend);
+        assert!(told(&heard, "delete/rejected").iter().all(|told| told.contains("\"code\":400")), "{heard:?}");
+        assert_eq!(told(&heard, "delete/rejected").len(), 1, "{wrong}: {heard:?}");
+    }
+    world.publish(backend, publish(1, 9, &full("shadow/delete"), r#"{"version":1}"#));
+    assert_eq!(told(&world.heard(backend), "delete/accepted").len(), 1);
+}
+
+#[test]
+fn a_content_type_may_have_parameters() {
+    let mut world = World::new();
+    let (car, backend) = pair(&mut world);
+    world.heard(car);
+    let properties = ForwardedBuilder::new().content_type("Application/CBOR; charset=binary").build().unwrap();
+    let mut state = publish(1, 1, "shadow/state", "");
+    state.payload = b"\xa1\x63soc\x18\x50";
+    state.properties.forwarded = ForwardedProperties::from_forwarded_bytes(&properties).unwrap();
+    world.publish(car, state);
+    assert!(told(&world.heard(backend), "shadow/documents")[0].contains(r#""soc":80"#));
+}
+
+#[test]
+fn a_named_shadow_that_was_deleted_makes_room_for_another() {
+    let mut world = World::new();
+    let (_, backend) = pair(&mut world);
+    let mut refused = Vec::new();
+    for turn in 0..70 {
+        let update = full(&format!("shadow/name/n{turn}/update"));
+        world.publish(backend, publish(1, 1, &update, r#"{"state":{"reported":{"a":1}}}"#));
+        if !told(&world.heard(backend), "update/rejected").is_empty() {
+            refused.push(turn);
+        }
+        world.publish(backend, publish(1, 2, &full(&format!("shadow/name/n{turn}/delete")), ""));
+        world.heard(backend);
+    }
+    assert_eq!(refused, [64, 65, 66, 67, 68, 69], "those that were deleted lately are remembered, and bounded");
+    world.wait(49 * 3600 * 1000);
+    let backend = world.join(connect("later"));
+    world.subscribe(backend, &full("shadow/#"), options(1));
+    world.heard(backend);
+    world.publish(backend, publish(1, 1, &full("shadow/name/n70/update"), r#"{"state":{"reported":{"a":1}}}"#));
+    assert_eq!(told(&world.heard(backend), "update/accepted").len(), 1);
+}

@@ -264,6 +264,7 @@ proptest! {
         for format in [Format::Json, Format::Cbor] {
             let _ = Request::parse(&bytes, format, Section::Whole);
             let _ = Request::parse(&bytes, format, Section::Reported);
+            let _ = Request::parse_delete(&bytes, format);
             Request::parse_token(&bytes, format);
         }
     }

@@ -74,14 +74,28 @@ fn a_vehicle_reports_a_bare_object() {
 #[test]
 fn get_and_delete_need_no_payload() {
     for payload in ["", "x", "[]", "{}"] {
-        assert_eq!(Request::parse_token(payload.as_bytes(), Format::Json), (None, None));
+        assert_eq!(Request::parse_token(payload.as_bytes(), Format::Json), None);
     }
-    let both = (Some("t".to_owned()), Some(3));
-    assert_eq!(Request::parse_token(br#"{"clientToken":"t","version":3}"#, Format::Json), both);
-    assert_eq!(
-        Request::parse_token(&write(&json!({"clientToken": "t", "version": 3}), Format::Cbor), Format::Cbor),
-        both
-    );
+    for payload in ["", "{}", r#"{"version":null}"#] {
+        assert_eq!(
+            Request::parse_delete(payload.as_bytes(), Format::Json),
+            Ok(Request::delete(None, None, Format::Json))
+        );
+    }
+    let said = json!({"clientToken": "t", "version": 3});
+    for format in [Format::Json, Format::Cbor] {
+        assert_eq!(Request::parse_token(&write(&said, format), format).as_deref(), Some("t"));
+        let deletion = Request::delete(Some(3), Some("t".to_owned()), format);
+        assert_eq!(Request::parse_delete(&write(&said, format), format), Ok(deletion));
+    }
+    for (wrong, token) in [("x", None), ("[]", None), (r#"{"version":"3","clientToken":"t"}"#, Some("t"))] {
+        let (rejection, said) = Request::parse_delete(wrong.as_bytes(), Format::Json).unwrap_err();
+        assert_eq!(
+            (rejection.code, said.as_deref()),
+            (400, token),
+            "nobody knows whether there was a condition: {wrong}"
+        );
+    }
 }
 
 #[test]
