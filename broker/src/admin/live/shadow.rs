@@ -49,8 +49,10 @@ pub(super) async fn change(visit: Visit, body: Body) -> Result<Response, Problem
         CBOR => Format::Cbor,
         _ => return Err(Problem::new(415, format!("the Content-Type has to be {JSON}, {MERGE_PATCH} or {CBOR}"))),
     };
+    // A name in the query would be meant for another shadow than this.
+    visit.query(&[])?;
+    let version = words::condition(&visit.parts.headers)?;
     let payload = read_body(body, BODY_BYTES_MAX).await?;
-    let version = words::if_match(&visit.parts.headers)?;
     let what = ShadowWhat::Update { payload: payload.clone(), format, version };
     let outcome = ask(&visit, what).await;
     visit.record(What::Shadow, &outcome, &detail(&visit, &payload));
@@ -58,7 +60,8 @@ pub(super) async fn change(visit: Visit, body: Body) -> Result<Response, Problem
 }
 
 pub(super) async fn delete(visit: Visit) -> Result<Response, Problem> {
-    let version = words::if_match(&visit.parts.headers)?;
+    visit.query(&[])?;
+    let version = words::condition(&visit.parts.headers)?;
     let outcome = ask(&visit, ShadowWhat::Delete { version }).await;
     visit.record(What::Shadow, &outcome, &detail(&visit, &Bytes::new()));
     let told = outcome?;

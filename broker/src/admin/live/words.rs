@@ -56,15 +56,25 @@ pub(super) fn etag(version: u64) -> String {
     format!("\"{version}\"")
 }
 
-/// The version that has to be there for a change to be made: `If-Match`.
+/// The version that has to be there for a change to be made: `If-Match`, or 0 where there is to be none yet, `If-None-Match: *`.
 ///
 /// # Errors
-/// It is no tag of ours, or there are several.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(tag) = text(headers, header::IF_MATCH) else { return Ok(None) };
-    let version = tag.trim().strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).and_then(|tag| tag.parse().ok());
-    let wrong = || Problem::new(400, format!("If-Match has to be the ETag of a version, such as \"17\", not {tag}"));
-    version.map(Some).ok_or_else(wrong)
+/// They are something else: no tag of ours, or several. A condition that was not looked at would not be one.
+pub(super) fn condition(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let all = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap_or("?").trim()).collect::<Vec<_>>();
+    let wrong =
+        |name, is, not: &[&str]| Err(Problem::new(400, format!("{name} has to be {is}, not {}", not.join(", "))));
+    let (tags, others) = (all(header::IF_MATCH), all(header::IF_NONE_MATCH));
+    match (&tags[..], &others[..]) {
+        ([], []) => Ok(None),
+        ([], ["*"]) => Ok(Some(0)),
+        ([tag], []) => match tag.trim_matches('"').parse().ok().filter(|version| etag(*version) == *tag) {
+            Some(version) => Ok(Some(version)),
+            None => wrong("If-Match", "the ETag of a version, such as \"17\"", &tags),
+        },
+        (tags, []) => wrong("If-Match", "the ETag of one version, such as \"17\"", tags),
+        (_, others) => wrong("If-None-Match", "* and alone where something is changed", others),
+    }
 }
 
 /// Whether whoever asks has this version already: `If-None-Match`.
@@ -120,11 +130,20 @@ mod tests {
 
     #[test]
     fn tags_are_versions() {
-        assert_eq!(if_match(&HeaderMap::new()).unwrap(), None);
-        assert_eq!(if_match(&with(header::IF_MATCH, &etag(17))).unwrap(), Some(17));
-        for wrong in ["17", "\"x\"", "*", "W/\"17\"", "\"1\", \"2\""] {
-            assert!(if_match(&with(header::IF_MATCH, wrong)).is_err(), "{wrong}");
+        assert_eq!(condition(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(condition(&with(header::IF_MATCH, &etag(17))).unwrap(), Some(17));
+        assert_eq!(condition(&with(header::IF_NONE_MATCH, "*")).unwrap(), Some(0), "only where there is none");
+        for wrong in ["17", "\"x\"", "*", "W/\"17\"", "\"1\", \"2\"", "\"+1\"", "\"01\"", "\"\"", ""] {
+            assert!(condition(&with(header::IF_MATCH, wrong)).is_err(), "{wrong}");
         }
+        assert!(condition(&with(header::IF_NONE_MATCH, "\"1\"")).is_err());
+        let mut several = with(header::IF_MATCH, "\"1\"");
+        several.append(header::IF_MATCH, "\"2\"".parse().unwrap());
+        assert!(condition(&several).is_err());
+        several.remove(header::IF_MATCH);
+        several.extend(with(header::IF_MATCH, "\"1\""));
+        several.extend(with(header::IF_NONE_MATCH, "*"));
+        assert!(condition(&several).is_err());
         for fits in ["\"17\"", "*", "W/\"17\"", "\"1\", \"17\""] {
             assert!(has(&with(header::IF_NONE_MATCH, fits), 17), "{fits}");
         }
