@@ -104,7 +104,12 @@ pub(super) fn difference(entry: &Value) -> String {
         let dropped = leaves(&entry[kind]);
         said.extend(dropped.iter().map(|(path, value)| format!("desired.{path} {kind} ({})", short(value))));
     }
-    said.join("; ")
+    one_line(said.join("; "))
+}
+
+/// On one line, and nothing that a terminal would take for orders: keys are what vehicles say.
+pub(super) fn one_line(said: String) -> String {
+    text(&Value::String(said))
 }
 
 /// Whether another path below this one says what happened.
@@ -118,6 +123,12 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn keys_of_vehicles_give_no_orders_to_terminals() {
+        let entry = json!({ "to": { "reported": { "\u{1b}[2J\nfake": 1 } }, "expired": { "\u{9b}m": 2 } });
+        assert_eq!(difference(&entry), "reported. [2J fake: 1; desired. m expired (2)");
+    }
 
     #[test]
     fn paths_lead_to_leaves_and_back() {

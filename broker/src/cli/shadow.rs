@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::desk::Running;
 use super::http::{Client, Question};
-use super::leaves::{at, difference, document, leaves, short};
+use super::leaves::{at, difference, document, leaves, one_line, short};
 use super::table::{print_fields, print_json, print_table, seconds, text};
 use crate::admin::api::encoded;
 use crate::pki::stamp;
@@ -229,7 +229,7 @@ fn print_shadow(which: &Which, shadow: &Value, as_json: bool, out: &mut dyn Writ
             (false, false) => "",
         };
         let changed = changed.into_iter().flatten().max().map(shown).unwrap_or_default();
-        vec![(*path).clone(), value(&desired), value(&reported), what.to_owned(), changed]
+        vec![one_line((*path).clone()), value(&desired), value(&reported), what.to_owned(), changed]
     };
     let rows: Vec<Vec<String>> = paths.iter().map(row).collect();
     if !rows.is_empty() {
