@@ -399,3 +399,53 @@ fn verdict(size: &Size, figures: &Figures) -> Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Just what is wanted.
+    fn figures() -> Figures {
+        let mut figures = Figures::default();
+        figures.made.vehicles = QUICK.vehicles.into();
+        figures.memory.ready = READY_MAX;
+        figures.query = Query { expected: 7, found: 7, page_ms_p99: PAGE_MAX_MS, ..Query::default() };
+        figures.query.publish_beside_ms_p99 = BESIDE_MAX_MS;
+        figures.updates.few_to_plain = UPDATES_TO_PLAIN_MIN;
+        figures.updates.many_to_plain = UPDATES_TO_PLAIN_MIN;
+        figures.updates.one_plain.latency_ms_p50 = 1.0;
+        figures.updates.one_update.latency_ms_p50 = ONE_UPDATE_TO_PLAIN_MAX;
+        figures.reads.mqtt_get.one_ms_p50 = READ_MAX_MS;
+        figures.reads.http_get.one_ms_p50 = READ_MAX_MS;
+        figures.commands.p50_to_plain = COMMAND_TO_PLAIN_MAX;
+        figures
+    }
+
+    #[test]
+    fn each_threshold_counts() {
+        assert!(verdict(&QUICK, &figures()).is_ok());
+        let falls_short: [fn(&mut Figures); 16] = [
+            |figures| figures.made.vehicles -= 1,
+            |figures| figures.memory.ready += Duration::from_millis(1),
+            |figures| figures.memory.restarted = u64::from(QUICK.vehicles) * 2_049,
+            |figures| figures.query.found -= 1,
+            |figures| figures.query.wrong = 1,
+            |figures| figures.query.page_ms_p99 += 1.0,
+            |figures| figures.query.publish_beside_ms_p99 += 1.0,
+            |figures| figures.updates.wrong = 1,
+            |figures| figures.updates.many.refused = 1,
+            |figures| figures.updates.few_to_plain -= 0.01,
+            |figures| figures.updates.many_to_plain -= 0.01,
+            |figures| figures.updates.one_update.latency_ms_p50 += 0.1,
+            |figures| figures.reads.mqtt_get.one_ms_p50 += 0.1,
+            |figures| figures.reads.http_get.one_ms_p50 += 0.1,
+            |figures| figures.commands.p50_to_plain += 0.1,
+            |figures| figures.commands.p50_to_plain = f64::NAN,
+        ];
+        for (number, spoil) in falls_short.into_iter().enumerate() {
+            let mut figures = figures();
+            spoil(&mut figures);
+            assert!(verdict(&QUICK, &figures).is_err(), "{number}");
+        }
+    }
+}
