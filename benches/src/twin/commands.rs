@@ -127,22 +127,18 @@ pub(super) async fn run(options: &Options) -> Result<()> {
     let mut service = Session::open(options.target, &lasting(SERVICE)).await?;
     service.subscribe(ANSWERS).await?;
     service.subscribe("vehicles/+/told/#").await?;
-    let (mut plain, mut command) = (Pair::default(), Pair::default());
-    let mut http = options.admin.map(Http::new);
-    let mut over_http = Latencies::default();
-    for _ in 0..options.rounds {
-        if let Some(http) = &mut http {
-            tokio::select! {
-                measured = measure_http(options, http, &mut over_http) => measured?,
-                ended = vehicles.join_next() => ended.context("no vehicles")??.context("a vehicle")?,
-            }
+    let (mut plain, mut command, mut over_http) = (Pair::default(), Pair::default(), Latencies::default());
+    let measuring = async {
+        one_at_a_time(options, &mut service, (&mut plain, &mut command, &mut over_http)).await?;
+        for _ in 0..options.rounds {
+            many_at_once(options, &mut service, Kind::Plain, &mut plain).await?;
+            many_at_once(options, &mut service, Kind::Command, &mut command).await?;
         }
-        for (kind, pair) in [(Kind::Plain, &mut plain), (Kind::Command, &mut command)] {
-            tokio::select! {
-                measured = measure(options, &mut service, kind, pair) => measured?,
-                ended = vehicles.join_next() => ended.context("no vehicles")??.context("a vehicle")?,
-            }
-        }
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        measured = measuring => measured?,
+        ended = vehicles.join_next() => ended.context("no vehicles")??.context("a vehicle")?,
     }
     vehicles.shutdown().await;
     service.disconnect().await?;
@@ -184,41 +180,39 @@ async fn answer_all(mut session: Session) -> Result<()> {
     }
 }
 
-async fn measure(options: &Options, service: &mut Session, kind: Kind, pair: &mut Pair) -> Result<()> {
+/// A plain pair, a command, and one over HTTP, in turns: whatever else the machine does, it does it to all of them.
+async fn one_at_a_time(
+    options: &Options,
+    service: &mut Session,
+    (plain, command, over_http): (&mut Pair, &mut Pair, &mut Latencies),
+) -> Result<()> {
+    let mut http = options.admin.map(Http::new);
+    for number in 0..options.rounds * options.pairs {
+        let vehicle = documents::mixed(number) % options.vehicles;
+        for (kind, pair) in [(Kind::Plain, &mut *plain), (Kind::Command, &mut *command)] {
+            let cpu_before = process::cpu_seconds(options.pid)?;
+            let began = Instant::now();
+            let correlation = number.to_be_bytes();
+            service.publish(&kind.asked_on(vehicle), (kind.answered_on(), &correlation), PAYLOAD);
+            let answer = service.answer(&correlation).await?;
+            pair.latencies.add(began.elapsed());
+            pair.one_cpu_seconds += process::cpu_seconds(options.pid)? - cpu_before;
+            ensure!(answer.payload == ANSWER, "{kind:?}: {}", String::from_utf8_lossy(&answer.payload));
+        }
+        if let Some(http) = &mut http {
+            let path = format!("/v1/vehicles/{}/commands/get_location?wait=5s", documents::vin(vehicle));
+            let began = Instant::now();
+            let answer = http.ask("POST", &path, PAYLOAD).await?;
+            over_http.add(began.elapsed());
+            ensure!(answer == ANSWER, "over HTTP: {}", String::from_utf8_lossy(answer));
+        }
+    }
+    Ok(())
+}
+
+async fn many_at_once(options: &Options, service: &mut Session, kind: Kind, pair: &mut Pair) -> Result<()> {
     let cpu_before = process::cpu_seconds(options.pid)?;
-    for number in 0..options.pairs {
-        let topic = kind.asked_on(documents::mixed(number) % options.vehicles);
-        let began = Instant::now();
-        let correlation = number.to_be_bytes();
-        service.publish(&topic, (kind.answered_on(), &correlation), PAYLOAD);
-        let answer = service.answer(&correlation).await?;
-        pair.latencies.add(began.elapsed());
-        ensure!(answer.payload == ANSWER, "{kind:?}: {}", String::from_utf8_lossy(&answer.payload));
-    }
-    let cpu_between = process::cpu_seconds(options.pid)?;
-    pair.one_cpu_seconds += cpu_between - cpu_before;
-    if options.pairs_at_once > 0 {
-        let began = Instant::now();
-        many_at_once(options, service, kind).await?;
-        pair.rates.push(f64::from(options.pairs_at_once) / began.elapsed().as_secs_f64());
-        pair.cpu_seconds += process::cpu_seconds(options.pid)? - cpu_between;
-    }
-    Ok(())
-}
-
-async fn measure_http(options: &Options, http: &mut Http, latencies: &mut Latencies) -> Result<()> {
-    for number in 0..options.pairs {
-        let vin = documents::vin(documents::mixed(number) % options.vehicles);
-        let path = format!("/v1/vehicles/{vin}/commands/get_location?wait=5s");
-        let began = Instant::now();
-        let answer = http.ask("POST", &path, PAYLOAD).await?;
-        latencies.add(began.elapsed());
-        ensure!(answer == ANSWER, "over HTTP: {}", String::from_utf8_lossy(answer));
-    }
-    Ok(())
-}
-
-async fn many_at_once(options: &Options, service: &mut Session, kind: Kind) -> Result<()> {
+    let began = Instant::now();
     let count = options.pairs_at_once;
     let mut is_answered = vec![false; count as usize];
     let (mut asked, mut answered, mut acknowledged) = (0, 0, 0);
@@ -245,6 +239,8 @@ async fn many_at_once(options: &Options, service: &mut Session, kind: Kind) -> R
             }
         }
     }
+    pair.rates.push(f64::from(count) / began.elapsed().as_secs_f64());
+    pair.cpu_seconds += process::cpu_seconds(options.pid)? - cpu_before;
     Ok(())
 }
 
