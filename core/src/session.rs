@@ -79,7 +79,7 @@ pub(crate) struct Session {
     pub(crate) backlog: VecDeque<Delivery>,
     pub(crate) inflight: VecDeque<Inflight>,
     /// How many in flight were not yet sent on the present connection.
-    pub(crate) unsent: usize,
+    pub(crate) unsent: u32,
     pub(crate) next_loose: u64,
     /// Whether the log knows the session.
     pub(crate) recorded: bool,
@@ -192,7 +192,8 @@ impl Session {
     /// Gives it a connection: all that is in flight is to be sent again.
     pub(crate) fn attach(&mut self, connection: ConnectionId) {
         self.connection = Some(connection);
-        self.unsent = self.inflight.len();
+        // There are never more than there are packet identifiers.
+        self.unsent = self.inflight.len() as u32;
         for inflight in &mut self.inflight {
             inflight.sent = false;
             inflight.counted = false;
@@ -578,7 +579,7 @@ impl Session {
     /// PUBLISH gives way to PUBREL, which is sent once `durable_at` is durable. Returns the delivery if it was still a PUBLISH.
     pub(crate) fn release(&mut self, at: usize, durable_at: Lsn) -> Option<Delivery> {
         let inflight = self.inflight.get_mut(at)?;
-        self.unsent -= usize::from(!std::mem::replace(&mut inflight.sent, true));
+        self.unsent -= u32::from(!std::mem::replace(&mut inflight.sent, true));
         match std::mem::replace(&mut inflight.phase, Phase::Release(durable_at)) {
             Phase::Publish(delivery) => {
                 self.held_bytes -= delivery.bytes as usize;
@@ -591,7 +592,7 @@ impl Session {
     /// Takes it out of flight; a delivery in it is still owed.
     pub(crate) fn land(&mut self, at: usize) -> Option<Inflight> {
         let inflight = self.inflight.remove(at)?;
-        self.unsent -= usize::from(!inflight.sent);
+        self.unsent -= u32::from(!inflight.sent);
         if let Phase::Publish(delivery) = &inflight.phase {
             self.held_bytes -= delivery.bytes as usize;
         }

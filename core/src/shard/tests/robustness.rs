@@ -186,7 +186,7 @@ fn check(world: &World) {
         let counted = session.inflight.iter().filter(|inflight| inflight.counted).count();
         assert_eq!(counted, usize::from(connection.unacknowledged));
         let unsent = session.inflight.iter().filter(|inflight| !inflight.sent).count();
-        assert_eq!(unsent, session.unsent);
+        assert_eq!(unsent, session.unsent as usize);
     }
     let backlog: usize = shard.sessions.iter().map(|(_, session)| session.backlog.len()).sum();
     assert_eq!(backlog, shard.backlog_messages);
