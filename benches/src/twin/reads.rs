@@ -114,6 +114,22 @@ pub(super) async fn versions(target: SocketAddr, vehicles: u32) -> Result<u64> {
     Ok(sum)
 }
 
+/// Those of these vehicles that have no shadow.
+///
+/// # Errors
+/// When the broker cannot be reached.
+pub(super) async fn without_shadow(target: SocketAddr, numbers: &[u32]) -> Result<Vec<u32>> {
+    let (mut without, mut numbers) = (Vec::new(), numbers.iter().copied());
+    let look = |message: &Message| {
+        if serde_json::from_slice::<Version>(&message.payload).is_err() {
+            without.push(u32::from_be_bytes(message.correlation[..].try_into()?));
+        }
+        Ok(())
+    };
+    get_all(target, "twin-missing", ADDING_WINDOW, || numbers.next(), look).await?;
+    Ok(without)
+}
+
 /// Asks for the shadows of these vehicles over MQTT, so many at a time.
 async fn get_all(
     target: SocketAddr,

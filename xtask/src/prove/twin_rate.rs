@@ -66,6 +66,7 @@ const TABLES: &str = "[shadow]\nindex = [\"reported.battery.soc\"]\n[registry]\n
 #[derive(Debug, Default, Deserialize)]
 struct Made {
     vehicles: u64,
+    rejected: u64,
     seconds: f64,
     per_second: f64,
 }
@@ -306,6 +307,7 @@ fn render(figures: &Figures) -> String {
     let two = |p50: f64, p99: f64| format!("{p50:.2} / {p99:.2}");
     let megabytes = |bytes: u64| format!("{:.0}", bytes as f64 / 1e6);
     add("shadows", made.vehicles.to_string());
+    add("reports that were rejected and made again", made.rejected.to_string());
     add("made in, s", format!("{:.1}", made.seconds));
     add("made per second", format!("{:.0}", made.per_second));
     add("broker resident: empty, MB", megabytes(memory.empty));
