@@ -24,6 +24,10 @@ const UPDATES_TO_PLAIN_MIN: f64 = 0.10;
 const ONE_UPDATE_TO_PLAIN_MAX: f64 = 2.0;
 /// A command and its answer, in plain messages and theirs: both are two messages, and each waits for the disk.
 const COMMAND_TO_PLAIN_MAX: f64 = 3.0;
+/// On a machine with other work, one of the two may have to wait for a turn of it: so long is forgiven.
+const TURN_MS: f64 = 5.0;
+/// The broker's processor time for a command and its answer, many at a time, in plain ones.
+const COMMAND_CPU_TO_PLAIN_MAX: f64 = 3.0;
 /// Reading a shadow needs no disk. One request at a time, p50.
 const READ_MAX_MS: f64 = 5.0;
 /// A page of 1,000 vehicles, p99.
@@ -32,8 +36,8 @@ const PAGE_MAX_MS: f64 = 250.0;
 const BESIDE_MAX_MS: f64 = 50.0;
 /// Memory of a shadow with 300 bytes of state and one indexed field, right after a start.
 const SHADOW_BYTES_MAX: f64 = 2_048.0;
-/// From the start of a daemon that was killed to readiness, for each million shadows; and what a start takes in any case.
-const READY_MAX: Duration = Duration::from_secs(30);
+/// From the start of a daemon that was killed under load to readiness: it reads all shadows, and replays what was not folded.
+const READY_MAX: Duration = Duration::from_secs(120);
 const READY_DEADLINE: Duration = Duration::from_secs(180);
 
 /// How many, and how long.
@@ -386,7 +390,10 @@ fn verdict(size: &Size, figures: &Figures) -> Result<()> {
     at_most("GET over HTTP, p50, ms", reads.http_get.one_ms_p50, READ_MAX_MS);
     at_most("page, p99, ms", query.page_ms_p99, PAGE_MAX_MS);
     at_most("publish beside a query, p99, ms", query.publish_beside_ms_p99, BESIDE_MAX_MS);
-    at_most("command in plain pairs", commands.p50_to_plain, COMMAND_TO_PLAIN_MAX);
+    let command_max = commands.plain.one_ms_p50 * COMMAND_TO_PLAIN_MAX + TURN_MS;
+    at_most("command, p50, ms", commands.command.one_ms_p50, command_max);
+    let command_cpu = commands.command.broker_cpu_us / commands.plain.broker_cpu_us;
+    at_most("broker's CPU of a command in plain pairs", command_cpu, COMMAND_CPU_TO_PLAIN_MAX);
     if !shortfalls.is_empty() {
         bail!("falls short: {}", shortfalls.join("; "));
     }
@@ -419,7 +426,9 @@ mod tests {
         figures.updates.one_update.latency_ms_p50 = ONE_UPDATE_TO_PLAIN_MAX;
         figures.reads.mqtt_get.one_ms_p50 = READ_MAX_MS;
         figures.reads.http_get.one_ms_p50 = READ_MAX_MS;
-        figures.commands.p50_to_plain = COMMAND_TO_PLAIN_MAX;
+        figures.commands.plain = Pair { one_ms_p50: 1.0, broker_cpu_us: 1.0, ..Pair::default() };
+        figures.commands.command.one_ms_p50 = COMMAND_TO_PLAIN_MAX + TURN_MS;
+        figures.commands.command.broker_cpu_us = COMMAND_CPU_TO_PLAIN_MAX;
         figures
     }
 
@@ -441,8 +450,8 @@ mod tests {
             |figures| figures.updates.one_update.latency_ms_p50 += 0.1,
             |figures| figures.reads.mqtt_get.one_ms_p50 += 0.1,
             |figures| figures.reads.http_get.one_ms_p50 += 0.1,
-            |figures| figures.commands.p50_to_plain += 0.1,
-            |figures| figures.commands.p50_to_plain = f64::NAN,
+            |figures| figures.commands.command.one_ms_p50 += 0.1,
+            |figures| figures.commands.plain.broker_cpu_us = f64::NAN,
         ];
         for (number, spoil) in falls_short.into_iter().enumerate() {
             let mut figures = figures();
