@@ -24,7 +24,7 @@ pub enum Scalar {
 
 impl Scalar {
     /// The value of a leaf of a shadow. None where it cannot be indexed: an object, a list, or a text of more than
-    /// [`TEXT_BYTES_MAX`] bytes.
+    /// `TEXT_BYTES_MAX` bytes.
     pub fn of(value: &Value) -> Option<Scalar> {
         match value {
             Value::Bool(value) => Some(Scalar::Bool(*value)),
