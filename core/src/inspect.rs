@@ -527,13 +527,13 @@ mod tests {
         records.extend([
             record(Event::Publish(publish("t/1", false, None))),
             record(Event::Publish(publish("t/2", true, Some(Millis(9000))))),
-            record(Event::Directed(DirectedRecord {
+            record(Event::Directed(Box::new(DirectedRecord {
                 session: 1,
                 retained_at: Lsn(1),
                 qos: QoS::AtLeastOnce,
                 identifiers: Default::default(),
                 message: publish("t/3", false, None),
-            })),
+            }))),
             progress(0, &[]),
         ]);
         let from_log = seen(replayed(&Entries::new(), 0, &records));

@@ -6,6 +6,7 @@
 use std::mem::size_of;
 
 use crate::connection::Connection;
+use crate::record::{PublishRecord, Record};
 use crate::session::Session;
 use crate::subscriptions::Subscriptions;
 
@@ -15,4 +16,11 @@ fn what_every_client_costs_stays_small() {
     assert!(size_of::<Connection>() <= 312, "{}", size_of::<Connection>());
     assert!(size_of::<Session>() <= 304, "{}", size_of::<Session>());
     assert_eq!(size_of::<Subscriptions>(), 24);
+}
+
+#[test]
+fn a_record_is_hardly_larger_than_the_message_in_it() {
+    // A start moves millions of them about.
+    let (record, message) = (size_of::<Record<'_>>(), size_of::<PublishRecord<'_>>());
+    assert!(record <= message + 32, "{record} bytes, {message} of them the message");
 }

@@ -34,7 +34,8 @@ pub(crate) struct TermsRecord<'a> {
 /// A command was requested. If it was sent, the record is that of the message, too.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RequestedRecord<'a> {
-    pub(crate) terms: TermsRecord<'a>,
+    /// Behind a box, so that the records of plain messages, which are moved about as the same type, stay small.
+    pub(crate) terms: Box<TermsRecord<'a>>,
     pub(crate) is_sent: bool,
     /// As the vehicle gets it. Publisher and packet identifier are those of the request; it expires at the deadline.
     pub(crate) message: PublishRecord<'a>,
@@ -160,7 +161,11 @@ impl<'a> RequestedRecord<'a> {
 
     pub(super) fn decode(reader: &mut Reader<'a>) -> Result<Self, RecordError> {
         let (terms, flags) = TermsRecord::decode(reader)?;
-        Ok(RequestedRecord { terms, is_sent: flags & IS_SENT != 0, message: PublishRecord::decode(reader)? })
+        Ok(RequestedRecord {
+            terms: Box::new(terms),
+            is_sent: flags & IS_SENT != 0,
+            message: PublishRecord::decode(reader)?,
+        })
     }
 }
 

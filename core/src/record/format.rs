@@ -58,7 +58,7 @@ pub(crate) enum Event<'a> {
     CommandSent(CommandId, PublishRecord<'a>),
     CommandEnded(EndedRecord<'a>),
     CommandRetried(RetriedRecord<'a>),
-    CommandRefused(RefusedRecord<'a>, PublishRecord<'a>),
+    CommandRefused(Box<RefusedRecord<'a>>, PublishRecord<'a>),
     SessionOpened {
         session: u64,
         client_id: &'a str,
@@ -108,7 +108,9 @@ pub(crate) enum Event<'a> {
         lanes: [LaneProgress; 2],
     },
     /// A retained message that is due because of a subscription took its place in the session's queue.
-    Directed(DirectedRecord<'a>),
+    ///
+    /// Behind a box, so that the records of other messages, which are moved about as the same type, stay small.
+    Directed(Box<DirectedRecord<'a>>),
     /// A message of a shared subscription took its place in the queue of a member, which is to finish it.
     Handed(HandedRecord<'a>),
     /// A full queue gave up its oldest messages: those of the lane from `from` to before `through`. What was in flight then
@@ -440,7 +442,7 @@ impl<'a> Event<'a> {
             kind::COMMAND_RETRIED => Event::CommandRetried(RetriedRecord::decode(reader)?),
             kind::COMMAND_REFUSED => {
                 let (refused, message) = RefusedRecord::decode(reader)?;
-                Event::CommandRefused(refused, message)
+                Event::CommandRefused(Box::new(refused), message)
             }
             kind::SESSION_OPENED => Event::SessionOpened {
                 session: reader.u64()?,
@@ -475,13 +477,13 @@ impl<'a> Event<'a> {
                 backlog: reader.u32()?,
                 lanes: [reader.lane_progress()?, reader.lane_progress()?],
             },
-            kind::DIRECTED => Event::Directed(DirectedRecord {
+            kind::DIRECTED => Event::Directed(Box::new(DirectedRecord {
                 session: reader.u64()?,
                 retained_at: Lsn(reader.u64()?),
                 qos: QoS::from_bits(reader.u8()?).ok_or(RecordError::Damaged)?,
                 identifiers: reader.identifiers()?,
                 message: PublishRecord::decode(reader)?,
-            }),
+            })),
             kind::HANDED => {
                 let (session, lane, lsn) = (reader.u64()?, reader.lane()?, Lsn(reader.u64()?));
                 let (bytes, expires, flags) = (reader.u32()?, Expiry(reader.u32()?), reader.u8()?);
@@ -729,23 +731,32 @@ mod tests {
                 skipped_groups: Vec::new(),
                 ..publish.clone()
             }),
-            Event::CommandRequested(RequestedRecord { terms: terms.clone(), is_sent: true, message: publish.clone() }),
             Event::CommandRequested(RequestedRecord {
-                terms: TermsRecord { address: AddressRecord::default(), key: None, request_id: None, ..terms.clone() },
+                terms: Box::new(terms.clone()),
+                is_sent: true,
+                message: publish.clone(),
+            }),
+            Event::CommandRequested(RequestedRecord {
+                terms: Box::new(TermsRecord {
+                    address: AddressRecord::default(),
+                    key: None,
+                    request_id: None,
+                    ..terms.clone()
+                }),
                 is_sent: false,
                 message: publish.clone(),
             }),
             Event::CommandSent(terms.id, publish.clone()),
             Event::CommandEnded(EndedRecord { id: terms.id, outcome: Outcome::Conflict, message: publish.clone() }),
             Event::CommandRefused(
-                RefusedRecord {
+                Box::new(RefusedRecord {
                     terms: terms.clone(),
                     vin: "1M8GDM9AXKP042788".parse().unwrap(),
                     name: "lock",
                     fingerprint: u64::MAX,
                     outcome: Outcome::Offline,
                     is_kept: true,
-                },
+                }),
                 publish.clone(),
             ),
             Event::CommandRetried(RetriedRecord {
@@ -781,13 +792,13 @@ mod tests {
                 backlog: 3,
                 lanes: [LaneProgress::default(), LaneProgress { next: 9, sent_through: 12, open: vec![4, 7] }],
             },
-            Event::Directed(DirectedRecord {
+            Event::Directed(Box::new(DirectedRecord {
                 session: 1,
                 retained_at: Lsn(5),
                 qos: QoS::ExactlyOnce,
                 identifiers: smallvec::smallvec![1, 2, 3],
                 message: publish.clone(),
-            }),
+            })),
             Event::Handed(HandedRecord {
                 session: 1,
                 lane: LaneName::Bulk,

@@ -71,10 +71,10 @@ impl Shard {
             Step::None if publication.copy == CopyFor::Home => Event::Call(record),
             Step::None => Event::Publish(record),
             Step::Requested(terms, is_sent) => {
-                Event::CommandRequested(RequestedRecord { terms: terms.clone(), is_sent, message: record })
+                Event::CommandRequested(RequestedRecord { terms: Box::new(terms.clone()), is_sent, message: record })
             }
             Step::Sent(id) => Event::CommandSent(id, record),
-            Step::Refused(refused) => Event::CommandRefused(refused.clone(), record),
+            Step::Refused(refused) => Event::CommandRefused(Box::new(refused.clone()), record),
             Step::Ended(id, outcome) => Event::CommandEnded(EndedRecord { id, outcome, message: record }),
         };
         self.newest = self.newest.max(now);
@@ -219,7 +219,7 @@ impl Shard {
         let urgent = lane == LaneName::Urgent;
         let message = PublishRecord { retain: true, urgent, ..message.as_record() };
         let (qos, retained_at) = (due.qos, due.retained_at);
-        self.append(now, Event::Directed(DirectedRecord { session, retained_at, qos, identifiers, message }))
+        self.append(now, Event::Directed(Box::new(DirectedRecord { session, retained_at, qos, identifiers, message })))
     }
 
     /// A message of a shared subscription takes its place in a member's queue.
