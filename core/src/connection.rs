@@ -145,6 +145,8 @@ pub(crate) struct Connection {
     pub(crate) outbox: Outbox,
     /// Whether nothing may leave the outbox yet: its CONNACK waits for the log, and all else behind it.
     pub(crate) corked: bool,
+    /// Whether it is not listened to until a fold ends: it changes shadows faster than those are folded.
+    pub(crate) awaits_fold: bool,
     /// Whether it stands in the list of connections to flush.
     pub(crate) dirty: bool,
     /// One and a half keep alives; 0 means no timeout.
@@ -234,6 +236,7 @@ impl Connection {
             session: None,
             outbox: Outbox::default(),
             corked: false,
+            awaits_fold: false,
             dirty: false,
             silence_max_milliseconds: u32::from(terms.keep_alive_seconds) * 1500,
             last_received: now,

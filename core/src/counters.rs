@@ -22,6 +22,7 @@ pub enum Bound {
     RetainedBytes,
     RetainedBacklog,
     OutboxBytes,
+    ShadowVehicles,
     CommandPayloadBytes,
     CommandsPerVehicle,
     CommandsPerRequester,
@@ -31,7 +32,7 @@ pub enum Bound {
 
 impl Bound {
     /// All of them, in the order of [`Counters::bounds_reached`].
-    pub const ALL: [Bound; 19] = [
+    pub const ALL: [Bound; 20] = [
         Bound::PacketBytes,
         Bound::ReceiveMaximum,
         Bound::TopicAliasMaximum,
@@ -46,6 +47,7 @@ impl Bound {
         Bound::RetainedBytes,
         Bound::RetainedBacklog,
         Bound::OutboxBytes,
+        Bound::ShadowVehicles,
         Bound::CommandPayloadBytes,
         Bound::CommandsPerVehicle,
         Bound::CommandsPerRequester,
@@ -70,6 +72,7 @@ impl Bound {
             Bound::RetainedBytes => "retained_bytes_max",
             Bound::RetainedBacklog => "retained_backlog_max",
             Bound::OutboxBytes => "outbox_bytes_max",
+            Bound::ShadowVehicles => "vehicles_max",
             Bound::CommandPayloadBytes => "commands.payload_bytes_max",
             Bound::CommandsPerVehicle => "commands.pending_per_vehicle_max",
             Bound::CommandsPerRequester => "commands.pending_per_requester_max",
@@ -142,6 +145,8 @@ pub struct Counters {
     pub shadow_updates: u64,
     /// What was asked of a shadow and refused.
     pub shadow_rejections: u64,
+    /// How often a client was not listened to for a while because it changed shadows faster than those are folded.
+    pub shadow_waits: u64,
     /// Deltas put into outboxes of vehicles because they came back, or subscribed.
     pub shadow_deltas_again: u64,
     /// Commands requested, those that were refused and those that came again included.
@@ -193,6 +198,7 @@ impl AddAssign<&Counters> for Counters {
             sessions_expired,
             shadow_updates,
             shadow_rejections,
+            shadow_waits,
             shadow_deltas_again,
             commands_requested,
             commands_retried,
@@ -231,6 +237,7 @@ impl AddAssign<&Counters> for Counters {
         self.sessions_expired += sessions_expired;
         self.shadow_updates += shadow_updates;
         self.shadow_rejections += shadow_rejections;
+        self.shadow_waits += shadow_waits;
         self.shadow_deltas_again += shadow_deltas_again;
         self.commands_requested += commands_requested;
         self.commands_retried += commands_retried;

@@ -82,6 +82,8 @@ pub struct Limits {
     pub shadow_state_bytes_max: usize,
     /// Levels of a shadow's state.
     pub shadow_depth_max: usize,
+    /// Vehicles of this shard that have shadows.
+    pub shadow_vehicles_max: usize,
     /// Named shadows of one vehicle.
     pub shadows_named_max: usize,
     /// Seconds until a command without a Message Expiry Interval is over.
@@ -140,6 +142,7 @@ impl Default for Limits {
             presence: true,
             shadow_state_bytes_max: 8192,
             shadow_depth_max: 8,
+            shadow_vehicles_max: 1_000_000,
             shadows_named_max: 16,
             command_deadline_seconds: 30,
             command_deadline_seconds_max: 604_800,

@@ -49,6 +49,11 @@ const SHARD_COUNTERS: &Table<Counters> = &[
     ("causeway_shadow_updates_total", "Changes of shadows: what was merged, deleted or expired.", |c| c.shadow_updates),
     ("causeway_shadow_rejected_total", "What was asked of a shadow, and rejected.", |c| c.shadow_rejections),
     (
+        "causeway_shadow_waits_total",
+        "How often a client was not listened to for a while because it changed shadows faster than they are folded.",
+        |c| c.shadow_waits,
+    ),
+    (
         "causeway_shadow_deltas_again_total",
         "Deltas that vehicles were sent because they came back, or subscribed.",
         |c| c.shadow_deltas_again,

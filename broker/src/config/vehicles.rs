@@ -44,6 +44,10 @@ pub struct ShadowSettings {
     /// Levels of objects and lists in a shadow's desired or reported state. More: rejected with code 400.
     #[schemars(range(min = 1, max = 64))]
     pub depth_max: usize,
+    /// Vehicles of each shard that may have shadows. What makes a shadow for one more is rejected with code 507. A vehicle's shadows take some
+    /// 800 bytes of memory and twice what they say.
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub vehicles_max: usize,
     /// Named shadows of one vehicle, beside its classic one. More: rejected with code 413.
     #[schemars(range(max = 1_000))]
     pub named_max: usize,
@@ -62,6 +66,7 @@ impl Default for ShadowSettings {
         ShadowSettings {
             state_bytes_max: limits.shadow_state_bytes_max,
             depth_max: limits.shadow_depth_max,
+            vehicles_max: limits.shadow_vehicles_max,
             named_max: limits.shadows_named_max,
             history_days: limits.shadow_history_days,
             index: Vec::new(),

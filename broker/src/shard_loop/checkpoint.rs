@@ -17,7 +17,7 @@ use super::folding::{FoldError, Folding, Job};
 const INTERVAL_MILLISECONDS: u64 = 30_000;
 /// From the start to the first, at most: what was replayed need not be replayed again.
 const FIRST_MILLISECONDS: u64 = 2_000;
-/// The next one comes before that where the log grew by one segment, or by this.
+/// The next one comes before that where the log grew by one segment, or by this, or where the shard says that it is due.
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
 /// From the end of a checkpoint to the next, at least.
 const GAP_MILLISECONDS: u64 = 100;
@@ -42,6 +42,8 @@ pub(super) trait Foldable {
     fn poll_checkpoint(&mut self, work: usize, changes: &mut Vec<Change>) -> Option<FoldMark>;
     /// The fold is durable, or was dropped.
     fn checkpoint_ended(&mut self, committed: bool);
+    /// Whether so much waits to be folded that it is due at once.
+    fn is_fold_due(&self) -> bool;
     /// Bytes of the messages that are needed, of records `from` to `to` (exclusive).
     fn live_bytes(&self, from: Lsn, to: Lsn) -> u64;
     /// Whether a message is needed.
@@ -253,7 +255,8 @@ impl Checkpoint {
         shard: &mut impl Foldable,
         appended_bytes: u64,
     ) -> Next {
-        let has_grown = appended_bytes - self.appended_bytes >= self.segment_bytes.min(GROWTH_BYTES_MAX);
+        let has_grown =
+            appended_bytes - self.appended_bytes >= self.segment_bytes.min(GROWTH_BYTES_MAX) || shard.is_fold_due();
         let is_due = match self.last {
             Last::No => now >= at_latest || (has_grown && now >= not_before),
             Last::Wanted => true,
@@ -387,6 +390,7 @@ mod tests {
         last: u64,
         folded: u64,
         slices_left: usize,
+        is_due: bool,
         ended: Vec<bool>,
         moved_before: u64,
     }
@@ -412,6 +416,10 @@ mod tests {
             if committed {
                 self.folded = self.last;
             }
+        }
+
+        fn is_fold_due(&self) -> bool {
+            self.is_due
         }
 
         fn live_bytes(&self, from: Lsn, to: Lsn) -> u64 {
@@ -561,6 +569,18 @@ mod tests {
         assert_eq!(world.shard.ended, [false, true]);
         assert!(world.state.mark().unwrap().is_some());
         assert!(world.log.stats().first > Some(1));
+    }
+
+    #[test]
+    fn a_shard_that_has_much_to_fold_does_not_wait_for_its_time() {
+        let mut world = world(&FaultyDisk::new(1), &FaultyDisk::new(2));
+        world.append(1, 1);
+        let now = Millis(GAP_MILLISECONDS);
+        world.checkpoint.step(now, &mut world.shard, &world.folding, &world.log);
+        assert!(world.checkpoint.due() > Some(now), "one small message is nothing to hurry for");
+        world.shard.is_due = true;
+        world.checkpoint.step(now, &mut world.shard, &world.folding, &world.log);
+        assert_eq!(world.checkpoint.due(), None, "it has begun");
     }
 
     #[test]

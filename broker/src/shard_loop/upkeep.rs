@@ -180,6 +180,10 @@ impl Foldable for Shard {
         Shard::checkpoint_ended(self, committed);
     }
 
+    fn is_fold_due(&self) -> bool {
+        Shard::is_fold_due(self)
+    }
+
     fn live_bytes(&self, from: Lsn, to: Lsn) -> u64 {
         Shard::live_bytes(self, from, to)
     }

@@ -47,9 +47,6 @@ impl Shard {
                 let shadow = self.shadows.get(whose).map(Kept::shadow).filter(Shadow::exists);
                 (shadow.map(|shadow| told(now, &shadow)).ok_or_else(|| no_shadow(whose)), seen)
             }
-            ShadowWhat::Update { .. } | ShadowWhat::Delete { .. } if self.storage_low => {
-                (Err(Rejection::new(507, "The disk is nearly full")), seen)
-            }
             ShadowWhat::Update { payload, format, version } => {
                 let updated = self.ask_update(now, whose, by, (payload, *format, *version));
                 self.told_now(updated)

@@ -164,12 +164,12 @@ impl Shard {
         if let Some(checkpoint) = self.checkpoint.take() {
             self.queues.bodies.rested(checkpoint.resting, false);
         }
-        self.history.ended(committed);
         let (applied, resting) = self.folding.take().unzip();
         match applied.filter(|_| committed) {
             Some(applied) => self.folded = applied,
             None => self.fold_failed = true,
         }
+        self.history_ended(committed);
         self.queues.bodies.rested(resting.unwrap_or_default(), committed);
     }
 

@@ -1,19 +1,25 @@
 //! History that is not in the folded state yet.
 //!
-//! Owns it from when a transition was decided until the fold that has it is committed, and says what of the folded history is too old. A replay
-//! notes again what no committed fold has. The layout is that of [`crate::history`].
+//! Owns it from when a transition was decided until the fold that has it is committed, says what of the folded history is too old, and
+//! which clients wait for a fold because they change shadows faster than their history is folded. A replay notes again what no committed
+//! fold has. The layout is that of [`crate::history`].
 
 use std::collections::BTreeMap;
 
 use causeway_fleet::Vin;
 
-use super::{Change, Shard};
-use crate::Millis;
+use super::{Change, Shard, mark_dirty};
 use crate::history::{self, HISTORY, HistoryEntry, HistoryRange};
+use crate::session::SessionKey;
+use crate::{ConnectionId, Millis};
 
-/// What waits for folds takes no more memory than this, about. It is more than comes between two folds, so it is reached only
-/// where none can be committed.
+/// What waits for folds takes no more memory than this, about. More changes are refused then.
 const PENDING_BYTES_MAX: usize = 256 << 20;
+/// From here on, whoever changes a shadow with a message is not listened to until a fold is committed: so a shard whose folds are slower
+/// than its clients slows those down, and refuses nobody. What came in one turn of each client fits above.
+const PENDING_BYTES_SLOW: usize = PENDING_BYTES_MAX / 2;
+/// A fold does not wait for its time then.
+const PENDING_BYTES_DUE: usize = PENDING_BYTES_SLOW / 4;
 /// What an entry takes beside its key and value.
 const ENTRY_BYTES: usize = 96;
 /// Old entries that one fold removes. They are far fewer than can be noted between two folds.
@@ -31,6 +37,8 @@ pub(super) struct Pending {
     /// In the fold that is under way.
     folding: Entries,
     bytes: usize,
+    /// Clients that are not listened to until a fold ends.
+    waiting: Vec<ConnectionId>,
     /// Of those that were noted, so many are still to be put a slice at a time, and there are so many rounds more of that.
     left: usize,
     rounds: u32,
@@ -38,10 +46,11 @@ pub(super) struct Pending {
 
 impl Pending {
     fn note(&mut self, key: Vec<u8>, value: Vec<u8>) {
-        self.bytes += key.len() + value.len() + ENTRY_BYTES;
+        let key_bytes = key.len() + ENTRY_BYTES;
+        self.bytes += key_bytes + value.len();
         if let Some(before) = self.noted.insert(key, value) {
             // A replay says the same again.
-            self.bytes -= before.len() + ENTRY_BYTES;
+            self.bytes -= key_bytes + before.len();
         }
     }
 
@@ -74,11 +83,15 @@ impl Pending {
 
     pub(super) fn ended(&mut self, committed: bool) {
         let folding = std::mem::take(&mut self.folding);
+        let bytes = |(key, value): (&Vec<u8>, &Vec<u8>)| key.len() + value.len() + ENTRY_BYTES;
         if committed {
-            let bytes = |(key, value): (&Vec<u8>, &Vec<u8>)| key.len() + value.len() + ENTRY_BYTES;
-            self.bytes = self.bytes.saturating_sub(folding.iter().map(bytes).sum());
+            self.bytes -= folding.iter().map(bytes).sum::<usize>();
         } else {
-            self.noted.extend(folding);
+            for (key, value) in folding {
+                // What was noted again since is the same.
+                let again = self.noted.insert(key.clone(), value);
+                self.bytes -= again.map_or(0, |value| bytes((&key, &value)));
+            }
         }
     }
 }
@@ -97,9 +110,41 @@ impl Shard {
         self.changed.is_noted && self.limits.shadow_history_days > 0
     }
 
-    /// Whether there is room for more history. There is not only where folds fail for long.
+    /// Whether there is room for more history. There is not only where folds fail for long, or where those who are not slowed down (other
+    /// shards, and questions that do not come by MQTT) change very much.
     pub(super) fn has_room_for_history(&self) -> bool {
         self.history.bytes < PENDING_BYTES_MAX
+    }
+
+    /// Whether so much waits for a fold that the next is due at once.
+    pub fn is_fold_due(&self) -> bool {
+        self.history.bytes >= PENDING_BYTES_DUE && self.checkpoint.is_none() && self.folding.is_none()
+    }
+
+    /// Somebody changed a shadow with a message: a client is not listened to for a while where that is faster than folds are. Other shards
+    /// are, whatever they send: two that did not listen to each other would wait for ever. And while folds fail nobody waits for one.
+    pub(super) fn slow_down(&mut self, session: Option<SessionKey>) {
+        if self.history.bytes < PENDING_BYTES_SLOW || self.fold_failed {
+            return;
+        }
+        let connection = session.and_then(|key| self.sessions.get(key as usize)).and_then(|session| session.connection);
+        let open = connection.and_then(|id| self.connections.get_mut(id.index()).filter(|open| open.id == id));
+        if let Some(open) = open.filter(|open| !open.is_link() && !open.awaits_fold) {
+            open.awaits_fold = true;
+            self.history.waiting.push(open.id);
+            self.counters.shadow_waits += 1;
+        }
+    }
+
+    /// A fold ended. Whoever waited for it is listened to again.
+    pub(super) fn history_ended(&mut self, committed: bool) {
+        self.history.ended(committed);
+        for id in std::mem::take(&mut self.history.waiting) {
+            if let Some(open) = self.connections.get_mut(id.index()).filter(|open| open.id == id) {
+                open.awaits_fold = false;
+                mark_dirty(&mut self.dirty, open);
+            }
+        }
     }
 
     /// What is asked for, as far as no committed fold has it, in its order. It may be of records that are not durable yet.

@@ -315,6 +315,7 @@ impl Shard {
         let open = self.connection(connection).filter(|connection| connection.session.is_some());
         open.is_some_and(|connection| {
             !connection.corked
+            && !connection.awaits_fold
             // Messages stop at the bound itself: what comes above it is answers to the client's own packets. Two shards
             // that did not listen to each other because of it would wait for ever.
             && (connection.outbox.bytes() <= 2 * self.limits.outbox_bytes_max

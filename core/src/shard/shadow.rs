@@ -13,7 +13,7 @@ use causeway_fleet::shadow::{
     write,
 };
 use causeway_fleet::{Principal, Vin};
-use causeway_protocol::{ForwardedBuilder, ForwardedProperties, QoS, ReasonCode, filter_matches};
+use causeway_protocol::{ForwardedBuilder, ForwardedProperties, ProtocolVersion, QoS, ReasonCode, filter_matches};
 use foldhash::fast::FixedState;
 
 use super::calls::Requester;
@@ -24,7 +24,7 @@ use super::{Release, Shard};
 use crate::folded::FoldedShadow;
 use crate::message::Publication;
 use crate::session::{Identifiers, SessionKey};
-use crate::{Lsn, Millis};
+use crate::{Bound, Lsn, Millis};
 
 /// A vehicle, and which of its shadows: the classic one has no name.
 pub(super) type Whose<'n> = (Vin, Option<&'n str>);
@@ -115,6 +115,17 @@ impl Shadows {
     }
 }
 
+/// What the acknowledgement of a request can say, beside the answer to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acknowledged {
+    /// Nothing: there is none, or it is another shard's, which has said already that the request is taken.
+    Nothing,
+    /// That the request was taken. Else the connection is closed without one, and the request stays the client's.
+    Taken,
+    /// Why not, too.
+    WithReason,
+}
+
 /// A question, as its message has it.
 struct Asked<'a> {
     whose: Whose<'a>,
@@ -139,9 +150,12 @@ impl Shard {
         (verb, names): (Verb, Names),
         publication: &Publication<'_>,
     ) -> Result<Routed, (ReasonCode, String)> {
-        if verb != Verb::Get && self.storage_low {
-            self.counters.publish_refused_disk_full += 1;
-            return Err((ReasonCode::QuotaExceeded, "the disk is nearly full".to_owned()));
+        let acknowledged = self.tells_by_acknowledgement(from, publication.qos);
+        if verb != Verb::Get
+            && acknowledged != Acknowledged::Nothing
+            && let Err(why) = self.room_for_changes()
+        {
+            return Err((ReasonCode::QuotaExceeded, why.to_owned()));
         }
         let forwarded = publication.forwarded;
         let response = forwarded.response_topic().map(|topic| (topic, forwarded.correlation_data()));
@@ -169,10 +183,43 @@ impl Shard {
                 let after = self.shadows.get(whose).map_or(Lsn(0), Kept::lsn);
                 let told = || answer::rejected(&rejection, now.0, token.as_deref());
                 self.answer_shadow(now, &asked, verb.rejected(), after, told);
+                if verb == Verb::State && acknowledged == Acknowledged::WithReason {
+                    return Err((reason_of(rejection.code), rejection.message));
+                }
                 Lsn(0)
             }
         };
+        if verb != Verb::Get {
+            self.slow_down(from.session);
+        }
         Ok(Routed { durable_at, matched: true })
+    }
+
+    /// What the acknowledgement of a request can say.
+    fn tells_by_acknowledgement(&self, from: &Requester, qos: QoS) -> Acknowledged {
+        let session = from.session.and_then(|key| self.sessions.get(key as usize)).filter(|session| !session.is_peer());
+        let Some(session) = session.filter(|_| qos > QoS::AtMostOnce) else { return Acknowledged::Nothing };
+        let open = session.connection.and_then(|id| self.connections.get(id.index()));
+        match open.is_some_and(|open| open.version == ProtocolVersion::V5) {
+            true => Acknowledged::WithReason,
+            false => Acknowledged::Taken,
+        }
+    }
+
+    /// Whether there is room for changes at all.
+    ///
+    /// # Errors
+    /// Why not.
+    fn room_for_changes(&mut self) -> Result<(), &'static str> {
+        if self.storage_low {
+            self.counters.reached(Bound::FreeSpace);
+            self.counters.publish_refused_disk_full += 1;
+            return Err("the disk is nearly full");
+        }
+        match self.has_room_for_history() {
+            true => Ok(()),
+            false => Err("the state cannot be folded, so no more history can be kept"),
+        }
     }
 
     fn get_shadow(&mut self, now: Millis, asked: &Asked<'_>, payload: &[u8]) -> Result<Lsn, Refusal> {
@@ -230,9 +277,12 @@ impl Shard {
     ///
     /// # Errors
     /// Why not.
-    pub(super) fn check_shadow(&self, now: Millis, whose: Whose<'_>, request: &Request) -> Result<(), Rejection> {
-        if !self.has_room_for_history() {
-            return Err(Rejection::new(507, "The state cannot be folded, so no more history can be kept"));
+    pub(super) fn check_shadow(&mut self, now: Millis, whose: Whose<'_>, request: &Request) -> Result<(), Rejection> {
+        self.room_for_changes().map_err(|why| Rejection::new(507, why))?;
+        let max = self.limits.shadow_vehicles_max;
+        if self.shadows.vehicles() >= max && !request.change.is_delete() && self.shadows.of(&whose.0).is_empty() {
+            self.counters.reached(Bound::ShadowVehicles);
+            return Err(Rejection::new(507, format!("No more than {max} vehicles of a shard may have shadows")));
         }
         let kept = self.shadows.get(whose);
         if kept.is_none() && whose.1.is_some() {
@@ -506,6 +556,16 @@ impl Shard {
         let mut matching = subscriptions.filter(|(filter, _)| filter_matches(filter, topic)).peekable();
         matching.peek()?;
         Some(matching.map(|(_, subscription)| subscription.identifier).filter(|identifier| *identifier != 0).collect())
+    }
+}
+
+/// How an acknowledgement says what a rejection says.
+fn reason_of(code: u16) -> ReasonCode {
+    match code {
+        400 | 415 => ReasonCode::PayloadFormatInvalid,
+        401 | 403 => ReasonCode::NotAuthorized,
+        413 | 429 | 507 => ReasonCode::QuotaExceeded,
+        _ => ReasonCode::ImplementationSpecificError,
     }
 }
 

@@ -1,10 +1,11 @@
 //! History: what is asked for is there once and in its order, whatever was folded, failed or lost in between.
 
 use causeway_fleet::Vin;
+use causeway_protocol::ProtocolVersion;
 
 use super::world::*;
-use crate::Millis;
 use crate::history::{HISTORY, HistoryEntry, HistoryRange};
+use crate::{Ask, AskId, Millis, Principal, ShadowAsk, ShadowWhat};
 
 const DAY: u64 = 24 * 3600 * 1000;
 const VIN: &str = "1M8GDM9AXKP042788";
@@ -188,4 +189,95 @@ fn nothing_is_noted_where_nothing_is_kept() {
     note(&mut world, VIN, 1, Millis(DAY));
     assert_eq!(world.shard.history_pending(&range(VIN, "")), []);
     assert!(world.shard.has_room_for_history());
+}
+
+/// So much history that was not folded, in pieces of a MiB.
+fn flood(world: &mut World, mebibytes: u64) {
+    let piece = vec![b'x'; 1 << 20];
+    (0..mebibytes).for_each(|number| {
+        world.shard.note_history(&vin(OTHER), "", 1_000 + number, Millis(DAY), &piece);
+    });
+}
+
+fn update(world: &mut World, client: Client, qos: u8) -> Vec<String> {
+    let topic = format!("vehicles/{VIN}/shadow/update");
+    world.publish(client, publish(qos, u16::from(qos), &topic, r#"{"state":{"desired":{"number":1}}}"#));
+    world.heard(client)
+}
+
+#[test]
+fn whoever_changes_shadows_faster_than_they_are_folded_waits_for_the_fold_and_is_not_refused() {
+    let mut world = World::new().on_disk();
+    let (client, reader) = (world.join(connect("backend")), world.join(connect("reader")));
+    assert_eq!(update(&mut world, client, 1), ["puback p1"]);
+    assert!(world.shard.wants_input(client.id) && !world.shard.is_fold_due());
+    flood(&mut world, 40);
+    assert!(world.shard.is_fold_due());
+    flood(&mut world, 130);
+    assert_eq!(update(&mut world, client, 1), ["puback p1"]);
+    assert!(!world.shard.wants_input(client.id), "it waits");
+    world.publish(reader, publish(1, 1, &format!("vehicles/{VIN}/shadow/get"), ""));
+    assert_eq!(world.heard(reader), ["puback p1"]);
+    assert!(world.shard.wants_input(reader.id), "who reads does not");
+    // Its silence is the broker's, and it is not judged by it.
+    world.send(reader, causeway_protocol::Packet::PingReq);
+    world.wait(100_000);
+    assert!(!world.shard.is_open(reader.id) && world.shard.is_open(client.id));
+    world.fold(usize::MAX, false);
+    assert!(world.shard.wants_input(client.id), "a fold that failed is nothing to wait for");
+    assert_eq!(update(&mut world, client, 1), ["puback p1"]);
+    assert!(world.shard.wants_input(client.id), "nor is one as long as they fail");
+    while world.shard.poll_dirty().is_some() {}
+    assert_eq!(update(&mut world, client, 0), Vec::<String>::new());
+    world.fold(1, true);
+    assert_eq!(update(&mut world, client, 1), ["puback p1"]);
+    assert!(!world.shard.wants_input(client.id) && !world.shard.is_fold_due(), "one is under way");
+    world.fold(usize::MAX, true);
+    assert!(world.shard.wants_input(client.id));
+    let looked_at: Vec<_> = std::iter::from_fn(|| world.shard.poll_dirty()).collect();
+    assert!(looked_at.contains(&client.id), "whoever waits is looked at again");
+    assert_eq!((world.shard.counters().shadow_waits, world.shard.is_fold_due()), (2, false));
+}
+
+#[test]
+fn where_nothing_can_be_folded_nothing_is_acknowledged_and_thrown_away() {
+    let mut world = World::new().on_disk();
+    let client = world.join(connect("backend"));
+    world.subscribe(client, &format!("vehicles/{VIN}/shadow/update/#"), options(0));
+    let old = world.join(causeway_protocol::Connect { version: ProtocolVersion::V311, ..connect("old") });
+    world.heard(client);
+    update(&mut world, client, 1);
+    world.fold(usize::MAX, false);
+    flood(&mut world, 256);
+    assert_eq!(update(&mut world, client, 1), ["puback p1 0x97"]);
+    assert_eq!(update(&mut world, client, 2), ["pubrec p2 0x97"]);
+    // Without an acknowledgement only the answer can say it.
+    let heard = update(&mut world, client, 0);
+    assert!(heard.len() == 1 && heard[0].contains("/rejected=") && heard[0].contains("\"code\":507"), "{heard:?}");
+    // It knows no reasons: what is not acknowledged stays its own.
+    assert_eq!(update(&mut world, old, 1), Vec::<String>::new());
+    assert_eq!(world.closes(), [old.id]);
+    let (vin, by) = (vin(VIN), Principal::operator("o"));
+    let what = ShadowWhat::Delete { version: None };
+    world.shard.ask(world.now, AskId(1), &Ask::Shadow(ShadowAsk { vin, name: None, by, what }));
+    world.settle();
+    assert!(format!("{:?}", world.shard.poll_effect()).contains("507"));
+    world.fold(usize::MAX, true);
+    assert!(update(&mut world, client, 1).contains(&"puback p1".to_owned()));
+}
+
+#[test]
+fn what_is_noted_again_takes_no_more_room() {
+    let mut world = World::new().on_disk();
+    let client = world.join(connect("backend"));
+    update(&mut world, client, 1);
+    for commits in [false, false, true] {
+        (0..300).for_each(|_| flood(&mut world, 1));
+        assert!(world.shard.has_room_for_history());
+        world.fold(1, false);
+        (0..300).for_each(|_| flood(&mut world, 1));
+        world.fold(usize::MAX, commits);
+        assert!(world.shard.has_room_for_history());
+        update(&mut world, client, 1);
+    }
 }

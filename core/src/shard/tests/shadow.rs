@@ -364,6 +364,25 @@ fn a_call_that_was_acknowledged_reaches_the_home_shard_after_a_crash() {
 }
 
 #[test]
+fn what_another_shard_acknowledged_is_answered_where_it_cannot_be_done_at_home() {
+    let mut broker = Broker::new(2);
+    let home = causeway_fleet::home_shard(VIN, 2) as usize;
+    let backend = broker.join(1 - home, persistent("backend"));
+    broker.subscribe(1 - home, backend, &full("shadow/#"), 1);
+    broker.shards[1 - home].heard(backend);
+    broker.shards[home].shard.storage_low(true);
+    let document = r#"{"state":{"desired":{"a":1}}}"#;
+    broker.publish(1 - home, backend, 1, &full("shadow/update"), document);
+    let heard = broker.shards[1 - home].heard(backend);
+    let rejected = told(&heard, "shadow/update/rejected");
+    assert!(heard.contains(&"puback p1".to_owned()) && rejected[0].contains("\"code\":507"), "{heard:?}");
+    // Here it is not even taken.
+    broker.shards.iter_mut().for_each(|world| world.shard.storage_low(true));
+    broker.publish(1 - home, backend, 1, &full("shadow/update"), document);
+    assert_eq!(broker.shards[1 - home].heard(backend), ["puback p1 0x97"]);
+}
+
+#[test]
 fn a_vehicle_has_no_word_for_anothers_shadow() {
     let mut world = World::new();
     let (car, backend) = pair(&mut world);
@@ -427,4 +446,42 @@ fn a_named_shadow_that_was_deleted_makes_room_for_another() {
     world.heard(backend);
     world.publish(backend, publish(1, 1, &full("shadow/name/n70/update"), r#"{"state":{"reported":{"a":1}}}"#));
     assert_eq!(told(&world.heard(backend), "update/accepted").len(), 1);
+}
+
+#[test]
+fn no_more_vehicles_have_shadows_than_may() {
+    let mut world = World::with(|limits| limits.shadow_vehicles_max = 1).on_disk();
+    let (car, backend) = pair(&mut world);
+    world.publish(car, publish(1, 1, "shadow/state", r#"{"a":1}"#));
+    assert_eq!(world.heard(car), ["puback p1"]);
+    let (other, _) = world.dial_as(persistent(OTHER), vehicle(OTHER));
+    for (said, payload) in [("shadow/state", "{}"), ("shadow/update", r#"{"state":{}}"#)] {
+        world.subscribe(other, "shadow/update/rejected", options(0));
+        world.heard(other);
+        world.publish(other, publish(1, 1, said, payload));
+        let heard = world.heard(other);
+        assert!(heard.iter().any(|word| word.contains("\"code\":507")), "{said}: {heard:?}");
+        // The short form's acknowledgement is its answer.
+        let acknowledged = if said == "shadow/state" { "puback p1 0x97" } else { "puback p1" };
+        assert!(heard.iter().any(|word| word == acknowledged), "{said}: {heard:?}");
+    }
+    wish(&mut world, backend, r#"{"a":2}"#);
+    let name = full("shadow/name/x/update");
+    world.publish(backend, publish(1, 2, &name, r#"{"state":{"desired":{"b":1}}}"#));
+    let heard = world.heard(backend);
+    assert_eq!(told(&heard, "/accepted").len(), 2, "the one that has them may change them: {heard:?}");
+}
+
+#[test]
+fn a_state_that_is_rejected_is_acknowledged_with_the_reason() {
+    let mut world = World::with(|limits| limits.shadow_state_bytes_max = 64);
+    let (car, _) = pair(&mut world);
+    let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(100));
+    for (payload, said) in [("{", "puback p1 0x99"), (&long, "puback p1 0x97"), (r#"{"a":1}"#, "puback p1")] {
+        world.publish(car, publish(1, 1, "shadow/state", payload));
+        assert_eq!(world.heard(car), [said], "{payload}");
+    }
+    // What is asked with an answer has that.
+    world.publish(car, publish(1, 1, "shadow/update", "{"));
+    assert_eq!(world.heard(car), ["puback p1"]);
 }
