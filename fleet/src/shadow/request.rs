@@ -176,20 +176,20 @@ fn version(fields: &Map<String, Value>) -> Result<Option<u64>, Rejection> {
 }
 
 fn ttl(ttl: Option<Value>, desired: &Patch) -> Result<Ttl, Rejection> {
+    let Some(ttl) = ttl.filter(|ttl| !ttl.is_null()) else { return Ok(Ttl::None) };
+    let Patch::Merge(desired) = desired else { return Err(Rejection::bad("Invalid ttl: nothing is desired")) };
     match ttl {
-        None | Some(Value::Null) => Ok(Ttl::None),
-        Some(Value::Object(mirror)) => {
-            let Patch::Merge(desired) = desired else { return Err(Rejection::bad("Invalid ttl: nothing is desired")) };
+        Value::Object(mirror) => {
             check_mirror(&mirror, desired)?;
             Ok(Ttl::Each(mirror))
         }
-        Some(seconds) => check_seconds(&seconds).map(Ttl::All),
+        seconds => check_seconds(&seconds).map(Ttl::All),
     }
 }
 
 fn check_seconds(seconds: &Value) -> Result<u64, Rejection> {
     let seconds = seconds.as_u64().filter(|seconds| (1..=TTL_SECONDS_MAX).contains(seconds));
-    seconds.ok_or_else(|| Rejection::bad(format!("Invalid ttl: not a number of seconds from 1 to {TTL_SECONDS_MAX}")))
+    seconds.ok_or_else(|| Rejection::bad(format!("Invalid ttl: not a whole number of seconds from 1 to {TTL_SECONDS_MAX}")))
 }
 
 /// Each time to live stands where the update sets something.

@@ -105,12 +105,12 @@ impl<B: Broker> World<B> {
         let mut document = json!({"state": {}, "clientToken": self.token()});
         if self.random.chance(85) {
             document["state"]["desired"] = self.patch(2);
+            if self.random.chance(35) {
+                document["ttl"] = json!(1 + self.random.below(20));
+            }
         }
         if self.random.chance(15) {
             document["state"]["reported"] = self.patch(1);
-        }
-        if self.random.chance(35) {
-            document["ttl"] = json!(1 + self.random.below(20));
         }
         let is_certain = !self.random.chance(15);
         if !is_certain {

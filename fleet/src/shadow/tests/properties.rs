@@ -71,11 +71,8 @@ fn update() -> impl Strategy<Value = Value> {
     );
     parts.prop_map(|(desired, reported, ttl, handled)| {
         let mut update = json!({"state": {}});
-        if let Some(ttl) = ttl {
-            update["ttl"] = match &desired {
-                Some(desired) if desired.is_object() && ttl[0] > 0 => mirror(desired, &mut ttl.iter().copied()),
-                _ => json!(ttl[0] + 1),
-            };
+        if let (Some(ttl), Some(desired)) = (ttl, desired.as_ref().filter(|desired| desired.is_object())) {
+            update["ttl"] = if ttl[0] > 0 { mirror(desired, &mut ttl.iter().copied()) } else { json!(ttl[1] + 1) };
         }
         for (name, section) in [("desired", desired), ("reported", reported)] {
             if let Some(section) = section {

@@ -28,15 +28,14 @@ fn every_refusal_has_its_words() {
         (r#"{"state":{},"version":"1"}"#, "Invalid version"),
         (r#"{"state":{},"clientToken":5}"#, "Invalid clientToken"),
         (r#"{"state":{},"delta":"x"}"#, "Invalid delta: not a sequence"),
-        (r#"{"state":{"desired":{"a":1}},"ttl":0}"#, "Invalid ttl: not a number of seconds from 1 to 316224000"),
-        (
-            r#"{"state":{"desired":{"a":1}},"ttl":{"a":1.5}}"#,
-            "Invalid ttl: not a number of seconds from 1 to 316224000",
-        ),
         (r#"{"state":{"desired":{"a":1}},"ttl":{"b":5}}"#, "Invalid ttl: the update does not set b"),
         (r#"{"state":{"desired":{"a":null}},"ttl":{"a":5}}"#, "Invalid ttl: the update does not set a"),
         (r#"{"state":{"desired":{"a":1}},"ttl":{"a":{"b":5}}}"#, "Invalid ttl: the update sets no object at a"),
         (r#"{"state":{"reported":{"a":1}},"ttl":{"a":5}}"#, "Invalid ttl: nothing is desired"),
+        (r#"{"state":{"reported":{"a":1}},"ttl":5}"#, "Invalid ttl: nothing is desired"),
+        (r#"{"state":{"desired":null},"ttl":5}"#, "Invalid ttl: nothing is desired"),
+        (r#"{"state":null,"ttl":5}"#, "Invalid ttl: nothing is desired"),
+        (r#"{"delta":3,"ttl":5}"#, "Invalid ttl: nothing is desired"),
     ];
     for (document, message) in cases {
         assert_eq!(refused(document), (400, message.to_owned()), "{document}");
@@ -46,6 +45,21 @@ fn every_refusal_has_its_words() {
     assert_eq!(refused(&format!(r#"{{"state":{{}},"clientToken":"{}"}}"#, "x".repeat(65))).1, "Invalid clientToken");
     let (encoding, _) = Request::parse(b"{\"\xff\":1}", Format::Json, Section::Whole).unwrap_err();
     assert_eq!(encoding.code, 415);
+}
+
+#[test]
+fn a_time_to_live_is_a_whole_number_of_seconds() {
+    let message = "Invalid ttl: not a whole number of seconds from 1 to 316224000";
+    for ttl in ["0", "-1", "1.5", "60.0", "316224001", "18446744073709551615", "1e300", "\"60\"", "true", "[60]"] {
+        for ttl in [ttl.to_owned(), format!(r#"{{"a":{ttl}}}"#), format!(r#"{{"b":{{"c":{ttl}}}}}"#)] {
+            let document = format!(r#"{{"state":{{"desired":{{"a":1,"b":{{"c":2}}}}}},"ttl":{ttl}}}"#);
+            assert_eq!(refused(&document), (400, message.to_owned()), "{document}");
+        }
+    }
+    for ttl in ["1", "316224000", "null", r#"{"a":1}"#, "{}"] {
+        let document = format!(r#"{{"state":{{"desired":{{"a":1}}}},"ttl":{ttl}}}"#);
+        assert!(Request::parse(document.as_bytes(), Format::Json, Section::Whole).is_ok(), "{document}");
+    }
 }
 
 #[test]
