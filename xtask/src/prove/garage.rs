@@ -54,7 +54,22 @@ pub(super) struct Garage {
 impl Garage {
     /// Makes certificates for these vehicles and for [`SERVICE`], makes the vehicles known, and starts the broker.
     pub(super) fn start(workspace: &Workspace, purpose: &str, vins: &[&str], shards: u8) -> Result<Garage> {
-        let program = workspace.build("causeway-broker", "causewayd", Profile::Dev)?;
+        Garage::start_built(workspace, Garage::build(workspace)?, purpose, vins, shards)
+    }
+
+    /// The program that all garages run.
+    pub(super) fn build(workspace: &Workspace) -> Result<PathBuf> {
+        workspace.build("causeway-broker", "causewayd", Profile::Dev)
+    }
+
+    /// As [`Garage::start`], with what [`Garage::build`] made: for those who start several.
+    pub(super) fn start_built(
+        workspace: &Workspace,
+        program: PathBuf,
+        purpose: &str,
+        vins: &[&str],
+        shards: u8,
+    ) -> Result<Garage> {
         let folder = TempDir::with_prefix_in("causeway-garage-", workspace.scratch("daemon-data")?)?;
         let log = workspace.scratch("daemon-logs")?.join(format!("{purpose}-causeway.log"));
         File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
@@ -76,9 +91,9 @@ impl Garage {
         self.run(&["pki", "service", "pki", SERVICE])?;
         for vin in vins {
             self.run(&["pki", "vehicle", "pki", vin])?;
-            self.run(&["vehicle", "add", vin, "--state", "active", "--config", "causeway.toml"])?;
         }
-        Ok(())
+        fs::write(self.folder.path().join("vins"), vins.join("\n") + "\n")?;
+        self.run(&["vehicle", "add", "--from", "vins", "--state", "active", "--config", "causeway.toml"])
     }
 
     fn run(&self, arguments: &[&str]) -> Result<()> {

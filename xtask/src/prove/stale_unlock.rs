@@ -110,6 +110,7 @@ impl Plot {
 }
 
 /// What came of a story.
+#[derive(Clone)]
 struct Row {
     player: String,
     plot: Plot,
@@ -122,42 +123,74 @@ struct Row {
     broken: Option<String>,
 }
 
+/// Stories that are played one after the other, with a broker of their own: they kill it. Several are played at once.
+struct Lane {
+    player: Player,
+    plots: Vec<Plot>,
+}
+
+/// Most of the time of some stories is the SDK's own patience before it connects again: they are not to keep others waiting.
+fn lanes() -> Vec<Lane> {
+    let waits = |player, plot| plot == Plot::Killed && matches!(player, Player::Sdk(..));
+    let lanes = PLAYERS.into_iter().flat_map(|player| {
+        let plots = PLOTS.into_iter().filter(|plot| plot.is_for(player));
+        let (alone, plots) = plots.partition(|plot| waits(player, *plot));
+        [plots, alone].map(|plots| Lane { player, plots })
+    });
+    lanes.filter(|lane| !lane.plots.is_empty()).collect()
+}
+
 /// Plays all stories, and prints the table. `full` has more of everything that may go wrong.
 ///
 /// # Errors
 /// When something cannot be installed or started, or doors unlock more or less often than somebody wanted.
 pub(super) fn prove(workspace: &Workspace, full: bool) -> Result<()> {
     let sdk = Sdk::prepare(workspace)?;
-    let casts: Vec<(Player, Plot)> = PLAYERS
-        .into_iter()
-        .flat_map(|player| PLOTS.into_iter().filter(move |plot| plot.is_for(player)).map(move |plot| (player, plot)))
-        .collect();
-    let vins: Vec<String> = (1..).map(vin).take(casts.len()).collect();
-    let all: Vec<&str> = vins.iter().map(String::as_str).collect();
-    let mut garage = Garage::start(workspace, "stale-unlock", &all, 1)?;
+    let program = Garage::build(workspace)?;
+    // All are there before the first story: no other takes a port while its broker is down.
+    let stages = lanes().into_iter().zip(1..).map(|(lane, number)| {
+        let vins: Vec<String> = (1..).map(vin).take(lane.plots.len()).collect();
+        let all: Vec<&str> = vins.iter().map(String::as_str).collect();
+        let garage = Garage::start_built(workspace, program.clone(), &format!("stale-unlock-{number}"), &all, 1)?;
+        Ok((lane, vins, garage))
+    });
+    let mut stages = stages.collect::<Result<Vec<_>>>()?;
+    let played: Vec<Result<Vec<Row>>> = thread::scope(|scope| {
+        let begun = stages.iter_mut().map(|(lane, vins, garage)| scope.spawn(|| play(&sdk, lane, vins, garage, full)));
+        let threads: Vec<_> = begun.collect();
+        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a story panicked"))).collect()
+    });
+    let rows = played.into_iter().collect::<Result<Vec<_>>>()?.concat();
+    for (_, _, garage) in &stages {
+        println!("broker log: {}", garage.log().display());
+    }
+    println!("\n{}", figures(&rows));
+    verdict(&rows)
+}
+
+/// Plays the stories of one lane, each with a vehicle of its own.
+fn play(sdk: &Sdk, lane: &Lane, vins: &[String], garage: &mut Garage, full: bool) -> Result<Vec<Row>> {
+    let flaps = match (lane.player, full) {
+        (Player::Plain { .. }, true) => 200,
+        (Player::Plain { .. }, false) => 6,
+        (Player::Sdk(..), true) => 10,
+        // Each is a new program.
+        (Player::Sdk(..), false) => 1,
+    };
     let mut rows = Vec::new();
-    for ((player, plot), vin) in casts.into_iter().zip(&vins) {
-        let flaps = match (player, full) {
-            (Player::Plain { .. }, true) => 200,
-            (Player::Plain { .. }, false) => 6,
-            (Player::Sdk(..), true) => 10,
-            // Each is a new program.
-            (Player::Sdk(..), false) => 1,
-        };
-        let vehicle: Box<dyn Vehicle + '_> = match player {
+    for (plot, vin) in lane.plots.iter().copied().zip(vins) {
+        let vehicle: Box<dyn Vehicle + '_> = match lane.player {
             Player::Plain { is_kept } => Box::new(Plain::new(vin, is_kept)),
-            Player::Sdk(client, mqtt) => Box::new(OfSdk::new(&sdk, vin, client, mqtt)),
+            Player::Sdk(client, mqtt) => Box::new(OfSdk::new(sdk, vin, client, mqtt)),
         };
-        let backend = Backend::connect(&garage)?;
-        let mut story = Story::new(&mut garage, backend, vehicle, vin, flaps);
+        let backend = Backend::connect(garage)?;
+        let mut story = Story::new(garage, backend, vehicle, vin, flaps);
         let broken = story.play(plot).err().map(|error| format!("{error:#}"));
         story.garage.check_alive()?;
         let Story { came, kills, deltas, unlocks, .. } = story;
-        rows.push(Row { player: player.name(), plot, flaps: came, kills, deltas, unlocks, broken });
+        rows.push(Row { player: lane.player.name(), plot, flaps: came, kills, deltas, unlocks, broken });
     }
-    println!("broker log: {}\n", garage.log().display());
-    println!("{}", figures(&rows));
-    verdict(&rows)
+    Ok(rows)
 }
 
 /// A vehicle, its owner, and those who wish things of it.
@@ -425,6 +458,17 @@ mod tests {
     fn row(plot: Plot, unlocks: u32, broken: Option<&str>) -> Row {
         let broken = broken.map(str::to_owned);
         Row { player: String::new(), plot, flaps: 1, kills: 1, deltas: 1, unlocks, broken }
+    }
+
+    #[test]
+    fn each_story_is_in_one_lane() {
+        let lanes = lanes();
+        for player in PLAYERS {
+            for plot in PLOTS {
+                let told = lanes.iter().filter(|lane| lane.player == player && lane.plots.contains(&plot)).count();
+                assert_eq!(told, usize::from(plot.is_for(player)), "{}: {}", player.name(), plot.name());
+            }
+        }
     }
 
     #[test]
