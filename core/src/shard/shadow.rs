@@ -223,6 +223,7 @@ impl Shard {
     }
 
     fn get_shadow(&mut self, now: Millis, asked: &Asked<'_>, payload: &[u8]) -> Result<Lsn, Refusal> {
+        self.shadow_limits().check_payload(payload.len()).map_err(|rejection| (rejection, None))?;
         let token = Request::parse_token(payload, asked.format);
         let kept = self.shadows.get(asked.whose);
         let Some((shadow, after)) = kept.map(|kept| (kept.shadow(), kept.lsn)).filter(|(shadow, _)| shadow.exists())
@@ -262,6 +263,7 @@ impl Shard {
         asked: &Asked<'_>,
         payload: &[u8],
     ) -> Result<Lsn, Refusal> {
+        self.shadow_limits().check_payload(payload.len()).map_err(|rejection| (rejection, None))?;
         let request = Request::parse_delete(payload, asked.format)?;
         let by = (&from.principal, from.origin());
         let (transition, at) = match self.check_shadow(now, asked.whose, &request) {

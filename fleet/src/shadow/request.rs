@@ -189,7 +189,9 @@ fn ttl(ttl: Option<Value>, desired: &Patch) -> Result<Ttl, Rejection> {
 
 fn check_seconds(seconds: &Value) -> Result<u64, Rejection> {
     let seconds = seconds.as_u64().filter(|seconds| (1..=TTL_SECONDS_MAX).contains(seconds));
-    seconds.ok_or_else(|| Rejection::bad(format!("Invalid ttl: not a whole number of seconds from 1 to {TTL_SECONDS_MAX}")))
+    seconds.ok_or_else(|| {
+        Rejection::bad(format!("Invalid ttl: not a whole number of seconds from 1 to {TTL_SECONDS_MAX}"))
+    })
 }
 
 /// Each time to live stands where the update sets something.

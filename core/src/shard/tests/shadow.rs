@@ -413,6 +413,28 @@ fn a_deletion_whose_condition_cannot_be_read_deletes_nothing() {
 }
 
 #[test]
+fn no_request_is_read_that_is_larger_than_any_state_needs() {
+    let mut world = World::with(|limits| limits.shadow_state_bytes_max = 1000);
+    let (car, backend) = pair(&mut world);
+    wish(&mut world, backend, r#"{"climate":21}"#);
+    world.heard(backend);
+    for (payload_bytes, said) in [(3024, "accepted"), (3025, "rejected")] {
+        for verb in ["get", "update", "delete"] {
+            let payload = format!("{:payload_bytes$}", r#"{"state":{"desired":{"climate":20}}}"#);
+            world.publish(backend, publish(1, 1, &full(&format!("shadow/{verb}")), &payload));
+            let heard = world.heard(backend);
+            let told = told(&heard, &format!("{verb}/{said}"));
+            assert_eq!(told.len(), 1, "{verb} {said}: {heard:?}");
+            assert_eq!(told[0].contains("\"code\":413"), said == "rejected", "{told:?}");
+        }
+        wish(&mut world, backend, r#"{"climate":21}"#);
+        world.heard(backend);
+    }
+    world.publish(car, publish(1, 9, "shadow/state", &format!("{:3025}", "{}")));
+    assert_eq!(told(&world.heard(backend), "update/rejected").len(), 1);
+}
+
+#[test]
 fn a_content_type_may_have_parameters() {
     let mut world = World::new();
     let (car, backend) = pair(&mut world);
