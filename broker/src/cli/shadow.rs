@@ -6,7 +6,9 @@ use std::io::{BufRead, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
+use causeway_fleet::shadow::{Format, read, same};
 use clap::{Args, Subcommand};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::desk::Running;
@@ -140,7 +142,10 @@ fn word(name: &str) -> String {
 
 fn assignment(text: &str) -> Result<(String, Value), String> {
     let (path, value) = text.split_once('=').ok_or("it has to be PATH=VALUE, such as climate.target=21")?;
-    let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
+    let value = match serde_json::from_str::<IgnoredAny>(value) {
+        Ok(_) => read(value.as_bytes(), Format::Json).map_err(|problem| problem.message)?,
+        Err(_) => Value::String(value.to_owned()),
+    };
     Ok((path.to_owned(), value))
 }
 
@@ -222,11 +227,11 @@ fn print_shadow(which: &Which, shadow: &Value, as_json: bool, out: &mut dyn Writ
         let value =
             |section: &std::collections::BTreeMap<String, Value>| section.get(*path).map(short).unwrap_or_default();
         let changed = ["desired", "reported"].map(|section| changed(at(&metadata[section], path), u64::max));
-        let what = match (delta.contains_key(*path), desired.contains_key(*path)) {
-            (true, _) => "pending",
-            (false, true) if desired.get(*path) == reported.get(*path) => "same",
-            (false, true) => "handled",
-            (false, false) => "",
+        let what = match (desired.get(*path), reported.get(*path)) {
+            _ if delta.contains_key(*path) => "pending",
+            (None, _) => "",
+            (Some(desired), Some(reported)) if same(desired, reported) => "same",
+            (Some(_), _) => "handled",
         };
         let changed = changed.into_iter().flatten().max().map(shown).unwrap_or_default();
         vec![one_line((*path).clone()), value(&desired), value(&reported), what.to_owned(), changed]
@@ -346,12 +351,12 @@ mod tests {
     fn a_shadow_is_shown_side_by_side() {
         let shadow = json!({
             "state": {
-                "desired": { "climate": { "target": 21 }, "locked": true, "mode": "eco" },
-                "reported": { "climate": { "target": 19 }, "locked": true, "mode": "off", "soc": [1, 2] },
+                "desired": { "climate": { "target": 21 }, "locked": true, "mode": "eco", "seat": 21 },
+                "reported": { "climate": { "target": 19 }, "locked": true, "mode": "off", "seat": 21.0, "soc": [1, 2] },
                 "delta": { "climate": { "target": 21 } },
             },
             "metadata": {
-                "desired": { "climate": { "target": { "timestamp": 10 } }, "locked": { "timestamp": 20 }, "mode": { "timestamp": 1 } },
+                "desired": { "climate": { "target": { "timestamp": 10 } }, "locked": { "timestamp": 20 }, "mode": { "timestamp": 1 }, "seat": { "timestamp": 2 } },
                 "reported": { "locked": { "timestamp": 30 }, "soc": [{ "timestamp": 40 }, { "timestamp": 40 }] },
             },
             "version": 7,
@@ -363,12 +368,13 @@ mod tests {
         let expected = "\
 vehicle: 1M8GDM9AXKP042788
 version: 7
-pending: 1 of 3, since 1970-01-01T00:00:10Z
+pending: 1 of 4, since 1970-01-01T00:00:10Z
 
 PATH            DESIRED  REPORTED           CHANGED
 climate.target  21       19        pending  1970-01-01T00:00:10Z
 locked          true     true      same     1970-01-01T00:00:30Z
 mode            \"eco\"    \"off\"     handled  1970-01-01T00:00:01Z
+seat            21       21.0      same     1970-01-01T00:00:02Z
 soc                      [1,2]              1970-01-01T00:00:40Z
 ";
         assert_eq!(String::from_utf8(out).unwrap(), expected);
@@ -387,6 +393,7 @@ soc                      [1,2]              1970-01-01T00:00:40Z
             assert_eq!(assignment(text), Ok((path.to_owned(), value)), "{text}");
         }
         assert!(assignment("a").is_err());
+        assert!(assignment("a=18446744073709551616").is_err(), "it would lose digits");
     }
 
     #[test]

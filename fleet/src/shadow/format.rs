@@ -46,7 +46,8 @@ pub fn write(value: &Value, format: Format) -> Vec<u8> {
     }
 }
 
-/// Reads a document. A key that comes twice in one object is an error in either format.
+/// Reads a document. A key that comes twice in one object is an error in either format, and so is an integer of more than 64 bits: it would
+/// lose digits.
 ///
 /// # Errors
 /// 400 and 415: what is wrong with it.
@@ -56,10 +57,43 @@ pub fn read(payload: &[u8], format: Format) -> Result<Value, Rejection> {
             let text = std::str::from_utf8(payload).map_err(|_| Rejection::encoding())?;
             let mut input = serde_json::Deserializer::from_str(text);
             let value = Json(cbor::DEPTH_MAX).deserialize(&mut input).and_then(|value| input.end().map(|()| value));
-            value.map_err(|problem| Rejection::bad(format!("Invalid JSON: {problem}")))
+            let value = value.map_err(|problem| Rejection::bad(format!("Invalid JSON: {problem}")))?;
+            match has_wide_integer(text) {
+                false => Ok(value),
+                true => Err(Rejection::bad("Invalid JSON: an integer that takes more than 64 bits")),
+            }
         }
         Format::Cbor => cbor::from_slice(payload).map_err(|problem| Rejection::bad(format!("Invalid CBOR: {problem}"))),
     }
+}
+
+/// Whether an integer of a JSON document takes more than 64 bits. Whoever reads values sees but the nearest float, as of a number that was
+/// written as one.
+fn has_wide_integer(json: &str) -> bool {
+    let (bytes, mut at, mut in_text) = (json.as_bytes(), 0, false);
+    while let Some(byte) = bytes.get(at) {
+        at += match byte {
+            // What is escaped ends no text.
+            b'\\' => 2,
+            b'-' | b'0'..=b'9' if !in_text => {
+                let is_of_number = |byte: &&u8| matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E');
+                let length = bytes[at..].iter().take_while(is_of_number).count();
+                if is_wide(&json[at..at + length]) {
+                    return true;
+                }
+                length
+            }
+            byte => {
+                in_text ^= *byte == b'"';
+                1
+            }
+        };
+    }
+    false
+}
+
+fn is_wide(number: &str) -> bool {
+    !number.contains(['.', 'e', 'E']) && number.parse::<i64>().is_err() && number.parse::<u64>().is_err()
 }
 
 /// Reads a value that is at most so many levels deep.

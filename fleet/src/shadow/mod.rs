@@ -27,6 +27,7 @@ pub use format::{Format, read, write};
 pub use limits::ShadowLimits;
 pub use rejection::Rejection;
 pub use request::{Request, Section};
+pub use tree::same;
 use tree::{Leaf, Node, Picked, Tree};
 
 /// How long the version of a deleted shadow is remembered, milliseconds: 48 hours.

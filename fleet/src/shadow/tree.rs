@@ -81,8 +81,9 @@ pub(super) fn metadata_of(value: &Value, at_ms: u64, expires_ms: Option<u64>) ->
     }
 }
 
-/// Whether two values mean the same: numbers by what they say (1 is 1.0), everything else to the letter.
-pub(super) fn same(one: &Value, other: &Value) -> bool {
+/// Whether two values mean the same: numbers by what they say (1 is 1.0, as doubles where one is one), everything else to the letter. Nothing
+/// is wanted of a vehicle that reports the same as is desired.
+pub fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::Number(a), Value::Number(b)) => a == b || (a.is_f64() != b.is_f64() && a.as_f64() == b.as_f64()),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),

@@ -59,6 +59,69 @@ fn what_json_cannot_say_is_refused() {
     }
 }
 
+/// What is kept of a JSON number, and told of it.
+fn kept(number: &str) -> Result<String, String> {
+    let mut play = Play::default();
+    let document = format!(r#"{{"state":{{"reported":{{"n":{number}}}}}}}"#);
+    let request = Request::parse(document.as_bytes(), Format::Json, Section::Whole);
+    play.apply(&request.map_err(|(rejection, _)| rejection.message)?.change);
+    Ok(play.state()["reported"]["n"].to_string())
+}
+
+#[test]
+fn numbers_keep_what_they_say() {
+    let cases = [
+        ("21", "21"),
+        ("21.0", "21.0"),
+        ("1e2", "100.0"),
+        ("-7", "-7"),
+        ("9007199254740993", "9007199254740993"),
+        ("18446744073709551615", "18446744073709551615"),
+        ("-9223372036854775808", "-9223372036854775808"),
+        ("18446744073709551616.0", "1.8446744073709552e+19"),
+        ("1.8446744073709552e19", "1.8446744073709552e+19"),
+        ("1E300", "1e+300"),
+        ("0.1", "0.1"),
+        ("0.1000000000000000055511151231257827", "0.1"),
+        ("14.139163299240181", "14.139163299240181"),
+    ];
+    for (sent, told) in cases {
+        assert_eq!(kept(sent), Ok(told.to_owned()), "{sent}");
+    }
+}
+
+#[test]
+fn an_integer_that_would_lose_digits_is_refused() {
+    let refused = Err("Invalid JSON: an integer that takes more than 64 bits".to_owned());
+    for number in
+        ["18446744073709551616", "-9223372036854775809", "[1,100000000000000000000]", r#"{"a\"":99999999999999999999}"#]
+    {
+        assert_eq!(kept(number), refused, "{number}");
+    }
+    for text in
+        [r#""18446744073709551616""#, r#""a\"18446744073709551616""#, r#""\\""#, r#"{"99999999999999999999":1}"#]
+    {
+        assert_eq!(kept(text), Ok(text.to_owned()), "digits of a text are no number");
+    }
+    assert_eq!(kept("1e400"), Err("Invalid JSON: number out of range at line 1 column 31".to_owned()));
+}
+
+#[test]
+fn numbers_are_the_same_by_what_they_say() {
+    for (one, other, expected) in [
+        (json!(21), json!(21.0), true),
+        (json!([21, {"a": 1.0}]), json!([21.0, {"a": 1}]), true),
+        (json!(21), json!(21.5), false),
+        (json!(21), json!("21"), false),
+        (json!(u64::MAX), json!(u64::MAX - 1), false),
+    ] {
+        assert_eq!(same(&one, &other), expected, "{one} and {other}");
+        let mut play = Play::default();
+        play.update(json!({"desired": {"n": one}, "reported": {"n": other}}));
+        assert_eq!(play.delta().is_none(), expected, "the delta says the same: {one} and {other}");
+    }
+}
+
 #[test]
 fn nesting_has_an_end() {
     for opening in [0x81, 0x9f] {
