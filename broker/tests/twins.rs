@@ -5,6 +5,9 @@
 // A test ends where something is not as it should be.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+/// Played here, too, for here serde_json keeps keys in the order in which they came.
+#[path = "../../fleet/tests/key_order.rs"]
+mod key_order;
 mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,6 +23,12 @@ use support::{Client, DEADLINE, connect_as, dial, eventually, publish, publish_b
 const A: &str = "1M8GDM9AXKP042788";
 const B: &str = "WVWZZZ1JZ3W386752";
 const JSON: &str = "Content-Type: application/json\r\n";
+
+#[test]
+fn serde_json_keeps_keys_in_their_order() {
+    let said = r#"{"b":1,"a":2}"#;
+    assert_eq!(serde_json::from_str::<Value>(said).unwrap().to_string(), said);
+}
 
 /// A running broker of several shards, with a data directory.
 struct Causewayd {
@@ -493,20 +502,41 @@ fn who_may_is_who_shows_a_token_and_what_is_changed_is_on_record() {
     let broker = Causewayd::start_with(folder.path(), &environment);
     let (shadow, commands) =
         (format!("/v1/vehicles/{A}/shadow"), format!("/v1/vehicles/{A}/commands/wink?online=true"));
-    let wanted = json!({ "state": { "desired": { "a": 1 } } });
+    let wanted = json!({ "state": { "desired": { "home": "Elm Street" } } });
     broker.ask(JSON, "PATCH", &shadow, wanted.clone(), 401);
     broker.ask("", "GET", "/v1/shadows/events", Value::Null, 401);
     broker.ask(&(read.clone() + JSON), "PATCH", &shadow, wanted.clone(), 403);
     broker.ask(&(read.clone() + JSON), "POST", &commands, json!({}), 403);
-    broker.ask(&(write.clone() + JSON), "PATCH", &shadow, wanted, 200);
-    broker.ask(&(write + JSON), "POST", &commands, json!({}), 503);
+    broker.ask(&(write.clone() + JSON), "PATCH", &shadow, wanted.clone(), 200);
+    broker.ask(&(write.clone() + JSON), "POST", &commands, json!({}), 503);
+    // Whoever may, and is refused, is on record as well.
+    let conditional = |tag: &str| format!("{write}{JSON}If-Match: {tag}\r\n");
+    broker.ask(&conditional("\"9\""), "PATCH", &shadow, wanted.clone(), 412);
+    broker.ask(&conditional("W/x"), "DELETE", &shadow, Value::Null, 400);
+    broker.ask(&(write.clone() + JSON), "PATCH", &format!("{shadow}/x%20y"), wanted.clone(), 400);
+    broker.ask(&write, "PATCH", &shadow, wanted, 415);
+    broker.ask(&(write.clone() + JSON), "POST", &format!("{commands}&wait=2m"), json!({}), 400);
+    broker.ask(&write, "POST", "/v1/vehicles", json!({}), 415);
     let entry = broker.ask(&read, "GET", &format!("{shadow}/history"), Value::Null, 200).json();
     assert_eq!(entry["history"][0]["by"], "operator:token:ann");
     broker.terminate();
     let lines = said(&program().args(["audit", "show", &audit]).output().unwrap());
     let has = |words: &[&str]| lines.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(has(&["shadow", "allow", "token:ann", "PATCH"]), "{lines}");
-    assert!(has(&["command", "allow", "token:ann", "wink"]), "{lines}");
+    for words in [
+        ["shadow", "deny", "", "PATCH"],
+        ["command", "deny", "", "wink"],
+        ["shadow", "allow", "token:ann", "/shadow: version 1, 43 bytes"],
+        ["command", "allow", "token:ann", "wink"],
+        ["shadow", "fail", "token:ann", "Version conflict"],
+        ["shadow", "fail", "token:ann", "DELETE"],
+        ["shadow", "fail", "token:ann", "is no name"],
+        ["shadow", "fail", "token:ann", "Content-Type"],
+        ["command", "fail", "token:ann", "wait is 60 s at most"],
+        ["registry", "fail", "token:ann", "Content-Type"],
+    ] {
+        assert!(has(&words), "{words:?}: {lines}");
+    }
+    assert!(!lines.contains("Elm Street"), "where somebody lives is nobody's business here: {lines}");
 }
 
 #[test]

@@ -38,34 +38,42 @@ async fn ask(told: Told, asker: Asker, parts: Parts, body: Body) -> Result<Respo
     // Whoever may not look learns nothing of what there is.
     let found = api::route(method.as_str(), path);
     let needs = found.as_ref().map_or(Needs::Write, |(route, _)| route.needs);
+    let what = found.as_ref().map_or(What::Registry, |(route, _)| what(route, path));
     let registry = told.source.registry();
     let operator = asker.operator(&told.config.identity, registry.as_deref());
     let caller = told.access.admit(&parts.headers, operator.as_deref(), needs).inspect_err(|_| {
         let detail = format!("{method} {path}");
-        told.source.audit_log().record(AuditEvent::new(What::Registry, Decision::Deny, detail));
+        told.source.audit_log().record(AuditEvent::new(what, Decision::Deny, detail));
     })?;
     let (route, names) = found?;
     if let Some(live) = live(route, &parts) {
         asker.patience.begin();
         return live::answer(live, Visit { told, asker, parts: Arc::new(parts), caller, names }, body).await;
     }
+    let audit = told.source.audit_log();
+    let note_refusal = |problem: &Problem| {
+        if needs == Needs::Write {
+            let event = AuditEvent::new(what, Decision::Fail, format!("{method} {path}: {problem}"));
+            audit.record(AuditEvent { who: caller.clone(), ..event });
+        }
+    };
     if is_change(method) {
-        check_kind(&parts.headers)?;
+        check_kind(&parts.headers).inspect_err(note_refusal)?;
     }
     // From here on it is somebody who may: the disk may take its time, and a long list on a thin line, too.
     asker.patience.begin();
-    let registry = registry.ok_or_else(|| Problem::new(503, "the broker is starting or stopping"))?;
-    let body = read_body(body, api::BODY_BYTES_MAX).await?;
+    let registry = registry.ok_or_else(|| Problem::new(503, "the broker is starting or stopping"));
+    let registry = registry.inspect_err(note_refusal)?;
+    let body = read_body(body, api::BODY_BYTES_MAX).await.inspect_err(note_refusal)?;
     let (method, path) = (method.as_str().to_owned(), path.to_owned());
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let audit = told.source.audit_log();
     let answered = tokio::task::spawn_blocking(move || {
         let request = api::Request { method: &method, path: &path, query: &query, body: &body, now_ms: now_ms() };
         let answer = api::handle(&registry, &request);
         if needs == Needs::Write {
             tracing::info!(target: "causeway::admin", caller, method, path, status = answer.status, "registry");
             let decision = if answer.status < 300 { Decision::Allow } else { Decision::Fail };
-            let event = AuditEvent::new(what(&path), decision, detail(&request, &answer));
+            let event = AuditEvent::new(what, decision, detail(&request, &answer));
             audit.record(AuditEvent { who: caller, ..event });
         }
         answer
@@ -94,11 +102,14 @@ fn live(route: &Route, parts: &Parts) -> Option<Live> {
     }
 }
 
-fn what(path: &str) -> What {
-    match path.starts_with("/v1/bans") {
-        true => What::Ban,
-        false if path.starts_with("/v1/credentials") => What::Revoke,
-        false => What::Registry,
+fn what(route: &Route, path: &str) -> What {
+    match route.does {
+        Does::Live(Live::ChangeShadow | Live::DeleteShadow) => What::Shadow,
+        Does::Live(Live::SendCommand) => What::Command,
+        Does::Live(Live::MakeJob | Live::PauseJob | Live::ResumeJob | Live::CancelJob) => What::Job,
+        _ if path.starts_with("/v1/bans") => What::Ban,
+        _ if path.starts_with("/v1/credentials") => What::Revoke,
+        _ => What::Registry,
     }
 }
 

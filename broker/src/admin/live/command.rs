@@ -29,7 +29,10 @@ const PENDING: &str = "pending";
 type Known = Option<Box<CommandTold>>;
 
 pub(super) async fn send(visit: Visit, body: Body) -> Result<Response, Problem> {
-    let (asked, wait) = request(&visit, body).await?;
+    let (asked, wait) = request(&visit, body).await.inspect_err(|problem| {
+        let detail = format!("{} {}", visit.parts.method, visit.parts.uri.path());
+        visit.record::<()>(What::Command, &Err(problem.clone()), &detail);
+    })?;
     let detail = format!("{} to {} with {} bytes", asked.name, asked.vin, asked.payload.len());
     if let Some(why) = barred(&visit, &asked.vin) {
         let problem = refusal(Outcome::Retired, None, &asked.vin, &asked.name, &why);

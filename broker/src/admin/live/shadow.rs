@@ -2,7 +2,7 @@
 //!
 //! Owns what stands in headers, and the status of each refusal. What a document may say is the shadow's business.
 
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use causeway_core::{Answer, Ask, ShadowAsk, ShadowTold, ShadowWhat};
@@ -44,6 +44,15 @@ pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
 }
 
 pub(super) async fn change(visit: Visit, body: Body) -> Result<Response, Problem> {
+    let outcome = merge(&visit, body).await;
+    let bytes = outcome.as_ref().map_or(0, |(_, bytes)| *bytes);
+    let outcome = outcome.map(|(told, _)| told);
+    record(&visit, &outcome, &format!(", {bytes} bytes"));
+    document(&visit, outcome?)
+}
+
+/// Merges what somebody sent; with how many bytes that were.
+async fn merge(visit: &Visit, body: Body) -> Result<(ShadowTold, usize), Problem> {
     let format = match words::media_type(&visit.parts.headers, header::CONTENT_TYPE).as_str() {
         JSON | MERGE_PATCH => Format::Json,
         CBOR => Format::Cbor,
@@ -53,19 +62,26 @@ pub(super) async fn change(visit: Visit, body: Body) -> Result<Response, Problem
     visit.query(&[])?;
     let version = words::condition(&visit.parts.headers)?;
     let payload = read_body(body, BODY_BYTES_MAX).await?;
-    let what = ShadowWhat::Update { payload: payload.clone(), format, version };
-    let outcome = ask(&visit, what).await;
-    visit.record(What::Shadow, &outcome, &detail(&visit, &payload));
-    document(&visit, outcome?)
+    let bytes = payload.len();
+    Ok((ask(visit, ShadowWhat::Update { payload, format, version }).await?, bytes))
 }
 
 pub(super) async fn delete(visit: Visit) -> Result<Response, Problem> {
-    visit.query(&[])?;
-    let version = words::condition(&visit.parts.headers)?;
-    let outcome = ask(&visit, ShadowWhat::Delete { version }).await;
-    visit.record(What::Shadow, &outcome, &detail(&visit, &Bytes::new()));
+    let version = visit.query(&[]).and_then(|_| words::condition(&visit.parts.headers));
+    let outcome = match version {
+        Ok(version) => ask(&visit, ShadowWhat::Delete { version }).await,
+        Err(problem) => Err(problem),
+    };
+    record(&visit, &outcome, "");
     let told = outcome?;
     Ok(([(header::CONTENT_TYPE, JSON)], told.document).into_response())
+}
+
+/// Notes who changed which shadow, and the version that came of it: what was changed is in the history, for as long as that is kept, and may be
+/// about a person.
+fn record(visit: &Visit, outcome: &Result<ShadowTold, Problem>, size: &str) {
+    let made = outcome.as_ref().map_or_else(|_| String::new(), |told| format!(": version {}{size}", told.version));
+    visit.record(What::Shadow, outcome, &format!("{} {}{made}", visit.parts.method, visit.parts.uri.path()));
 }
 
 async fn ask(visit: &Visit, what: ShadowWhat) -> Result<ShadowTold, Problem> {
@@ -100,11 +116,6 @@ fn document(visit: &Visit, told: ShadowTold) -> Result<Response, Problem> {
     };
     let headers = [(header::CONTENT_TYPE, kind), (header::ETAG, etag.as_str()), (header::VARY, "accept")];
     Ok((headers, document).into_response())
-}
-
-fn detail(visit: &Visit, payload: &Bytes) -> String {
-    let (method, path) = (&visit.parts.method, visit.parts.uri.path());
-    format!("{method} {path} {}", String::from_utf8_lossy(payload)).trim_end().to_owned()
 }
 
 #[cfg(test)]
