@@ -393,6 +393,31 @@ fn what_happened_is_told_by_time_and_after_a_restart() {
 }
 
 #[test]
+fn without_history_changes_are_told_and_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = format!("/v1/vehicles/{A}/shadow");
+    let wish = |target: u32| json!({ "state": { "desired": { "target": target } } });
+    let broker = Causewayd::start(folder.path());
+    broker.ask(JSON, "PATCH", &path, wish(1), 200);
+    broker.terminate();
+
+    let broker = Causewayd::start_with(folder.path(), &[("CAUSEWAY_SHADOW__HISTORY_DAYS", "0")]);
+    let mut events = broker.follow(&format!("{path}/events"));
+    broker.ask(JSON, "PATCH", &path, wish(2), 200);
+    let (version, event) = events.next();
+    assert_eq!((&*version, &event["to"]), ("2", &json!({ "desired": { "target": 2 } })));
+    let versions = |broker: &Causewayd| {
+        let history = broker.get(&format!("{path}/history"))["history"].clone();
+        history.as_array().unwrap().iter().map(|entry| entry["version"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(versions(&broker), [1], "what was kept before goes with its day");
+    assert_eq!(said(&broker.cli(&["shadow", "history", A])).lines().count(), 1);
+    broker.terminate();
+    let broker = Causewayd::start_with(folder.path(), &[("CAUSEWAY_SHADOW__HISTORY_DAYS", "0")]);
+    assert_eq!((versions(&broker), broker.get(&path)["version"].as_u64()), (vec![1], Some(2)));
+}
+
+#[test]
 fn vehicles_are_found_by_what_they_report() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Causewayd::start_file(folder.path(), "[shadow]\nindex = ['reported.soc']\n[broker]\nshards = 3\n");

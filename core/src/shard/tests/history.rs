@@ -5,7 +5,7 @@ use causeway_protocol::ProtocolVersion;
 
 use super::world::*;
 use crate::history::{HISTORY, HistoryEntry, HistoryRange};
-use crate::{Ask, AskId, Millis, Principal, ShadowAsk, ShadowWhat};
+use crate::{Ask, AskId, Limits, Millis, Principal, ShadowAsk, ShadowWhat};
 
 const DAY: u64 = 24 * 3600 * 1000;
 const VIN: &str = "1M8GDM9AXKP042788";
@@ -178,6 +178,29 @@ fn what_is_too_old_goes_and_a_whole_fold_spares_the_rest() {
         .map(|(key, value)| HistoryEntry::decode(key, value).unwrap().at)
         .collect();
     assert_eq!(kept, [54, 55].map(|day| Millis(day * DAY)), "today is the 56th day");
+}
+
+#[test]
+fn what_was_kept_goes_with_its_day_where_nothing_is_kept_any_more() {
+    let mut world = World::with(|limits| limits.shadow_history_days = 2).on_disk();
+    world.now = Millis(50 * DAY);
+    let client = sleeper(&mut world);
+    let now = world.now;
+    note(&mut world, VIN, 1, now);
+    world.publish(client, publish(1, 1, "t", "x"));
+    let kept = |world: &mut World| {
+        world.fold(usize::MAX, true);
+        world.entries().iter().filter(|(key, _)| key[0] == HISTORY).count()
+    };
+    assert_eq!(kept(&mut world), 1);
+    let limits = Limits { shadow_history_days: 0, ..(*world.shard.limits).clone() };
+    world.shard.limits = limits.into();
+    for (later, expected) in [(DAY - 1, 1), (1, 0)] {
+        world.now.0 += later;
+        let again = world.join(persistent("again"));
+        world.hang_up(again);
+        assert_eq!(kept(&mut world), expected);
+    }
 }
 
 #[test]
