@@ -84,6 +84,8 @@ pub struct Limits {
     pub shadow_depth_max: usize,
     /// Vehicles of this shard that have shadows.
     pub shadow_vehicles_max: usize,
+    /// Leaves of one shadow's desired and reported state, with each element of a list for one.
+    pub shadow_leaves_max: usize,
     /// Named shadows of one vehicle.
     pub shadows_named_max: usize,
     /// Seconds until a command without a Message Expiry Interval is over.
@@ -143,6 +145,7 @@ impl Default for Limits {
             shadow_state_bytes_max: 8192,
             shadow_depth_max: 8,
             shadow_vehicles_max: 1_000_000,
+            shadow_leaves_max: 1024,
             shadows_named_max: 16,
             command_deadline_seconds: 30,
             command_deadline_seconds_max: 604_800,

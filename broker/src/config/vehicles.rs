@@ -48,10 +48,15 @@ pub struct ShadowSettings {
     /// 800 bytes of memory and twice what they say.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub vehicles_max: usize,
+    /// Leaves of one shadow's desired and reported state together, with each element of a list for one: documents have a timestamp for
+    /// each, so that a list of small numbers takes some fifteen times its own size. More: rejected with code 413.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub leaves_max: usize,
     /// Named shadows of one vehicle, beside its classic one. More: rejected with code 413.
     #[schemars(range(max = 1_000))]
     pub named_max: usize,
-    /// Days for which it is kept what became of each shadow. 0 keeps none of it.
+    /// Days for which it is kept what became of each shadow. 0 keeps none of it: changes are told to whoever follows them, and to nobody who
+    /// asks later. What was kept until then goes with its day.
     #[schemars(range(max = 3650))]
     pub history_days: u32,
     /// Fields of vehicles' classic shadows by which vehicles are found (`where`): paths that begin with reported. or with desired.
@@ -67,6 +72,7 @@ impl Default for ShadowSettings {
             state_bytes_max: limits.shadow_state_bytes_max,
             depth_max: limits.shadow_depth_max,
             vehicles_max: limits.shadow_vehicles_max,
+            leaves_max: limits.shadow_leaves_max,
             named_max: limits.shadows_named_max,
             history_days: limits.shadow_history_days,
             index: Vec::new(),

@@ -302,6 +302,7 @@ fn shard_parts(
             shadow_state_bytes_max: config.shadow.state_bytes_max,
             shadow_depth_max: config.shadow.depth_max,
             shadow_vehicles_max: config.shadow.vehicles_max,
+            shadow_leaves_max: config.shadow.leaves_max,
             shadows_named_max: config.shadow.named_max,
             shadow_history_days: config.shadow.history_days,
             // The check of a configuration has found them fine.

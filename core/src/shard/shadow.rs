@@ -328,7 +328,7 @@ impl Shard {
 
     fn shadow_limits(&self) -> ShadowLimits {
         let (state_bytes_max, depth_max) = (self.limits.shadow_state_bytes_max, self.limits.shadow_depth_max);
-        ShadowLimits { state_bytes_max, depth_max }
+        ShadowLimits { state_bytes_max, depth_max, leaves_max: self.limits.shadow_leaves_max }
     }
 
     /// Changes a shadow, records it, and tells those who follow it. Returns what was done, and its record.

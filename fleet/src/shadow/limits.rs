@@ -14,11 +14,14 @@ pub struct ShadowLimits {
     pub state_bytes_max: usize,
     /// Levels of objects and arrays in a section: `{"desired":{"a":{"b":1}}}` has two.
     pub depth_max: usize,
+    /// Leaves of both sections together, with each element of an array for one: documents have a timestamp for each, of which the state is no
+    /// measure.
+    pub leaves_max: usize,
 }
 
 impl Default for ShadowLimits {
     fn default() -> ShadowLimits {
-        ShadowLimits { state_bytes_max: 8192, depth_max: 8 }
+        ShadowLimits { state_bytes_max: 8192, depth_max: 8, leaves_max: 1024 }
     }
 }
 
@@ -54,7 +57,7 @@ impl Shadow {
         now_ms: u64,
         limits: &ShadowLimits,
     ) -> Result<(), Rejection> {
-        let mut bytes_max = self.state_bytes();
+        let (mut bytes_max, mut leaves_max) = (self.state_bytes(), self.leaves());
         for patch in [&update.desired, &update.reported] {
             let Patch::Merge(map) = patch else { continue };
             if depth(map.values()) > limits.depth_max {
@@ -62,14 +65,27 @@ impl Shadow {
                 return Err(Rejection::bad(message));
             }
             bytes_max += object_bytes(map);
+            leaves_max += map.values().map(leaves).sum::<usize>();
         }
-        // Only who comes near the bound pays for exactness.
-        if bytes_max <= limits.state_bytes_max {
+        // Only who comes near a bound pays for exactness.
+        if bytes_max <= limits.state_bytes_max && leaves_max <= limits.leaves_max {
             return Ok(());
         }
         let mut after = self.clone();
         after.apply(now_ms, &request.change);
-        if after.state_bytes() > limits.state_bytes_max { Err(Rejection::too_large()) } else { Ok(()) }
+        if after.state_bytes() > limits.state_bytes_max {
+            return Err(Rejection::too_large());
+        }
+        if after.leaves() > limits.leaves_max { Err(Rejection::too_many_leaves(limits.leaves_max)) } else { Ok(()) }
+    }
+
+    /// How many leaves there are, with each element of an array for one.
+    fn leaves(&self) -> usize {
+        let mut count = 0;
+        for tree in [&self.desired, &self.reported] {
+            tree.each(&mut |leaf| count += leaves(&leaf.value));
+        }
+        count
     }
 
     /// The size of the state as JSON without spaces, in bytes.
@@ -89,6 +105,15 @@ fn depth<'a>(values: impl Iterator<Item = &'a Value>) -> usize {
         _ => 0,
     });
     1 + below.max().unwrap_or(0)
+}
+
+/// How many timestamps the metadata of a value has, or places for one.
+fn leaves(value: &Value) -> usize {
+    match value {
+        Value::Array(elements) => elements.iter().map(leaves).sum::<usize>().max(1),
+        Value::Object(map) => map.values().map(leaves).sum::<usize>().max(1),
+        _ => 1,
+    }
 }
 
 /// The size of a value as JSON, in bytes.

@@ -53,6 +53,13 @@ impl Rejection {
         Rejection::new(413, "The payload exceeds the maximum size allowed")
     }
 
+    /// 413: the state that the request makes is of too many pieces.
+    pub fn too_many_leaves(leaves_max: usize) -> Rejection {
+        let message =
+            format!("The shadow would have too many leaves, elements of arrays included; maximum is {leaves_max}");
+        Rejection::new(413, message)
+    }
+
     /// 415: JSON that is not UTF-8.
     pub fn encoding() -> Rejection {
         Rejection::new(415, "Unsupported documented encoding; supported encoding is UTF-8")

@@ -222,7 +222,7 @@ fn settled_leaves_are_dropped_as_well_and_setting_anew_renews() {
 
 #[test]
 fn limits_are_of_the_state_that_comes_out() {
-    let limits = ShadowLimits { state_bytes_max: 61, depth_max: 2 };
+    let limits = ShadowLimits { state_bytes_max: 61, depth_max: 2, leaves_max: 10 };
     let mut shadow = Shadow::default();
     let mut send = |state: Value| {
         let request = request(json!({ "state": state }));
@@ -238,6 +238,40 @@ fn limits_are_of_the_state_that_comes_out() {
     assert_eq!(send(json!({"reported": {"b": {"c": {"d": 1}}}})).unwrap_err().code, 400);
     assert_eq!(send(json!({"reported": {"b": [[1]]}})).unwrap_err().code, 400);
     assert_eq!(send(json!({"reported": {"b": [1]}})), Ok(22));
+}
+
+#[test]
+fn leaves_are_counted_with_what_is_in_arrays() {
+    let limits = ShadowLimits { leaves_max: 6, ..ShadowLimits::default() };
+    let mut shadow = Shadow::default();
+    let mut send = |state: Value| {
+        let request = request(json!({ "state": state }));
+        shadow.check(&request, NOW_MS, &limits)?;
+        shadow.apply(NOW_MS, &request.change);
+        Ok::<_, Rejection>(())
+    };
+    let refused = Err(Rejection::too_many_leaves(6));
+    assert_eq!(send(json!({"reported": {"a": [1, 2, 3, [], {"b": 5, "c": {}}]}})), Ok(()));
+    assert_eq!(send(json!({"desired": {"a": 1}})), refused);
+    assert_eq!(send(json!({"reported": {"b": {"c": 1}}})), refused);
+    assert_eq!(send(json!({"reported": {"a": [1, 2, 3, 4, 5, 6]}})), Ok(()), "in place of what was there");
+    assert_eq!(send(json!({"reported": {"a": [1, 2], "b": 3, "c": 4}, "desired": {"a": [5, 6]}})), Ok(()));
+    assert_eq!(send(json!({"reported": {"b": null, "d": [3, 4]}})), refused);
+    assert_eq!(send(json!({"reported": {"a": null, "d": [3, 4]}})), Ok(()));
+}
+
+/// Metadata has a timestamp for each element of an array, as AWS's has: 8 KB of state would make documents of 390 KB.
+#[test]
+fn the_largest_shadow_makes_documents_of_a_moderate_size() {
+    let (mut play, elements) = (Play::default(), vec![1; 1021]);
+    let state = json!({"desired": {"a": elements, "text": "x".repeat(6000)}, "reported": {"b": 1, "c": 2}});
+    play.send(json!({"state": state, "ttl": 600})).unwrap();
+    let before = play.shadow.clone();
+    assert_eq!(play.send(json!({"state": {"reported": {"d": 3}}})).unwrap_err().code, 413);
+    let transition = play.update(json!({"reported": {"c": 3}}));
+    let documents = answer::documents(&before, &play.shadow, &transition, NOW_MS, None).to_string().len();
+    let document = play.shadow.document(NOW_MS).to_string().len();
+    assert!(play.shadow.state_bytes() > 8000 && documents < 128 << 10 && document < 80 << 10, "{documents} {document}");
 }
 
 #[test]
