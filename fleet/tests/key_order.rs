@@ -3,6 +3,9 @@
 //! Owns documents by chance, and writing them in any order. It is part of the broker's tests, too: there, serde_json keeps keys in the order
 //! in which they came, and here it sorts them.
 
+// A test ends where something is not as it should be.
+#![allow(clippy::unwrap_used)]
+
 use causeway_fleet::shadow::{Format, Request, Section, Shadow, ShadowLimits, Value, answer, write};
 use serde_json::{Map, json};
 

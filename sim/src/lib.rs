@@ -19,6 +19,7 @@ mod folding;
 mod link;
 mod message;
 mod oracle;
+mod part;
 mod presence;
 mod trace;
 mod twin;
@@ -35,8 +36,9 @@ pub use broker::{BeforeReplay, Broker, DurableBroker, Keeping, Replayed, Setup, 
 pub use disk::{WatchedDisk, Written};
 pub use folding::Folded;
 pub use oracle::{Rule, Tally, Violation};
-pub use presence::{PresenceFailure, PresenceOptions, PresenceReport, PresenceTally, run_presence, run_presence_with};
-pub use twin::{TwinFailure, TwinOptions, TwinReport, TwinTally, run_twin, run_twin_with};
+pub use part::{PartFailure, PartOptions, PartReport, PartTally};
+pub use presence::{PresenceTally, run_presence, run_presence_with};
+pub use twin::{TwinTally, run_twin, run_twin_with};
 use world::World;
 
 /// What is played.

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use causeway_sim::{
-    KNOWN, Options, PresenceOptions, PresenceTally, Rule, Tally, TwinOptions, TwinTally, run, run_presence, run_twin,
+    KNOWN, Options, PartFailure, PartOptions, PartReport, PartTally, PresenceTally, Rule, Tally, TwinTally, run,
+    run_presence, run_twin,
 };
 
 /// Failures after which it stops.
@@ -23,26 +24,10 @@ struct Arguments {
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1).peekable();
     if words.next_if(|word| word == "presence").is_some() {
-        return match presence_arguments(words) {
-            Ok(arguments) => play_presence(&arguments),
-            Err(error) => {
-                eprintln!(
-                    "{error}\nusage: causeway-sim presence [--seed N] [--steps M] [--seeds COUNT] [--connects COUNT] [--shards 1..3]"
-                );
-                ExitCode::FAILURE
-            }
-        };
+        return part("presence", "--connects", words, run_presence, |tally: &PresenceTally| tally.connects);
     }
     if words.next_if(|word| word == "twin").is_some() {
-        return match twin_arguments(words) {
-            Ok(arguments) => play_twin(&arguments),
-            Err(error) => {
-                eprintln!(
-                    "{error}\nusage: causeway-sim twin [--seed N] [--steps M] [--seeds COUNT] [--versions COUNT] [--shards 1..3]"
-                );
-                ExitCode::FAILURE
-            }
-        };
+        return part("twin", "--versions", words, run_twin, |tally: &TwinTally| tally.versions);
     }
     match arguments(words) {
         Ok(arguments) => play(&arguments),
@@ -86,82 +71,59 @@ fn arguments(mut words: impl Iterator<Item = String>) -> Result<Arguments, Strin
     Ok(arguments)
 }
 
-/// Runs of presence: until so many seeds or so many connects, whichever comes last.
-struct PresenceArguments {
-    options: PresenceOptions,
+/// Runs of one part: until so many seeds, or so many of what is counted, whichever comes last.
+struct PartArguments {
+    options: PartOptions,
     seeds: u64,
-    connects: u64,
+    counted: u64,
 }
 
-fn presence_arguments(mut words: impl Iterator<Item = String>) -> Result<PresenceArguments, String> {
-    let options = PresenceOptions { seed: 1, steps: 3000, shards: None };
-    let mut arguments = PresenceArguments { options, seeds: 1, connects: 0 };
+fn part_arguments(counted: &str, mut words: impl Iterator<Item = String>) -> Result<PartArguments, String> {
+    let options = PartOptions { seed: 1, steps: 3000, shards: None };
+    let mut arguments = PartArguments { options, seeds: 1, counted: 0 };
     while let Some(word) = words.next() {
         let text = words.next().ok_or(format!("{word} needs a number"))?;
         let number = text.parse::<u64>().map_err(|error| format!("{word} {text}: {error}"))?;
         match word.as_str() {
             "--seed" => arguments.options.seed = number,
             "--seeds" => arguments.seeds = number,
-            "--connects" => arguments.connects = number,
             "--steps" => arguments.options.steps = number.try_into().map_err(|_| "too many steps".to_owned())?,
             "--shards" if (1..=3).contains(&number) => arguments.options.shards = Some(number as usize),
+            word if word == counted => arguments.counted = number,
             other => return Err(format!("unknown argument {other} {number}")),
         }
     }
     Ok(arguments)
 }
 
-fn play_presence(arguments: &PresenceArguments) -> ExitCode {
-    let begun = Instant::now();
-    let (mut tally, mut failed, mut played) = (PresenceTally::default(), 0, 0);
-    while played < arguments.seeds || tally.connects < arguments.connects {
-        match run_presence(PresenceOptions { seed: arguments.options.seed + played, ..arguments.options }) {
-            Ok(report) => tally.add(&report.tally),
-            Err(failure) => {
-                failed += 1;
-                println!("{failure}\n");
-                if failed == FAILURES_MAX {
-                    println!("stopped after {FAILURES_MAX} failures");
-                    break;
-                }
-            }
-        }
-        played += 1;
-    }
-    println!("{played} seeds, {failed} failed, {:.1?}; {tally:?}", begun.elapsed());
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Runs of shadows: until so many seeds or so many versions, whichever comes last.
-struct TwinArguments {
-    options: TwinOptions,
-    seeds: u64,
-    versions: u64,
-}
-
-fn twin_arguments(mut words: impl Iterator<Item = String>) -> Result<TwinArguments, String> {
-    let options = TwinOptions { seed: 1, steps: 3000, shards: None };
-    let mut arguments = TwinArguments { options, seeds: 1, versions: 0 };
-    while let Some(word) = words.next() {
-        let text = words.next().ok_or(format!("{word} needs a number"))?;
-        let number = text.parse::<u64>().map_err(|error| format!("{word} {text}: {error}"))?;
-        match word.as_str() {
-            "--seed" => arguments.options.seed = number,
-            "--seeds" => arguments.seeds = number,
-            "--versions" => arguments.versions = number,
-            "--steps" => arguments.options.steps = number.try_into().map_err(|_| "too many steps".to_owned())?,
-            "--shards" if (1..=3).contains(&number) => arguments.options.shards = Some(number as usize),
-            other => return Err(format!("unknown argument {other} {number}")),
+/// Plays runs of the part `name`; `counted` is the argument for how much of `count` there is to be.
+fn part<T: PartTally>(
+    name: &str,
+    counted: &str,
+    words: impl Iterator<Item = String>,
+    run: fn(PartOptions) -> Result<PartReport<T>, Box<PartFailure>>,
+    count: fn(&T) -> u64,
+) -> ExitCode {
+    match part_arguments(counted, words) {
+        Ok(arguments) => play_part(&arguments, run, count),
+        Err(error) => {
+            eprintln!(
+                "{error}\nusage: causeway-sim {name} [--seed N] [--steps M] [--seeds COUNT] [{counted} COUNT] [--shards 1..3]"
+            );
+            ExitCode::FAILURE
         }
     }
-    Ok(arguments)
 }
 
-fn play_twin(arguments: &TwinArguments) -> ExitCode {
+fn play_part<T: PartTally>(
+    arguments: &PartArguments,
+    run: fn(PartOptions) -> Result<PartReport<T>, Box<PartFailure>>,
+    count: fn(&T) -> u64,
+) -> ExitCode {
     let begun = Instant::now();
-    let (mut tally, mut failed, mut played) = (TwinTally::default(), 0, 0);
-    while played < arguments.seeds || tally.versions < arguments.versions {
-        match run_twin(TwinOptions { seed: arguments.options.seed + played, ..arguments.options }) {
+    let (mut tally, mut failed, mut played) = (T::default(), 0, 0);
+    while played < arguments.seeds || count(&tally) < arguments.counted {
+        match run(PartOptions { seed: arguments.options.seed + played, ..arguments.options }) {
             Ok(report) => tally.add(&report.tally),
             Err(failure) => {
                 failed += 1;

@@ -5,8 +5,9 @@
 
 use super::consumer::Habit;
 use super::vehicle::{Client, Left, WillState, vin};
-use super::world::{Outcome, World};
+use super::world::World;
 use crate::broker::Broker;
+use crate::part::Outcome;
 
 impl<B: Broker> World<B> {
     /// Whether a vehicle has a connection.

@@ -11,25 +11,12 @@ mod schedule;
 mod vehicle;
 mod world;
 
-use std::fmt;
-use std::sync::Arc;
-
 use causeway_core::Limits;
 use causeway_storage::fault::Random;
 
-use crate::broker::{Broker, DurableBroker, Keeping, Setup};
+use crate::broker::{Broker, DurableBroker, Setup};
+use crate::part::{self, PartFailure, PartOptions, PartReport, PartTally};
 use world::World;
-
-/// What is played.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PresenceOptions {
-    /// Everything follows from it.
-    pub seed: u64,
-    /// How many things happen.
-    pub steps: u32,
-    /// How many shards the broker has; none: as the seed says.
-    pub shards: Option<usize>,
-}
 
 /// What came of one run, or of many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,9 +47,8 @@ pub struct PresenceTally {
     pub wills_forestalled: u64,
 }
 
-impl PresenceTally {
-    /// Adds another run's.
-    pub fn add(&mut self, other: &PresenceTally) {
+impl PartTally for PresenceTally {
+    fn add(&mut self, other: &PresenceTally) {
         self.connects += other.connects;
         self.takeovers += other.takeovers;
         self.drops += other.drops;
@@ -75,37 +61,6 @@ impl PresenceTally {
         self.resumptions += other.resumptions;
         self.wills += other.wills;
         self.wills_forestalled += other.wills_forestalled;
-    }
-}
-
-/// A run in which all consumers were right.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PresenceReport {
-    /// Of all bytes that were sent, and of all that happened.
-    pub digest: u64,
-    /// What came of it.
-    pub tally: PresenceTally,
-}
-
-/// A run in which somebody was wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PresenceFailure {
-    /// What was played.
-    pub options: PresenceOptions,
-    /// What was wrong.
-    pub why: String,
-    /// What happened before.
-    pub events: Vec<String>,
-}
-
-impl fmt::Display for PresenceFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for event in &self.events {
-            writeln!(f, "{event}")?;
-        }
-        let PresenceOptions { seed, steps, .. } = self.options;
-        let shards = shards(&self.options);
-        write!(f, "{}\ncauseway-sim presence --seed {seed} --steps {steps} --shards {shards} --seeds 1", self.why)
     }
 }
 
@@ -128,23 +83,11 @@ fn limits(seed: u64) -> Limits {
     }
 }
 
-fn keeping(seed: u64) -> Keeping {
-    match seed % 16 {
-        0 => Keeping::Redb,
-        seed if seed % 4 == 1 => Keeping::Memory,
-        _ => Keeping::Committed,
-    }
-}
-
-fn shards(options: &PresenceOptions) -> usize {
-    options.shards.unwrap_or(1 + (options.seed % 3) as usize)
-}
-
 /// Plays a run with the real broker.
 ///
 /// # Errors
 /// The first consumer that was wrong, or the first will that should not have been.
-pub fn run_presence(options: PresenceOptions) -> Result<PresenceReport, Box<PresenceFailure>> {
+pub fn run_presence(options: PartOptions) -> Result<PartReport<PresenceTally>, Box<PartFailure>> {
     run_presence_with(options, DurableBroker::new)
 }
 
@@ -153,23 +96,12 @@ pub fn run_presence(options: PresenceOptions) -> Result<PresenceReport, Box<Pres
 /// # Errors
 /// As [`run_presence`].
 pub fn run_presence_with<B: Broker>(
-    options: PresenceOptions,
+    options: PartOptions,
     broker: impl Fn(Setup) -> B,
-) -> Result<PresenceReport, Box<PresenceFailure>> {
-    let limits = Arc::new(limits(options.seed));
-    let keeping = keeping(options.seed);
-    let log = crate::log_options(options.seed);
-    let setup = |number| Setup {
-        number,
-        shards: shards(&options) as u16,
-        limits: Arc::clone(&limits),
-        log: log.clone(),
-        keeping,
-    };
-    let brokers = (0..shards(&options)).map(|number| broker(setup(number as u16))).collect();
-    let mut world = World::new(options.seed, Arc::clone(&limits), brokers);
-    match world.run(options.steps) {
-        Ok(()) => Ok(PresenceReport { digest: world.trace.digest(), tally: world.tally }),
-        Err(why) => Err(Box::new(PresenceFailure { options, why, events: world.trace.lines() })),
-    }
+) -> Result<PartReport<PresenceTally>, Box<PartFailure>> {
+    part::play("presence", options, limits(options.seed), broker, |limits, brokers| {
+        let mut world = World::new(options.seed, limits, brokers);
+        let outcome = world.run(options.steps);
+        (outcome, world.trace, world.tally)
+    })
 }

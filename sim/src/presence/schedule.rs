@@ -10,8 +10,9 @@ use causeway_protocol::{Disconnect, Packet, QoS};
 use super::consumer::{Consumer, Habit};
 use super::packets::{Dial, request, subscribe};
 use super::vehicle::{Client, Open, WillState, principal, vin};
-use super::world::{Outcome, Peer, World};
+use super::world::{Peer, World};
 use crate::broker::Broker;
+use crate::part::Outcome;
 
 /// Rounds after which everything must have come to rest.
 const ROUNDS_MAX: usize = 10_000;

@@ -15,6 +15,7 @@ use super::packets::answer;
 use super::vehicle::{Client, WillState};
 use crate::broker::Broker;
 use crate::link::first_packet;
+use crate::part::Outcome;
 use crate::trace::{Event, Trace};
 use crate::world::gather;
 
@@ -43,9 +44,6 @@ pub(super) enum Peer {
     /// A consumer.
     Consumer(usize),
 }
-
-/// What went wrong.
-pub(super) type Outcome<T> = Result<T, String>;
 
 /// See the module.
 pub(super) struct World<B> {

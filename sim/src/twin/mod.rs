@@ -14,28 +14,12 @@ mod model;
 mod schedule;
 mod world;
 
-use std::fmt;
-use std::sync::Arc;
-
 use causeway_core::Limits;
 use causeway_storage::fault::Random;
 
-use crate::broker::{Broker, DurableBroker, Keeping, Setup};
+use crate::broker::{Broker, DurableBroker, Setup};
+use crate::part::{self, Outcome, PartFailure, PartOptions, PartReport, PartTally};
 use world::World;
-
-/// What went wrong.
-type Outcome<T> = Result<T, String>;
-
-/// What is played.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TwinOptions {
-    /// Everything follows from it.
-    pub seed: u64,
-    /// How many things happen.
-    pub steps: u32,
-    /// How many shards the broker has; none: as the seed says.
-    pub shards: Option<usize>,
-}
 
 /// What came of one run, or of many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,9 +52,8 @@ pub struct TwinTally {
     pub beliefs: u64,
 }
 
-impl TwinTally {
-    /// Adds another run's.
-    pub fn add(&mut self, other: &TwinTally) {
+impl PartTally for TwinTally {
+    fn add(&mut self, other: &TwinTally) {
         self.requests += other.requests;
         self.refused += other.refused;
         self.versions += other.versions;
@@ -84,37 +67,6 @@ impl TwinTally {
         self.power_cuts += other.power_cuts;
         self.quiet_moments += other.quiet_moments;
         self.beliefs += other.beliefs;
-    }
-}
-
-/// A run in which everybody was told the truth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TwinReport {
-    /// Of all bytes that were sent, and of all that happened.
-    pub digest: u64,
-    /// What came of it.
-    pub tally: TwinTally,
-}
-
-/// A run in which somebody was not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TwinFailure {
-    /// What was played.
-    pub options: TwinOptions,
-    /// What was wrong.
-    pub why: String,
-    /// What happened before.
-    pub events: Vec<String>,
-}
-
-impl fmt::Display for TwinFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for event in &self.events {
-            writeln!(f, "{event}")?;
-        }
-        let TwinOptions { seed, steps, .. } = self.options;
-        let shards = shards(&self.options);
-        write!(f, "{}\ncauseway-sim twin --seed {seed} --steps {steps} --shards {shards} --seeds 1", self.why)
     }
 }
 
@@ -135,23 +87,11 @@ fn limits(seed: u64) -> Limits {
     }
 }
 
-fn keeping(seed: u64) -> Keeping {
-    match seed % 16 {
-        0 => Keeping::Redb,
-        seed if seed % 4 == 1 => Keeping::Memory,
-        _ => Keeping::Committed,
-    }
-}
-
-fn shards(options: &TwinOptions) -> usize {
-    options.shards.unwrap_or(1 + (options.seed % 3) as usize)
-}
-
 /// Plays a run with the real broker.
 ///
 /// # Errors
 /// The first thing that was not as the model has it.
-pub fn run_twin(options: TwinOptions) -> Result<TwinReport, Box<TwinFailure>> {
+pub fn run_twin(options: PartOptions) -> Result<PartReport<TwinTally>, Box<PartFailure>> {
     run_twin_with(options, DurableBroker::new)
 }
 
@@ -160,23 +100,12 @@ pub fn run_twin(options: TwinOptions) -> Result<TwinReport, Box<TwinFailure>> {
 /// # Errors
 /// As [`run_twin`].
 pub fn run_twin_with<B: Broker>(
-    options: TwinOptions,
+    options: PartOptions,
     broker: impl Fn(Setup) -> B,
-) -> Result<TwinReport, Box<TwinFailure>> {
-    let limits = Arc::new(limits(options.seed));
-    let keeping = keeping(options.seed);
-    let log = crate::log_options(options.seed);
-    let setup = |number| Setup {
-        number,
-        shards: shards(&options) as u16,
-        limits: Arc::clone(&limits),
-        log: log.clone(),
-        keeping,
-    };
-    let brokers = (0..shards(&options)).map(|number| broker(setup(number as u16))).collect();
-    let mut world = World::new(options.seed, Arc::clone(&limits), brokers);
-    match world.run(options.steps) {
-        Ok(()) => Ok(TwinReport { digest: world.trace.digest(), tally: world.tally }),
-        Err(why) => Err(Box::new(TwinFailure { options, why, events: world.trace.lines() })),
-    }
+) -> Result<PartReport<TwinTally>, Box<PartFailure>> {
+    part::play("twin", options, limits(options.seed), broker, |limits, brokers| {
+        let mut world = World::new(options.seed, limits, brokers);
+        let outcome = world.run(options.steps);
+        (outcome, world.trace, world.tally)
+    })
 }
