@@ -14,6 +14,7 @@ use super::Shard;
 use crate::connection::{Connection, KeptWill};
 use crate::effect::EventLevel;
 use crate::index::Subscription;
+use crate::message::Message;
 use crate::session::SessionKey;
 use crate::{ConnectionId, Millis};
 
@@ -245,10 +246,7 @@ impl Shard {
     pub(super) fn may_leave_will(&self, id: ConnectionId) -> Result<(), String> {
         match self.connection(id).map(|connection| (connection, connection.will.as_deref())) {
             Some((connection, Some(will))) => {
-                let call = calls::of(&will.message.topic).map(|call| call.what);
-                if matches!(call, Some(What::Shadow(..) | What::Brokers)) {
-                    return Err("will: shadows are not told by wills: $presence says who is gone".to_owned());
-                }
+                may_be_will(&will.message).map_err(|why| format!("will: {why}"))?;
                 self.in_force.may_leave(connection, will).map_err(|why| format!("will: {why}"))
             }
             Some((_, None)) | None => Ok(()),
@@ -290,5 +288,21 @@ impl Shard {
     pub(super) fn refused_delivery(&mut self, now: Millis, id: ConnectionId, topic: &str, why: &str) {
         self.counters.dropped_unauthorized += 1;
         self.tell_refusal(now, id, "refused delivery", ReasonCode::NotAuthorized, &format!("{topic:?}: {why}"));
+    }
+}
+
+/// Whether a message can be a will at all. Wills go out as any message, and what is asked of the broker is no message: nobody would carry it out, and
+/// a vehicle would get a command that has no number and no outcome.
+///
+/// # Errors
+/// Why not, for the log.
+fn may_be_will(message: &Message) -> Result<(), &'static str> {
+    let Some(call) = calls::of(&message.topic) else { return Ok(()) };
+    match call.what {
+        What::Shadow(..) | What::Brokers => Err("shadows are not told by wills: $presence says who is gone"),
+        What::Command(_) if call.vin().is_some() && message.forwarded().response_topic().is_some() => {
+            Err("a command is not requested by a will")
+        }
+        What::Command(_) | What::Reply(_) => Ok(()),
     }
 }

@@ -234,3 +234,45 @@ fn a_request_id_is_each_requesters_own() {
     world.say(car, to("status/x", r#"{"request_id":"7","position":"secret"}"#));
     assert_eq!(world.gotten(another), [], "it was to another request");
 }
+
+/// A will goes out as any message: the vehicle would get a command that nobody keeps.
+#[test]
+fn no_will_is_a_command() {
+    let answered = ForwardedBuilder::new().response_topic("answers").build().unwrap();
+    let answered = ForwardedProperties::from_forwarded_bytes(&answered).unwrap();
+    let lock = full("cmd/lock");
+    let hmi = format!("{VIN}/hmi");
+    for (who, client_id, topic, forwarded, expected) in [
+        (Principal::service("backend"), "backend", lock.as_str(), answered, "connack 0x87"),
+        (vehicle(VIN).principal, hmi.as_str(), "cmd/lock", answered, "connack 0x87"),
+        // A plain message is one, whoever leaves it.
+        (Principal::service("backend"), "backend", lock.as_str(), Default::default(), "connack 0x00"),
+        (vehicle(VIN).principal, hmi.as_str(), "cmd/lock", Default::default(), "connack 0x00"),
+        (Principal::service("backend"), "backend", "vehicles/x/cmd/lock", answered, "connack 0x00"),
+        (vehicle(VIN).principal, hmi.as_str(), "status/lock", answered, "connack 0x00"),
+    ] {
+        let mut world = world();
+        let mut dying = with_will(connect(client_id), topic, 0);
+        dying.will.iter_mut().for_each(|will| will.forwarded = forwarded);
+        let (_, said) = world.dial_as(dying, who);
+        assert!(said[0].starts_with(expected), "{topic} {said:?}");
+    }
+}
+
+/// A vehicle's last word is none that it was asked for.
+#[test]
+fn no_will_is_a_reply() {
+    let mut world = world();
+    let (car, backend) = pair(&mut world);
+    world.say(backend, request(&full("cmd/lock"), "one"));
+    let id = world.gotten(car)[0].correlation.clone().unwrap();
+    let named = ForwardedBuilder::new().correlation_data(id.as_bytes()).build().unwrap();
+    let hmi = format!("{VIN}/hmi");
+    let mut dying = with_will(connect(&hmi), "status/lock", 0);
+    let named = ForwardedProperties::from_forwarded_bytes(&named).unwrap();
+    dying.will.iter_mut().for_each(|will| will.forwarded = named);
+    let (screen, _) = world.dial_as(dying, vehicle(VIN));
+    world.hang_up(screen);
+    assert_eq!(world.gotten(backend), []);
+    assert_eq!(world.shard.gauges().commands_pending, 1);
+}
