@@ -76,6 +76,15 @@ pub(crate) enum Payload<'a> {
     Shared(&'a Bytes),
 }
 
+impl Payload<'_> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Payload::Borrowed(payload) => payload.len(),
+            Payload::Shared(payload) => payload.len(),
+        }
+    }
+}
+
 /// One PUBLISH to write; `topic_alias` is the connection's to choose, and a vehicle is told its own names.
 #[derive(Clone, Copy)]
 pub(crate) struct Outgoing<'a> {
@@ -368,10 +377,7 @@ impl Connection {
             subscription_identifiers: outgoing.identifiers,
             stamps: outgoing.stamps,
             forwarded: outgoing.forwarded,
-            payload_bytes: match outgoing.payload {
-                Payload::Borrowed(payload) => payload.len(),
-                Payload::Shared(payload) => payload.len(),
-            },
+            payload_bytes: outgoing.payload.len(),
         }
     }
 

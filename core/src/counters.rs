@@ -161,6 +161,8 @@ pub struct Counters {
     pub replies_duplicate: u64,
     /// Replies to commands that the vehicle was not asked; dropped.
     pub replies_forged: u64,
+    /// Outcomes that were larger than a client accepts, which was told that instead.
+    pub outcomes_too_large: u64,
 }
 
 impl AddAssign<&Counters> for Counters {
@@ -206,6 +208,7 @@ impl AddAssign<&Counters> for Counters {
             replies_late,
             replies_duplicate,
             replies_forged,
+            outcomes_too_large,
         } = other;
         self.connections_opened += connections_opened;
         self.connections_refused += connections_refused;
@@ -245,6 +248,7 @@ impl AddAssign<&Counters> for Counters {
         self.replies_late += replies_late;
         self.replies_duplicate += replies_duplicate;
         self.replies_forged += replies_forged;
+        self.outcomes_too_large += outcomes_too_large;
     }
 }
 

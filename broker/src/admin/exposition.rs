@@ -66,6 +66,11 @@ const SHARD_COUNTERS: &Table<Counters> = &[
     ("causeway_commands_retried_total", "Requests of commands that were known by their idempotency key.", |c| {
         c.commands_retried
     }),
+    (
+        "causeway_outcomes_too_large_total",
+        "Outcomes of commands that were larger than a client accepts, which was told that in their place.",
+        |c| c.outcomes_too_large,
+    ),
 ];
 
 /// `causeway_replies_dropped_total`, by reason.

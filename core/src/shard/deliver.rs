@@ -12,7 +12,7 @@ use causeway_protocol::{PacketId, ProtocolVersion, QoS, ReasonCode, filter_match
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::command::topic_for;
+use super::command::{Written, topic_for, write_publish, write_stub};
 use super::peers::is_peer_session;
 use super::presence::{Late, is_presence};
 use super::pump::count_sent;
@@ -697,7 +697,11 @@ impl Shard {
             None => forms.write(now, connection, &outgoing, &mut self.commons),
             Some(_) => None,
         };
-        let sent = common.unwrap_or_else(|| connection.write_publish(now, &outgoing));
+        let sent = match common {
+            Some(Ok(())) => Ok(Written::Whole),
+            Some(Err(TooLarge)) => write_stub(now, connection, &outgoing),
+            None => write_publish(now, connection, &outgoing),
+        };
         count_sent(&mut self.counters, QoS::AtMostOnce, publication.payload.len(), sent);
         mark_dirty(&mut self.dirty, connection);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use causeway_fleet::Principal;
 use causeway_protocol::{Ack, Packet, PacketId, ProtocolVersion, QoS, ReasonCode};
 
-use super::command::{is_too_late, topic_for};
+use super::command::{Written, is_too_late, topic_for, write_publish};
 use super::peers::is_peer_session;
 use super::{Release, Shard, mark_dirty};
 use crate::connection::{Connection, Outgoing, Payload, TooLarge};
@@ -103,9 +103,9 @@ impl Shard {
                     let topic = named(&session.principal, &session.subscriptions, connection.version, &message);
                     let outgoing =
                         Outgoing { topic: &topic, ..outgoing(&message, delivery, true, Some(inflight.packet_id)) };
-                    let sent = connection.write_publish(now, &outgoing);
+                    let sent = write_publish(now, connection, &outgoing);
                     match sent {
-                        Ok(()) => {
+                        Ok(_) => {
                             connection.unacknowledged += 1;
                             inflight.counted = true;
                         }
@@ -260,7 +260,7 @@ impl Shard {
         if qos == QoS::AtMostOnce {
             let topic = named(&session.principal, &session.subscriptions, connection.version, &message);
             let outgoing = Outgoing { topic: &topic, ..outgoing(&message, &delivery, false, None) };
-            let sent = connection.write_publish(now, &outgoing);
+            let sent = write_publish(now, connection, &outgoing);
             count_sent(&mut self.counters, qos, bytes, sent);
             mark_dirty(&mut self.dirty, connection);
             self.settle(&delivery);
@@ -286,25 +286,25 @@ fn send_in_flight(
     message: Arc<Message>,
     delivery: Delivery,
     own: Option<(LaneName, u64)>,
-) -> Result<(), Option<Box<Delivery>>> {
+) -> Result<Written, Option<Box<Delivery>>> {
     //= [MQTT-3.3.1-1] DUP where an earlier run of the broker may have sent it
     let dup = own.is_some_and(|(lane, sequence)| sequence < session.lane(lane).sent_through);
     // `has_window` holds, and a window is never larger than the identifiers there are.
     let number = session.launch(Delivery { message: Some(message), ..delivery }, own);
     let Some((packet_id, at)) = number.and_then(|id| Some((id, session.launched_at(id)?))) else {
-        return Ok(());
+        return Ok(Written::Whole);
     };
     let Phase::Publish(delivery) = &session.inflight[at].phase else {
-        return Ok(());
+        return Ok(Written::Whole);
     };
-    let Some(message) = &delivery.message else { return Ok(()) };
+    let Some(message) = &delivery.message else { return Ok(Written::Whole) };
     let topic = named(&session.principal, &session.subscriptions, connection.version, message);
     let outgoing = Outgoing { topic: &topic, ..outgoing(message, delivery, dup, Some(packet_id)) };
     //= [MQTT-4.3.2-2] [MQTT-4.3.3-2] a first delivery has an unused identifier, and DUP 0
-    match connection.write_publish(now, &outgoing) {
-        Ok(()) => {
+    match write_publish(now, connection, &outgoing) {
+        Ok(written) => {
             connection.unacknowledged += 1;
-            Ok(())
+            Ok(written)
         }
         Err(TooLarge) => match session.land(at).map(|landed| landed.phase) {
             Some(Phase::Publish(delivery)) => Err(Some(Box::new(delivery))),
@@ -349,11 +349,15 @@ pub(super) fn outgoing<'a>(
     }
 }
 
-pub(super) fn count_sent(counters: &mut Counters, qos: QoS, payload_bytes: usize, sent: Result<(), TooLarge>) {
+pub(super) fn count_sent(counters: &mut Counters, qos: QoS, payload_bytes: usize, sent: Result<Written, TooLarge>) {
     match sent {
-        Ok(()) => {
+        Ok(written) => {
             counters.publish_sent[qos as usize] += 1;
-            counters.payload_bytes_sent += payload_bytes as u64;
+            counters.payload_bytes_sent += match written {
+                Written::Whole => payload_bytes as u64,
+                Written::Stub(bytes) => bytes as u64,
+            };
+            counters.outcomes_too_large += u64::from(written != Written::Whole);
         }
         Err(TooLarge) => counters.dropped_packet_too_large += 1,
     }

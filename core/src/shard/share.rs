@@ -7,13 +7,14 @@ use std::sync::Arc;
 use causeway_protocol::{PacketId, QoS};
 use slab::Slab;
 
+use super::command::accepts_stub;
 use super::deliver::{Forms, Origin};
 use super::peers::{is_behind, is_peer_session};
 use super::presence::is_presence;
 use super::pump::outgoing;
 use super::replicate::carried_group;
 use super::{Release, Shard};
-use crate::connection::Connection;
+use crate::connection::{Connection, Outgoing};
 use crate::index::Subscription;
 use crate::lane::LaneName;
 use crate::message::{Message, Publication};
@@ -80,7 +81,7 @@ impl Shard {
         if durable_at == Lsn(0) && group.queue.is_empty() && !was_handed_over && !is_expired {
             // Without a record, and with nothing before it, it waits for nothing but a member.
             let message = publication.keep();
-            if let Some((member, subscription)) = self.next_member(now, key, &message, false) {
+            if let Some((member, subscription)) = self.next_member(now, key, &message, (false, Connection::accepts)) {
                 let delivery = Delivery::of(publication, durable_at, publication.qos, publication.retain);
                 self.give(now, key, (member, subscription), delivery, message);
                 return;
@@ -134,27 +135,18 @@ impl Shard {
             let sessions = &self.sessions;
             let stays = !self.queues.pool.identifiers(&front).is_empty()
                 && group.members().any(|(member, _)| is_here(sessions, member));
-            let next = self.next_member(now, key, &message, stays);
-            let Some((member, subscription)) = next else {
-                let (sessions, connections) = (&self.sessions, &self.connections);
-                let Some(group) = self.groups.get(key) else { return };
-                // Another shard takes a message of any size, but this one is not its: nobody is there, or somebody is here.
-                let is_asked = |(member, subscription): &(SessionKey, Subscription)| {
-                    !(subscription.away || (stays && is_peer_session(sessions, *member)))
-                };
-                let fits = |(member, subscription): (SessionKey, Subscription)| {
-                    let delivery = sample(&message, subscription);
-                    let id = sessions.get(member as usize).and_then(|session| session.connection);
-                    let open = id.and_then(|id| connections.get(id.index()));
-                    open.map(|open| open.accepts(now, &outgoing(&message, &delivery, false, Some(PacketId::MIN))))
-                };
-                // It waits for whoever is only busy, and with everybody away.
-                let mut here = group.members().filter(is_asked).filter_map(fits).peekable();
-                if here.peek().is_none() || here.any(|accepts| accepts) {
+            let mut next = self.next_member(now, key, &message, (stays, Connection::accepts));
+            if next.is_none() {
+                if self.waits_for_member(now, key, &message, (stays, Connection::accepts)) {
                     return;
                 }
-                // Nobody who is here will ever take it.
-                drop(here);
+                // Nobody who is here will ever take it. Of an outcome, somebody is told that.
+                next = self.next_member(now, key, &message, (stays, accepts_stub));
+                if next.is_none() && self.waits_for_member(now, key, &message, (stays, accepts_stub)) {
+                    return;
+                }
+            }
+            let Some((member, subscription)) = next else {
                 self.counters.dropped_packet_too_large += 1;
                 self.drop_from_group(now, key);
                 continue;
@@ -178,13 +170,37 @@ impl Shard {
         }
     }
 
+    /// Whether a message waits for a member that is only busy, or for anybody at all: with everybody away. `accepts`: who takes it then.
+    fn waits_for_member(
+        &self,
+        now: Millis,
+        key: GroupKey,
+        message: &Message,
+        (stays, accepts): (bool, Accepts),
+    ) -> bool {
+        let (sessions, connections) = (&self.sessions, &self.connections);
+        let Some(group) = self.groups.get(key) else { return true };
+        // Another shard takes a message of any size, but this one is not its: nobody is there, or somebody is here.
+        let is_asked = |(member, subscription): &(SessionKey, Subscription)| {
+            !(subscription.away || (stays && is_peer_session(sessions, *member)))
+        };
+        let fits = |(member, subscription): (SessionKey, Subscription)| {
+            let delivery = sample(message, subscription);
+            let id = sessions.get(member as usize).and_then(|session| session.connection);
+            let open = id.and_then(|id| connections.get(id.index()));
+            open.map(|open| accepts(open, now, &outgoing(message, &delivery, false, Some(PacketId::MIN))))
+        };
+        let mut here = group.members().filter(is_asked).filter_map(fits).peekable();
+        here.peek().is_none() || here.any(|accepts| accepts)
+    }
+
     /// The member whose turn it is among those who can be sent the message at once. `stays`: no other shard.
     fn next_member(
         &mut self,
         now: Millis,
         key: GroupKey,
         message: &Message,
-        stays: bool,
+        (stays, accepts): (bool, Accepts),
     ) -> Option<(SessionKey, Subscription)> {
         let Shard { groups, sessions, connections, limits, .. } = self;
         //= [MQTT-4.8.2-3] each member has its own flow control; who has no window is skipped
@@ -196,7 +212,7 @@ impl Shard {
             let delivery = sample(message, subscription);
             let packet_id = (delivery.qos > QoS::AtMostOnce).then_some(PacketId::MIN);
             let open = ready(sessions, connections, limits, member);
-            open.is_some_and(|open| open.accepts(now, &outgoing(message, &delivery, false, packet_id)))
+            open.is_some_and(|open| accepts(open, now, &outgoing(message, &delivery, false, packet_id)))
         })
     }
 
@@ -362,6 +378,9 @@ impl Shard {
         let _ = self.route(now, publication, origin);
     }
 }
+
+/// Whether a client takes a message of this size.
+type Accepts = fn(&Connection, Millis, &Outgoing<'_>) -> bool;
 
 /// In a group's queue: another shard handed the message over.
 const HANDED_OVER: u32 = 1;

@@ -9,7 +9,7 @@ mod reply;
 mod request;
 
 pub use id::{CommandId, CommandIds};
-pub use outcome::{Outcome, document};
+pub use outcome::{Outcome, TOO_LARGE, document, too_large_document};
 pub use reply::{named_id, request_id};
 pub use request::{KEY_BYTES_MAX, Wishes, fingerprint};
 

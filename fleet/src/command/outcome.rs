@@ -77,6 +77,20 @@ pub fn document(outcome: Outcome, id: CommandId, vin: &Vin, name: &str, detail: 
     parts.concat().into_bytes()
 }
 
+/// What a requester is told in place of [`Outcome::Replied`] where it does not accept so large a packet. It is no outcome of its own: the command has
+/// its reply, which others may read.
+pub const TOO_LARGE: &str = "too-large";
+
+/// What a requester is sent in place of a reply of so many bytes to the command of this number: a JSON object.
+pub fn too_large_document(id: &str, payload_bytes: usize) -> Vec<u8> {
+    let detail = format!(
+        "the reply, of {payload_bytes} bytes, is larger than this client's Maximum Packet Size; GET /v1/commands/{id} tells it"
+    );
+    serde_json::json!({ "outcome": TOO_LARGE, "command": id, "bytes": payload_bytes, "detail": detail })
+        .to_string()
+        .into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +102,14 @@ mod tests {
             assert_eq!(Outcome::of_number(at as u8), Some(outcome));
         }
         assert_eq!(Outcome::of_number(7), None);
+    }
+
+    #[test]
+    fn what_stands_for_a_reply_is_json() {
+        let read: serde_json::Value = serde_json::from_slice(&too_large_document("c00000000002d", 77)).unwrap();
+        assert_eq!((&read["outcome"], &read["command"]), (&TOO_LARGE.into(), &"c00000000002d".into()));
+        assert_eq!(read["bytes"], 77);
+        assert!(Outcome::ALL.iter().all(|outcome| outcome.word() != TOO_LARGE));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! it cuts the log. Nobody sees either before it is durable.
 
 mod asked;
+mod large;
 mod outcome;
 mod recover;
 mod reply;
@@ -24,6 +25,7 @@ use super::timers::Timer;
 use crate::message::Publication;
 use crate::{Lsn, Millis};
 
+pub(super) use large::{Written, accepts_stub, write_publish, write_stub};
 pub(super) use send::{is_too_late, topic_for};
 pub(crate) use table::{Address, Command, Commands, Ended, State};
 

@@ -3,6 +3,7 @@
 mod bounds;
 mod crash;
 mod crowd;
+mod large;
 mod peers;
 mod random;
 mod replies;
