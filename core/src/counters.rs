@@ -27,12 +27,14 @@ pub enum Bound {
     CommandsPerVehicle,
     CommandsPerRequester,
     Commands,
+    CommandsPendingBytes,
+    CommandOutcomesBytes,
     FreeSpace,
 }
 
 impl Bound {
     /// All of them, in the order of [`Counters::bounds_reached`].
-    pub const ALL: [Bound; 20] = [
+    pub const ALL: [Bound; 22] = [
         Bound::PacketBytes,
         Bound::ReceiveMaximum,
         Bound::TopicAliasMaximum,
@@ -52,6 +54,8 @@ impl Bound {
         Bound::CommandsPerVehicle,
         Bound::CommandsPerRequester,
         Bound::Commands,
+        Bound::CommandsPendingBytes,
+        Bound::CommandOutcomesBytes,
         Bound::FreeSpace,
     ];
 
@@ -77,6 +81,8 @@ impl Bound {
             Bound::CommandsPerVehicle => "commands.pending_per_vehicle_max",
             Bound::CommandsPerRequester => "commands.pending_per_requester_max",
             Bound::Commands => "commands.pending_max",
+            Bound::CommandsPendingBytes => "commands.pending_bytes_max",
+            Bound::CommandOutcomesBytes => "commands.outcomes_bytes_max",
             Bound::FreeSpace => "free_space_floor_bytes",
         }
     }
@@ -278,7 +284,9 @@ pub struct Gauges {
     /// Vehicles with any shadow, deleted ones whose versions are remembered included.
     pub shadow_vehicles: u64,
     pub commands_pending: u64,
+    pub commands_pending_bytes: u64,
     pub command_outcomes: u64,
+    pub command_outcomes_bytes: u64,
 }
 
 impl AddAssign<&Gauges> for Gauges {
@@ -296,7 +304,9 @@ impl AddAssign<&Gauges> for Gauges {
             body_bytes,
             shadow_vehicles,
             commands_pending,
+            commands_pending_bytes,
             command_outcomes,
+            command_outcomes_bytes,
         } = other;
         self.connections += connections;
         self.sessions += sessions;
@@ -310,6 +320,8 @@ impl AddAssign<&Gauges> for Gauges {
         self.body_bytes += body_bytes;
         self.shadow_vehicles += shadow_vehicles;
         self.commands_pending += commands_pending;
+        self.commands_pending_bytes += commands_pending_bytes;
         self.command_outcomes += command_outcomes;
+        self.command_outcomes_bytes += command_outcomes_bytes;
     }
 }

@@ -100,6 +100,11 @@ pub struct Limits {
     pub commands_per_requester_max: usize,
     /// Commands that are pending in this shard.
     pub commands_max: usize,
+    /// Bytes of the commands that are pending in this shard: those that wait for their vehicle with their message.
+    pub commands_bytes_max: usize,
+    /// Bytes of the commands in this shard that are over, with what their requesters were told. Those with an idempotency key are not forgotten
+    /// before their time: where they leave no room, requests with one are refused.
+    pub command_outcomes_bytes_max: usize,
     /// Seconds for which it is known what became of a command.
     pub command_outcomes_kept_seconds: u32,
     /// Whether services and operators are told of each message who published it.
@@ -153,6 +158,8 @@ impl Default for Limits {
             commands_per_vehicle_max: 64,
             commands_per_requester_max: 10_000,
             commands_max: 100_000,
+            commands_bytes_max: 128 << 20,
+            command_outcomes_bytes_max: 256 << 20,
             command_outcomes_kept_seconds: 3600,
             stamps_origin: true,
             shadow_index: Fields::default(),

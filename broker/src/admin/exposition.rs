@@ -118,9 +118,15 @@ const SHARD_GAUGES: &Table<Gauges> = &[
     ),
     ("causeway_inflight_messages", "Messages sent and not yet acknowledged.", |g| g.inflight_messages),
     ("causeway_commands_pending", "Commands that are not over.", |g| g.commands_pending),
+    ("causeway_commands_pending_bytes", "Commands that are not over, in bytes.", |g| g.commands_pending_bytes),
     ("causeway_command_outcomes", "Commands that are over, and of which it is known what became of them.", |g| {
         g.command_outcomes
     }),
+    (
+        "causeway_command_outcomes_bytes",
+        "Commands that are over, and of which it is known what became of them, in bytes.",
+        |g| g.command_outcomes_bytes,
+    ),
 ];
 
 const EDGE_COUNTERS: &Table<EdgeCounters> = &[

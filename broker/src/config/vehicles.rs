@@ -112,10 +112,17 @@ pub struct CommandSettings {
     /// Commands that are pending in each shard. More: the outcome is queue-full.
     #[schemars(range(min = 1, max = 10_000_000))]
     pub pending_max: usize,
+    /// Bytes of the commands that are pending in each shard: where they go and by what they are known, some 300 bytes, and the messages of those that
+    /// wait for their vehicles. More: the outcome is queue-full.
+    #[schemars(range(min = 4_194_304, max = 1_099_511_627_776u64))]
+    pub pending_bytes_max: usize,
     /// Seconds for which it is known what became of a command: for retries with its idempotency key, and for who asks for it by its number.
-    /// Of more than 100,000 commands, or 64 MiB, the oldest are forgotten earlier.
     #[schemars(range(min = 1, max = 604_800))]
     pub outcomes_kept_seconds: u32,
+    /// Bytes of the commands that are over and known in each shard, with what their requesters were told. Of more, the oldest without an idempotency key
+    /// are forgotten earlier; if those with one take all of it, the outcome of a request with another one is queue-full.
+    #[schemars(range(min = 4_194_304, max = 1_099_511_627_776u64))]
+    pub outcomes_bytes_max: usize,
 }
 
 impl Default for CommandSettings {
@@ -128,7 +135,9 @@ impl Default for CommandSettings {
             pending_per_vehicle_max: limits.commands_per_vehicle_max,
             pending_per_requester_max: limits.commands_per_requester_max,
             pending_max: limits.commands_max,
+            pending_bytes_max: limits.commands_bytes_max,
             outcomes_kept_seconds: limits.command_outcomes_kept_seconds,
+            outcomes_bytes_max: limits.command_outcomes_bytes_max,
         }
     }
 }

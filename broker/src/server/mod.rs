@@ -313,7 +313,9 @@ fn shard_parts(
             commands_per_vehicle_max: config.commands.pending_per_vehicle_max,
             commands_per_requester_max: config.commands.pending_per_requester_max,
             commands_max: config.commands.pending_max,
+            commands_bytes_max: config.commands.pending_bytes_max,
             command_outcomes_kept_seconds: config.commands.outcomes_kept_seconds,
+            command_outcomes_bytes_max: config.commands.outcomes_bytes_max,
             stamps_origin: config.stamps_origin(),
             ..config.limits.of_shard(number, count)
         }),

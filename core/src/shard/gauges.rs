@@ -68,7 +68,7 @@ impl Shard {
     }
 
     fn gauges_with(&self, sums: Sums) -> Gauges {
-        let (commands_pending, command_outcomes) = self.command_counts();
+        let (pending, kept) = self.command_loads();
         let groups_bytes: usize = self.groups.iter().map(|(_, group)| group.queue.bytes()).sum();
         Gauges {
             connections: self.connected as u64,
@@ -81,8 +81,10 @@ impl Shard {
             inflight_messages: sums.inflight_messages,
             body_bytes: self.queues.bodies.here_bytes() as u64,
             shadow_vehicles: self.shadows.vehicles() as u64,
-            commands_pending,
-            command_outcomes,
+            commands_pending: pending.count as u64,
+            commands_pending_bytes: pending.bytes as u64,
+            command_outcomes: kept.count as u64,
+            command_outcomes_bytes: kept.bytes as u64,
         }
     }
 }

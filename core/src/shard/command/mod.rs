@@ -27,6 +27,7 @@ use crate::{Lsn, Millis};
 
 pub(super) use large::{Written, accepts_stub, write_publish, write_stub};
 pub(super) use send::{is_too_late, topic_for};
+use table::Load;
 pub(crate) use table::{Address, Command, Commands, Ended, State};
 
 impl Shard {
@@ -51,10 +52,9 @@ impl Shard {
         routed.map_or(Lsn(0), |routed| routed.durable_at)
     }
 
-    /// How many commands are pending, and of how many that are over it is known.
-    pub(super) fn command_counts(&self) -> (u64, u64) {
-        let (pending, kept) = self.commands.counts();
-        (pending as u64, kept as u64)
+    /// The commands that are pending, and those that are over and known.
+    pub(super) fn command_loads(&self) -> (Load, Load) {
+        self.commands.loads()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::shard::Shard;
 use crate::shard::authority::Revoked;
 use crate::shard::deliver::Origin;
 use crate::shard::timers::Timer;
-use crate::{Answer, Lsn, Millis};
+use crate::{Answer, Bound, Lsn, Millis};
 
 /// The properties of an outcome that the broker gives itself: UTF-8, and a Content Type.
 const SYNTHESISED: &[u8] = b"\x01\x01\x03\x00\x10application/json";
@@ -163,17 +163,27 @@ impl Shard {
 
     /// Forgets what was over long ago, and what is more than is kept.
     pub(in crate::shard) fn forget_outcomes(&mut self, now: Millis) {
+        self.forget_what_is_over(now);
         let kept_milliseconds = u64::from(self.limits.command_outcomes_kept_seconds) * 1000;
-        let until = now.0.checked_sub(kept_milliseconds);
-        while let Some(id) = self.commands.forget_oldest(until.map(Millis)) {
-            self.changed.command(id);
-        }
         if self.commands.forget_at.is_some_and(|at| at > now) {
             return;
         }
         let oldest = self.commands.oldest_ended();
         self.commands.forget_at = oldest.map(|oldest| Millis(oldest.0.saturating_add(kept_milliseconds)));
         self.commands.forget_at.into_iter().for_each(|at| self.timers.set(at, Timer::Outcomes));
+    }
+
+    /// Likewise, at any time: a replay forgets at each outcome what was forgotten when it was told.
+    pub(super) fn forget_what_is_over(&mut self, now: Millis) {
+        let kept_milliseconds = u64::from(self.limits.command_outcomes_kept_seconds) * 1000;
+        let until = now.0.checked_sub(kept_milliseconds).map(Millis);
+        while let Some(id) = self.commands.forget_oldest(until) {
+            self.changed.command(id);
+        }
+        while let Some(id) = self.commands.forget_spare(self.limits.command_outcomes_bytes_max) {
+            self.counters.reached(Bound::CommandOutcomesBytes);
+            self.changed.command(id);
+        }
     }
 
     fn answer_waiters(&mut self, now: Millis, id: CommandId, at: Lsn) {

@@ -92,6 +92,7 @@ impl Shard {
         }
         self.commands.end(id, at, Ended { outcome, at: now, message });
         self.changed.command(id);
+        self.forget_what_is_over(now);
     }
 
     pub(in crate::shard) fn replay_refused(
@@ -108,6 +109,7 @@ impl Shard {
         self.replay_publish(replay, at, record, publication, true);
         if refused.is_kept && self.commands.get(id).is_none() {
             self.keep_command(id, Command::refused((at, now), refused, message));
+            self.forget_what_is_over(now);
         }
     }
 

@@ -7,6 +7,7 @@ use causeway_fleet::command::{self, CommandId, KEY_BYTES_MAX, Outcome, Wishes, f
 use causeway_fleet::{Principal, Vin};
 use causeway_protocol::{ForwardedProperties, QoS, ReasonCode};
 
+use super::table::COMMAND_BYTES;
 use super::{Address, Command, State, rebuilt, taken};
 use crate::message::{Publication, Step};
 use crate::provenance::Provenance;
@@ -19,6 +20,9 @@ use crate::{Bound, Millis};
 
 /// The properties of a request are kept as its payload is.
 const PROPERTIES_BYTES_MAX: usize = 64 << 10;
+
+/// What the rest of a command's topics, its number and its `request_id` take at most.
+const TEXTS_BYTES: usize = 256;
 
 /// A request, as it came in a message or otherwise.
 pub(in crate::shard) struct Request<'a> {
@@ -50,6 +54,15 @@ impl<'a> Request<'a> {
         }
         let (response_topic, correlation_data) = (self.forwarded.response_topic(), self.forwarded.correlation_data());
         AddressRecord { response_topic, correlation_data }
+    }
+
+    /// What it will count against limits in bytes at most, as long as it is pending.
+    fn bytes(&self) -> usize {
+        let address = Address::from(self.address()).bytes();
+        let key = self.wishes.key.map_or(0, str::len);
+        // The topics of command and reply have the name in them, too.
+        let texts = 3 * self.name.len() + address + key + TEXTS_BYTES;
+        COMMAND_BYTES + texts + self.forwarded.encoded_bytes() + self.payload.len()
     }
 }
 
@@ -104,12 +117,13 @@ impl Shard {
         self.counters.commands_requested += 1;
         let known = request.wishes.key.and_then(|key| self.commands.with_key(request.by, &request.vin, key));
         if let Some(known) = known {
-            return match self.is_same(known, request) {
-                true => Ok((known, self.on_retry(now, known, request))),
-                false => {
-                    let detail = format!("command {known} has the same idempotency key, and is another request");
-                    self.refuse_command(now, request, &Refusal { outcome: Outcome::Conflict, detail })
-                }
+            if !self.is_same(known, request) {
+                let detail = format!("command {known} has the same idempotency key, and is another request");
+                return self.refuse_command(now, request, &Refusal { outcome: Outcome::Conflict, detail });
+            }
+            return match self.admit_retry(known, request) {
+                Ok(()) => Ok((known, self.on_retry(now, known, request))),
+                Err(refusal) => self.refuse_command(now, request, &refusal),
             };
         }
         match self.admit_command(now, request) {
@@ -125,6 +139,8 @@ impl Shard {
         let longest = now.plus_seconds(limits.command_deadline_seconds_max);
         let by_default = now.plus_seconds(limits.command_deadline_seconds);
         let deadline = request.expires_at.unwrap_or(by_default).min(longest);
+        // Also what is refused with a key is known to its retries.
+        self.admit_outcome(now, request)?;
         if deadline <= now {
             return refused(Outcome::TimedOut, "its deadline was over before it came here".to_owned());
         }
@@ -143,18 +159,7 @@ impl Shard {
             self.counters.publish_refused_disk_full += 1;
             return refused(Outcome::Refused, "the disk is nearly full".to_owned());
         }
-        let (pending, _) = self.commands.counts();
-        let bounds = [
-            (self.commands.pending_of(&request.vin).len(), limits.commands_per_vehicle_max, Bound::CommandsPerVehicle),
-            (self.commands.pending_for(request.by), limits.commands_per_requester_max, Bound::CommandsPerRequester),
-            (pending, limits.commands_max, Bound::Commands),
-        ];
-        for (pending, max, bound) in bounds {
-            if pending >= max {
-                self.counters.reached(bound);
-                return refused(Outcome::QueueFull, format!("{} is reached: {max} are pending", bound.name()));
-            }
-        }
+        self.admit_one_more(request)?;
         if request.wishes.is_now_or_never {
             let topic = command::topic(&request.vin, request.name);
             let id = self.commands.ids.clone().next(now.0, self.number);
@@ -164,6 +169,58 @@ impl Shard {
             }
         }
         Ok(deadline)
+    }
+
+    /// Whether it can be known what becomes of one more command with a key for as long as is promised. Of one without, it is for as long as there is
+    /// room.
+    fn admit_outcome(&mut self, now: Millis, request: &Request<'_>) -> Result<(), Refusal> {
+        if request.wishes.key.is_none() {
+            return Ok(());
+        }
+        // What was over long ago keeps nobody out.
+        self.forget_what_is_over(now);
+        let (pending, kept) = self.commands.loads();
+        let max = self.limits.command_outcomes_bytes_max;
+        if kept.held_bytes + pending.held_bytes + request.bytes() > max {
+            return Err(self.no_room(Bound::CommandOutcomesBytes, max));
+        }
+        Ok(())
+    }
+
+    /// Whether one more may be pending.
+    fn admit_one_more(&mut self, request: &Request<'_>) -> Result<(), Refusal> {
+        let limits = &self.limits;
+        let (pending, _) = self.commands.loads();
+        let bounds = [
+            (
+                self.commands.pending_of(&request.vin).len() + 1,
+                limits.commands_per_vehicle_max,
+                Bound::CommandsPerVehicle,
+            ),
+            (self.commands.pending_for(request.by) + 1, limits.commands_per_requester_max, Bound::CommandsPerRequester),
+            (pending.count + 1, limits.commands_max, Bound::Commands),
+            (pending.bytes + request.bytes(), limits.commands_bytes_max, Bound::CommandsPendingBytes),
+        ];
+        match bounds.into_iter().find(|(there, max, _)| there > max) {
+            Some((_, max, bound)) => Err(self.no_room(bound, max)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the outcome of a command that is pending may go where a retry wants it.
+    fn admit_retry(&mut self, id: CommandId, request: &Request<'_>) -> Result<(), Refusal> {
+        let growth = self.commands.growth(id, &request.address().into());
+        let (pending, _) = self.commands.loads();
+        let max = self.limits.commands_bytes_max;
+        if !self.commands.is_over(id) && growth > 0 && pending.bytes + growth > max {
+            return Err(self.no_room(Bound::CommandsPendingBytes, max));
+        }
+        Ok(())
+    }
+
+    fn no_room(&mut self, bound: Bound, max: usize) -> Refusal {
+        self.counters.reached(bound);
+        Refusal { outcome: Outcome::QueueFull, detail: format!("{} is reached: {max}", bound.name()) }
     }
 
     fn begin_command(&mut self, now: Millis, request: &Request<'_>, deadline: Millis) -> (CommandId, Routed) {

@@ -1,7 +1,7 @@
 //! Which commands there are, pending and over.
 //!
-//! Owns the commands of the vehicles that live on the shard, how many are pending of each vehicle and for each requester, and how long what
-//! became of them is known. It never publishes or records anything.
+//! Owns the commands of the vehicles that live on the shard, how many are pending of each vehicle and for each requester, how many bytes they take,
+//! and how long what became of them is known. It never publishes or records anything.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,10 +15,8 @@ use crate::message::Message;
 use crate::record::RefusedRecord;
 use crate::{AskId, Lsn, Millis};
 
-/// Bytes of outcomes that are kept for those who ask later. The oldest go first.
-const KEPT_BYTES_MAX: usize = 64 << 20;
-/// And how many.
-const KEPT_MAX: usize = 100_000;
+/// What a command takes beside its texts and its message, about.
+pub(super) const COMMAND_BYTES: usize = 256;
 
 /// Where the outcome of a command goes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +24,13 @@ pub(crate) struct Address {
     /// None where nobody is told by a message.
     pub(crate) response_topic: Option<Box<str>>,
     pub(crate) correlation_data: Option<Box<[u8]>>,
+}
+
+impl Address {
+    pub(super) fn bytes(&self) -> usize {
+        self.response_topic.as_ref().map_or(0, |topic| topic.len())
+            + self.correlation_data.as_ref().map_or(0, |data| data.len())
+    }
 }
 
 /// One command.
@@ -86,6 +91,24 @@ impl Command {
         }
     }
 
+    /// What it counts against limits in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let length = |text: &Option<Box<str>>| text.as_ref().map_or(0, |text| text.len());
+        let message = match &self.state {
+            State::Waiting(message) => message.bytes(),
+            State::Sent => 0,
+            State::Ended(ended) => ended.message.bytes(),
+        };
+        COMMAND_BYTES + self.name.len() + self.address.bytes() + length(&self.key) + length(&self.request_id) + message
+    }
+
+    /// Whether a retry would be another command if this one were forgotten. Of one for which there was no room, that is no harm, and it must not
+    /// take any.
+    fn is_held(&self) -> bool {
+        let had_no_room = matches!(&self.state, State::Ended(ended) if ended.outcome == Outcome::QueueFull);
+        self.key.is_some() && !had_no_room
+    }
+
     pub(super) fn is_pending(&self) -> bool {
         !matches!(self.state, State::Ended(_))
     }
@@ -107,6 +130,31 @@ struct OfVehicle {
     waiting: usize,
 }
 
+/// How many commands there are that are pending, or that are over, and what they take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) count: usize,
+    pub(crate) bytes: usize,
+    /// Of those that must be known for as long as is promised.
+    pub(crate) held_bytes: usize,
+}
+
+impl Load {
+    fn add(&mut self, command: &Command) {
+        let bytes = command.bytes();
+        self.count += 1;
+        self.bytes += bytes;
+        self.held_bytes += if command.is_held() { bytes } else { 0 };
+    }
+
+    fn take(&mut self, command: &Command) {
+        let bytes = command.bytes();
+        self.count -= 1;
+        self.bytes -= bytes;
+        self.held_bytes -= if command.is_held() { bytes } else { 0 };
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Commands {
@@ -115,10 +163,11 @@ pub(crate) struct Commands {
     of_vehicle: HashMap<Vin, OfVehicle, FixedState>,
     of_requester: HashMap<Principal, usize, FixedState>,
     by_key: HashMap<(Principal, Vin, Box<str>), CommandId, FixedState>,
-    /// Those that are over, oldest first.
-    kept: BTreeSet<(Millis, CommandId)>,
-    kept_bytes: usize,
-    pending: usize,
+    /// Those that are over, oldest first: what may be forgotten where there is no room, and what may not.
+    spare: BTreeSet<(Millis, CommandId)>,
+    held: BTreeSet<(Millis, CommandId)>,
+    pending: Load,
+    kept: Load,
     /// Who waits for an outcome, beside those who are sent it.
     pub(super) waiters: BTreeMap<CommandId, SmallVec<[AskId; 1]>>,
     pub(super) ids: CommandIds,
@@ -134,9 +183,10 @@ impl Commands {
             of_vehicle: HashMap::with_hasher(hasher.clone()),
             of_requester: HashMap::with_hasher(hasher.clone()),
             by_key: HashMap::with_hasher(hasher),
-            kept: BTreeSet::new(),
-            kept_bytes: 0,
-            pending: 0,
+            spare: BTreeSet::new(),
+            held: BTreeSet::new(),
+            pending: Load::default(),
+            kept: Load::default(),
             waiters: BTreeMap::new(),
             ids: CommandIds::default(),
             forget_at: None,
@@ -151,9 +201,15 @@ impl Commands {
         self.by_id.keys().copied()
     }
 
-    /// How many are pending, and how many outcomes are kept.
-    pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.pending, self.kept.len())
+    /// Those that are pending, and those that are over.
+    pub(crate) fn loads(&self) -> (Load, Load) {
+        (self.pending, self.kept)
+    }
+
+    /// How many bytes more would be pending, if the outcome of this command went elsewhere.
+    pub(super) fn growth(&self, id: CommandId, address: &Address) -> usize {
+        let before = self.get(id).map_or(0, |command| command.address.bytes());
+        address.bytes().saturating_sub(before)
     }
 
     /// The vehicles that any are pending of, in an order that does not depend on a table's.
@@ -225,47 +281,62 @@ impl Commands {
             of.pending.insert(place, id);
             of.waiting += usize::from(command.is_waiting());
             *self.of_requester.entry(command.by.clone()).or_insert(0) += 1;
-            self.pending += 1;
+            self.pending.add(&command);
         }
         if let State::Ended(ended) = &command.state {
-            self.kept.insert((ended.at, id));
-            self.kept_bytes += ended.message.bytes();
+            let kept = if command.is_held() { &mut self.held } else { &mut self.spare };
+            kept.insert((ended.at, id));
+            self.kept.add(&command);
         }
         self.by_id.insert(id, command);
     }
 
+    /// Changes a command that is there, and what is counted. It stays pending, or over.
+    fn change(&mut self, id: CommandId, change: impl FnOnce(&mut Command)) {
+        let Some(command) = self.by_id.get_mut(&id) else { return };
+        let load = if command.is_pending() { &mut self.pending } else { &mut self.kept };
+        load.take(command);
+        change(command);
+        load.add(command);
+    }
+
     /// It was sent, as the record at `as_of` says.
     pub(super) fn sent(&mut self, id: CommandId, as_of: Lsn) {
-        let Some(command) = self.by_id.get_mut(&id) else { return };
-        command.as_of = as_of;
-        if let State::Waiting(_) = command.state {
-            command.state = State::Sent;
-            let of = self.of_vehicle.get_mut(&command.vin);
-            of.into_iter().for_each(|of| of.waiting -= 1);
-        }
+        let mut waited_for = None;
+        self.change(id, |command| {
+            command.as_of = as_of;
+            if let State::Waiting(_) = command.state {
+                (command.state, waited_for) = (State::Sent, Some(command.vin));
+            }
+        });
+        let of = waited_for.and_then(|vin| self.of_vehicle.get_mut(&vin));
+        of.into_iter().for_each(|of| of.waiting -= 1);
     }
 
     /// It was requested again, as the record at `as_of` says.
     pub(super) fn readdress(&mut self, id: CommandId, as_of: Lsn, address: Address) {
-        if let Some(command) = self.by_id.get_mut(&id) {
-            (command.as_of, command.address) = (as_of, address);
-        }
+        self.change(id, |command| (command.as_of, command.address) = (as_of, address));
     }
 
     /// It is over, as the record at `as_of` says. Of one that was over already, its requester was told again.
     pub(super) fn end(&mut self, id: CommandId, as_of: Lsn, ended: Ended) {
+        if !self.get(id).is_some_and(Command::is_pending) {
+            self.change(id, |command| {
+                command.as_of = as_of;
+                if let State::Ended(before) = &mut command.state {
+                    before.message = ended.message;
+                }
+            });
+            return;
+        }
         let Some(command) = self.by_id.get_mut(&id) else { return };
         command.as_of = as_of;
         let was_waiting = command.is_waiting();
-        if let State::Ended(before) = &mut command.state {
-            self.kept_bytes += ended.message.bytes();
-            self.kept_bytes -= before.message.bytes();
-            before.message = ended.message;
-            return;
-        }
-        self.kept.insert((ended.at, id));
-        self.kept_bytes += ended.message.bytes();
+        self.pending.take(command);
+        let kept = if command.is_held() { &mut self.held } else { &mut self.spare };
+        kept.insert((ended.at, id));
         command.state = State::Ended(ended);
+        self.kept.add(command);
         let (vin, by) = (command.vin, command.by.clone());
         if let Some(of) = self.of_vehicle.get_mut(&vin) {
             of.waiting -= usize::from(was_waiting);
@@ -280,20 +351,28 @@ impl Commands {
                 self.of_requester.remove(&by);
             }
         }
-        self.pending -= 1;
     }
 
-    /// Takes out the oldest outcome, if it was told no later than `until`, or if there are too many.
+    /// Takes out the oldest outcome, if it was told no later than `until`.
     pub(super) fn forget_oldest(&mut self, until: Option<Millis>) -> Option<CommandId> {
-        let &(at, id) = self.kept.first()?;
-        let is_too_much = self.kept.len() > KEPT_MAX || self.kept_bytes > KEPT_BYTES_MAX;
-        if until.is_none_or(|until| at > until) && !is_too_much {
-            return None;
-        }
-        self.kept.pop_first();
+        let is_due = |(at, id): &(Millis, CommandId)| until.is_some_and(|until| *at <= until).then_some(*id);
+        let id = self.spare.first().and_then(is_due).or_else(|| self.held.first().and_then(is_due))?;
+        self.forget(id)
+    }
+
+    /// Takes out the oldest outcome that may be forgotten before its time, if all of them take more than so many bytes.
+    pub(super) fn forget_spare(&mut self, bytes_max: usize) -> Option<CommandId> {
+        let &(_, id) = self.spare.first().filter(|_| self.kept.bytes > bytes_max)?;
+        self.forget(id)
+    }
+
+    /// Takes out one that is over.
+    fn forget(&mut self, id: CommandId) -> Option<CommandId> {
         let command = self.by_id.remove(&id)?;
         if let State::Ended(ended) = &command.state {
-            self.kept_bytes -= ended.message.bytes();
+            let kept = if command.is_held() { &mut self.held } else { &mut self.spare };
+            kept.remove(&(ended.at, id));
+            self.kept.take(&command);
         }
         // A later command may have the key.
         if let Some(key) = command.by_key()
@@ -306,7 +385,7 @@ impl Commands {
 
     /// When the oldest outcome was told.
     pub(super) fn oldest_ended(&self) -> Option<Millis> {
-        self.kept.first().map(|(at, _)| *at)
+        self.spare.first().into_iter().chain(self.held.first()).map(|(at, _)| *at).min()
     }
 
     /// What must hold at any time.
@@ -321,7 +400,7 @@ impl Commands {
             of.1 += usize::from(command.is_waiting());
             *of_requester.entry(command.by.clone()).or_insert(0) += 1;
         }
-        assert_eq!(self.pending, of_requester.values().sum::<usize>());
+        assert_eq!(self.pending.count, of_requester.values().sum::<usize>());
         assert_eq!(of_vehicle.len(), self.of_vehicle.len());
         for (vin, (pending, waiting)) in of_vehicle {
             let of = &self.of_vehicle[&vin];
@@ -329,12 +408,18 @@ impl Commands {
         }
         assert_eq!(of_requester.len(), self.of_requester.len());
         assert!(of_requester.iter().all(|(by, count)| self.of_requester.get(by) == Some(count)));
-        let ended = self.by_id.values().filter_map(|command| match &command.state {
-            State::Ended(ended) => Some(ended.message.bytes()),
-            State::Waiting(_) | State::Sent => None,
-        });
-        let ended: Vec<usize> = ended.collect();
-        assert_eq!((self.kept.len(), self.kept_bytes), (ended.len(), ended.iter().sum()));
+        let (mut pending, mut kept, mut spare, mut held) = (Load::default(), Load::default(), 0, 0);
+        for command in self.by_id.values() {
+            let load = if command.is_pending() { &mut pending } else { &mut kept };
+            load.add(command);
+            (spare, held) = match (command.is_pending(), command.is_held()) {
+                (true, _) => (spare, held),
+                (false, true) => (spare, held + 1),
+                (false, false) => (spare + 1, held),
+            };
+        }
+        assert_eq!((self.pending, self.kept), (pending, kept));
+        assert_eq!((self.spare.len(), self.held.len()), (spare, held));
         assert!(self.by_key.values().all(|id| self.by_id.contains_key(id)));
         assert!(self.waiters.keys().all(|id| !self.is_over(*id)), "somebody waits for what is over");
     }

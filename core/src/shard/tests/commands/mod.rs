@@ -7,6 +7,7 @@ mod large;
 mod peers;
 mod random;
 mod replies;
+mod room;
 mod waiting;
 
 use causeway_protocol::{
