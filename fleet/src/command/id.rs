@@ -44,6 +44,11 @@ impl CommandId {
         (self.0.get() & ((1 << SHARD_BITS) - 1)) as u16
     }
 
+    /// When it was given: Unix time in milliseconds, or a little later.
+    pub fn given_ms(self) -> u64 {
+        self.0.get() >> (SHARD_BITS + COUNT_BITS)
+    }
+
     /// As text.
     pub fn text(self) -> CommandIdText {
         let mut text = [FIRST; CommandId::LENGTH];
@@ -196,6 +201,6 @@ mod tests {
     fn the_clock_has_room() {
         let year_2100 = 4_102_444_800_000;
         let id = CommandIds::default().next(year_2100, 63);
-        assert_eq!(id.number() >> (SHARD_BITS + COUNT_BITS), year_2100);
+        assert_eq!((id.given_ms(), id.shard()), (year_2100, 63));
     }
 }

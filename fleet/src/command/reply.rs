@@ -15,10 +15,15 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Larger payloads are not looked into.
 const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
 
-/// The command that a message names by its Correlation Data, or else by the last level of its topic.
-pub fn named_id(topic: &str, correlation_data: Option<&[u8]>) -> Option<CommandId> {
+/// The command that a message names by its Correlation Data, or else by the last level of its topic. `may_be` says of a number whether there can be
+/// such a command: others only look like one.
+pub fn named_id(
+    topic: &str,
+    correlation_data: Option<&[u8]>,
+    may_be: impl Fn(&CommandId) -> bool,
+) -> Option<CommandId> {
     let of_topic = || CommandId::of_bytes(topic.rsplit('/').next()?.as_bytes());
-    correlation_data.and_then(CommandId::of_bytes).or_else(of_topic)
+    correlation_data.and_then(CommandId::of_bytes).filter(&may_be).or_else(|| of_topic().filter(&may_be))
 }
 
 /// The `request_id` of a payload that is a JSON object and has one: a text of up to 128 bytes, or a whole number.
@@ -62,8 +67,13 @@ mod tests {
             (ID, None, id),
             ("", None, None),
         ] {
-            assert_eq!(named_id(topic, correlation.map(str::as_bytes)), named, "{topic} {correlation:?}");
+            assert_eq!(named_id(topic, correlation.map(str::as_bytes), |_| true), named, "{topic} {correlation:?}");
         }
+        let is_even = |id: &CommandId| id.number() % 2 == 0;
+        assert_eq!(named_id(last, Some(b"c00000000002e"), is_even), other);
+        assert_eq!(named_id(last, Some(b"their own"), is_even), None);
+        let is_odd = |id: &CommandId| id.number() % 2 == 1;
+        assert_eq!(named_id(last, Some(b"c00000000002e"), is_odd), id);
     }
 
     #[test]

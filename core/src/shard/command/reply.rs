@@ -14,6 +14,9 @@ use crate::shard::calls::Requester;
 use crate::shard::deliver::Routed;
 use crate::{Lsn, Millis};
 
+/// So far may the clock of another shard, or of an earlier run, have been ahead when it gave a number.
+const AHEAD_MS: u64 = 24 * 3600 * 1000;
+
 /// What a message is that names a command.
 enum Verdict {
     /// The reply.
@@ -35,7 +38,7 @@ impl Shard {
         (vin, rest): (Vin, &str),
         publication: &Publication<'_>,
     ) -> Option<Routed> {
-        let id = self.command_named(&vin, rest, publication)?;
+        let id = self.command_named(now, &vin, rest, publication)?;
         match self.judge_reply(now, id, &vin) {
             Verdict::Taken => {
                 let ending = Ending {
@@ -55,10 +58,10 @@ impl Shard {
         Some(Routed { durable_at: self.commands.get(id).map_or(Lsn(0), |command| command.as_of), matched: false })
     }
 
-    fn command_named(&self, vin: &Vin, rest: &str, publication: &Publication<'_>) -> Option<CommandId> {
+    fn command_named(&self, now: Millis, vin: &Vin, rest: &str, publication: &Publication<'_>) -> Option<CommandId> {
         let forwarded = publication.forwarded;
         let correlation_data = if forwarded.is_empty() { None } else { forwarded.correlation_data() };
-        if let Some(id) = command::named_id(rest, correlation_data) {
+        if let Some(id) = command::named_id(rest, correlation_data, |id| self.may_be_ours(now, *id)) {
             return Some(id);
         }
         // Most messages are no replies, and most vehicles have nothing to reply to.
@@ -66,6 +69,13 @@ impl Shard {
             return None;
         }
         self.commands.with_request_id(vin, &command::request_id(publication.payload)?)
+    }
+
+    /// Whether this broker can have given a number: else it only looks like one, and the message is none of the broker's business. Whatever may have been
+    /// given is not published, for the reply to it would be read by others than who asked.
+    fn may_be_ours(&self, now: Millis, id: CommandId) -> bool {
+        let is_past = id.given_ms() <= now.0.saturating_add(AHEAD_MS);
+        id.shard() < self.shards && (is_past || self.commands.ids.may_have_given(id))
     }
 
     fn judge_reply(&self, now: Millis, id: CommandId, vin: &Vin) -> Verdict {

@@ -142,8 +142,9 @@ fn late_duplicate_and_forged_replies_are_dropped() {
     world.say(stranger, reply(id.as_bytes()));
     assert_eq!(world.got(stranger).1, ["puback 0x10"]);
     world.say(car, reply(b"c000000000020"));
-    world.say(car, reply(b"czzzzzzzzzzzz"));
-    assert_eq!(world.shard.counters().replies_forged, 2);
+    let next = causeway_fleet::command::CommandIds::default().next(world.now.0 + 1000, 0).to_string();
+    world.say(car, reply(next.as_bytes()));
+    assert_eq!(world.shard.counters().replies_forged, 2, "what may be given soon is guessed");
     assert_eq!(world.shard.counters().replies_late, 1, "what was given long ago is forgotten");
     world.say(car, reply(id.as_bytes()));
     assert_eq!(outcomes(&world.gotten(backend)), pairs(&[("one", "replied")]));
@@ -275,4 +276,72 @@ fn no_will_is_a_reply() {
     world.hang_up(screen);
     assert_eq!(world.gotten(backend), []);
     assert_eq!(world.shard.gauges().commands_pending, 1);
+}
+
+/// What only looks like the number of a command is a message like any other; what may be one is never published.
+#[test]
+fn what_no_command_can_be_called_is_a_message() {
+    let mut world = world();
+    let (car, backend) = pair(&mut world);
+    world.subscribe(backend, "vehicles/+/status/#", options(1));
+    world.gotten(backend);
+    // Of another shard, and of a year that is far away.
+    let elsewhere = causeway_fleet::command::CommandIds::default().next(world.now.0, 1).to_string();
+    let later = causeway_fleet::command::CommandIds::default().next(world.now.0 + 400_000_000, 0).to_string();
+    let soon = causeway_fleet::command::CommandIds::default().next(world.now.0 + 80_000_000, 0).to_string();
+    for (said, correlation, is_message) in [
+        ("status/camera/czzzzzzzzzzzz", None, true),
+        (&format!("status/camera/{elsewhere}"), None, true),
+        (&format!("status/{later}"), None, true),
+        ("status/camera", Some("czzzzzzzzzzzz"), true),
+        ("status/camera", Some(elsewhere.as_str()), true),
+        ("status/camera", Some(soon.as_str()), false),
+        ("status/camera/c000000000020", None, false),
+        ("status/camera/c000000000020", Some("czzzzzzzzzzzz"), false),
+        ("status/camera/czzzzzzzzzzzz", Some("c000000000020"), false),
+    ] {
+        world.say(car, Said { correlation: correlation.map(str::as_bytes), ..to(said, "x") });
+        let answer = if is_message { "puback 0x00" } else { "puback 0x10" };
+        assert_eq!(world.got(car).1, [answer], "{said} {correlation:?}");
+        let got = world.gotten(backend);
+        assert_eq!(got.len(), usize::from(is_message), "{said} {correlation:?}");
+        assert!(got.iter().all(|got| got.outcome().is_empty()));
+    }
+    assert_eq!(world.shard.counters().replies_forged + world.shard.counters().replies_late, 4);
+    // It has a request's `request_id`, and is its reply: the other way to say so is none.
+    world.say(backend, Said { payload: "{\"request_id\":7}", ..request(&full("cmd/x"), "mine") });
+    world.gotten(car);
+    world.say(car, to("status/camera/czzzzzzzzzzzz", "{\"request_id\":7}"));
+    assert_eq!(outcomes(&world.gotten(backend)), pairs(&[("mine", "replied")]));
+}
+
+/// The policy decides of a plain message, and not of a reply.
+#[test]
+fn what_is_no_reply_needs_the_right_to_publish() {
+    let mut world = world();
+    let text = "[[role]]\nname = \"vehicle\"\nmembers = [\"vehicle:*\"]\n[[role.rule]]\nname = \"commands\"\neffect = \"allow\"\n\
+        actions = [\"subscribe\", \"receive\"]\ntopics = [\"vehicles/{vin}/cmd/#\"]\n";
+    let (policy, _) = causeway_fleet::policy::Policy::parse(text).unwrap_or_else(|problems| panic!("{problems:?}"));
+    world.shard.set_policy(std::sync::Arc::new(policy));
+    let car = drive(&mut world, VIN);
+    world.say(car, to("status/camera/czzzzzzzzzzzz", "x"));
+    assert_eq!(world.got(car).1, ["puback 0x87"]);
+    world.say(car, to("status/camera/c000000000020", "x"));
+    assert_eq!(world.got(car).1, ["puback 0x10"]);
+}
+
+/// All clients of a vehicle have proven to be it. Which of them answers is its own affair.
+#[test]
+fn a_client_of_the_vehicle_that_did_not_get_the_command_may_answer() {
+    let mut world = world();
+    let (car, backend) = pair(&mut world);
+    let hmi = format!("{VIN}/hmi");
+    let (screen, _) = world.dial_as(persistent(&hmi), vehicle(VIN));
+    world.say(backend, request(&full("cmd/ask_driver"), "one"));
+    let id = world.gotten(car)[0].correlation.clone().unwrap();
+    let reply = Said { correlation: Some(id.as_bytes()), ..to("status/x", "yes") };
+    world.say(screen, reply);
+    assert_eq!(outcomes(&world.gotten(backend)), pairs(&[("one", "replied")]));
+    world.say(car, reply);
+    assert_eq!(world.shard.counters().replies_duplicate, 1);
 }
