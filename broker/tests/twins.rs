@@ -18,7 +18,7 @@ use std::sync::mpsc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use support::{Client, DEADLINE, connect_as, dial, eventually, publish, publish_body, subscribe};
+use support::{Client, DEADLINE, connect_as, dial, eventually, packet, publish, publish_body, subscribe};
 
 const A: &str = "1M8GDM9AXKP042788";
 const B: &str = "WVWZZZ1JZ3W386752";
@@ -510,6 +510,69 @@ fn a_command_over_http_has_one_outcome() {
     broker.ask("", "GET", "/v1/commands/c000000000001", Value::Null, 404);
     broker.ask("", "GET", "/v1/commands/x", Value::Null, 400);
     broker.ask("Origin: http://evil.example\r\n", "POST", &path, json!({}), 415);
+}
+
+/// A request over MQTT, answered on `backend/answers`.
+fn request(client: &mut Client<TcpStream>, vin: &str) {
+    let answers = b"backend/answers";
+    let properties = [b"\x02\x00\x00\x02\x58\x08\x00\x0f".as_slice(), answers].concat();
+    let topic = format!("vehicles/{vin}/cmd/wink");
+    let length = u16::try_from(topic.len()).unwrap().to_be_bytes();
+    let head = [&length[..], topic.as_bytes(), &[0, 9, u8::try_from(properties.len()).unwrap()]].concat();
+    client.send(&packet(0x32, &[&head, properties.as_slice(), b"{}"].concat()));
+}
+
+/// Two requesters, on whichever shard: the vehicle's own answers.
+#[test]
+fn nobody_waits_for_a_vehicle_that_is_barred() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut broker = Causewayd::start(folder.path());
+    // The vehicle becomes known.
+    drop(vehicle(&broker, A));
+    let set = |broker: &Causewayd, state: &str| {
+        broker.ask(JSON, "POST", &format!("/v1/vehicles/{A}/{state}"), Value::Null, 200);
+    };
+    let retired = |client: &mut Client<TcpStream>, why: &str| {
+        let told = message(client, "backend/answers");
+        assert_eq!(told["outcome"], "retired", "{told}");
+        assert!(told["detail"].as_str().unwrap().contains(why), "{told}");
+    };
+    let requester = |broker: &Causewayd, name: &str| {
+        let mut client = Client::new(dial(broker.address));
+        client.connect(name);
+        client.subscribe("backend/answers", 0);
+        client
+    };
+    let path = |vin: &str| format!("/v1/vehicles/{vin}/commands/wink");
+    // What is told comes a moment after the answer.
+    let is_asked = |broker: &Causewayd, vin: &str| {
+        eventually("it may be asked", || broker.send(JSON, "POST", &path(vin), b"{}").status == 202);
+    };
+    for name in ["backend", "another", "third"] {
+        set(&broker, "activate");
+        is_asked(&broker, A);
+        let mut client = requester(&broker, name);
+        request(&mut client, A);
+        assert_eq!(client.read_packet().0, 0x40, "it is pending");
+        set(&broker, "suspend");
+        retired(&mut client, "the vehicle is suspended");
+        // And at once from now on.
+        request(&mut client, A);
+        retired(&mut client, "the vehicle is suspended");
+    }
+    // It is known after a restart.
+    broker.terminate();
+    broker = Causewayd::start(folder.path());
+    let mut client = requester(&broker, "later");
+    request(&mut client, A);
+    retired(&mut client, "the vehicle is suspended");
+    // A ban, as well; over HTTP, too.
+    broker.ask(JSON, "POST", "/v1/bans", json!({ "subject": format!("vehicle:{B}"), "why": "stolen" }), 201);
+    request(&mut client, B);
+    retired(&mut client, "stolen");
+    assert_eq!(broker.ask(JSON, "POST", &path(B), json!({}), 410).header("causeway-outcome"), "retired");
+    broker.ask("", "DELETE", &format!("/v1/bans/vehicle:{B}"), Value::Null, 204);
+    is_asked(&broker, B);
 }
 
 #[test]

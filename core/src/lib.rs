@@ -47,5 +47,5 @@ pub use limits::{Limits, Overflow};
 pub use outbox::{OUTBOX_LOW_BYTES, OutboxMut, OutboxRef};
 pub use record::{Lsn, PendingGroup, RecordError};
 pub use rows::{FleetOrder, FleetPage, FleetPlace, FleetRow};
-pub use shard::{Change, CheckpointEnd, Notice, Revocation, Revoked, Shard};
+pub use shard::{Bar, Change, CheckpointEnd, Notice, Revocation, Revoked, Shard};
 pub use time::Millis;

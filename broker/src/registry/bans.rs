@@ -93,6 +93,7 @@ impl Registry {
             self.drop_ended(staged, now_ms);
             staged.remove(ban_key(subject));
             staged.effect(Effect::Ban(subject.clone(), None));
+            staged.tell(Changed::Unbanned(subject.clone()));
             Ok(())
         })
     }

@@ -137,6 +137,19 @@ impl Index {
         })
     }
 
+    /// Vehicles in this state.
+    pub(super) fn all_in(&self, state: State) -> impl Iterator<Item = Vin> {
+        // Most brokers have none: then nobody is looked at.
+        let vehicles = (self.in_state(state) > 0).then_some(&self.vehicles);
+        let standings = vehicles.into_iter().flatten();
+        standings.filter(move |(_, standing)| standing.state == state).map(|(vin, _)| *vin)
+    }
+
+    /// Whom bans that have not ended are about.
+    pub(super) fn banned(&self, now_ms: u64) -> impl Iterator<Item = &Subject> {
+        self.bans.iter().filter(move |(_, ban)| ban.stands(now_ms)).map(|(subject, _)| subject)
+    }
+
     pub(super) fn bans(&self) -> usize {
         self.bans.len()
     }

@@ -125,8 +125,12 @@ pub enum Changed {
     Barred(Vec<(Vin, Option<State>)>),
     /// Credentials are revoked.
     Revoked(Vec<Arc<str>>),
+    /// Vehicles may be connected again, as far as their state goes.
+    Unbarred(Vec<Vin>),
     /// Somebody is banned.
     Banned(Subject, Ban),
+    /// Somebody is not banned any more.
+    Unbanned(Subject),
 }
 
 /// Called with every change, in their order, while no other is made: it must not change the registry.

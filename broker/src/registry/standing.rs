@@ -6,6 +6,7 @@ use std::sync::PoisonError;
 
 use causeway_fleet::{Groups, Vin};
 
+use super::subject::Subject;
 use super::vehicle::{Standing, State, Vehicle};
 use super::{BULK_MAX, Registry, RegistryError, vehicles};
 
@@ -24,6 +25,16 @@ impl Registry {
     /// What a vehicle may do, and its groups. None: it is not known. Asks memory only, never the disk.
     pub fn standing(&self, vin: &Vin) -> Option<Standing> {
         self.index().standing(vin).cloned()
+    }
+
+    /// The vehicles that are suspended, retired or banned. Asks memory only.
+    pub fn barred(&self, now_ms: u64) -> Vec<Vin> {
+        let index = self.index();
+        let banned = index.banned(now_ms).filter_map(|subject| match subject {
+            Subject::Vehicle(vin) => Some(*vin),
+            Subject::Service(_) | Subject::Operator(_) | Subject::Client(_) | Subject::Address(_) => None,
+        });
+        index.all_in(State::Suspended).chain(index.all_in(State::Retired)).chain(banned).collect()
     }
 
     /// How many of everything there are.

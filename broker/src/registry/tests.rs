@@ -97,7 +97,11 @@ fn states_change_as_they_may_and_all_together() {
     assert_eq!(error, format!("{} and {} are not in the registry", vin(7), vin(8)));
     let barred = |number, state| Changed::Barred(vec![(vin(number), Some(state))]);
     let expected = Changed::Barred([1, 2].map(|number| (vin(number), Some(State::Suspended))).to_vec());
-    assert_eq!(*told.lock().unwrap(), [expected, barred(1, State::Retired)]);
+    assert_eq!(*told.lock().unwrap(), [expected, Changed::Unbarred(vec![vin(1)]), barred(1, State::Retired)]);
+    assert_eq!(registry.barred(NOW), [vin(2), vin(1)]);
+    // One that is known to be stolen may be here already, where unknown vehicles are let in.
+    registry.add(&[new(9, State::Suspended, &[])], false, NOW).unwrap();
+    assert_eq!(told.lock().unwrap().last(), Some(&barred(9, State::Suspended)));
 
     assert!(matches!(registry.remove(&vin(1)), Err(RegistryError::Conflict(_))));
     registry.remove(&vin(3)).unwrap();
@@ -223,6 +227,10 @@ fn bans_end() {
     assert_eq!(registry.counts().bans, 1, "what ended is gone");
     registry.unban(&"service:s".parse().unwrap(), NOW + 7).unwrap();
     assert_eq!(registry.counts().bans, 0);
+    assert_eq!(told.lock().unwrap().last(), Some(&Changed::Unbanned("service:s".parse().unwrap())));
+    let car = Subject::Vehicle(vin(1));
+    registry.ban(&car, Some(NOW + 20), "", NOW + 8).unwrap();
+    assert_eq!((registry.barred(NOW + 9), registry.barred(NOW + 20)), (vec![vin(1)], vec![]));
 }
 
 #[test]

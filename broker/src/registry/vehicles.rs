@@ -114,7 +114,7 @@ impl Registry {
             }
         }
         self.write(|staged| {
-            let (mut added, mut known) = (Added::default(), Vec::new());
+            let (mut added, mut known, mut barred) = (Added::default(), Vec::new(), Vec::new());
             for NewVehicle { vin, state, groups, note } in new {
                 if staged.read(&key(kind::VEHICLE, vin.as_str()))?.is_some() {
                     known.push(*vin);
@@ -123,10 +123,17 @@ impl Registry {
                 self.check_groups(groups)?;
                 let (made_ms, changed_ms) = (now_ms, now_ms);
                 let (state, groups, note) = (*state, groups.clone(), note.clone());
+                if state == State::Suspended {
+                    // Where unknown vehicles are let in, it may be connected.
+                    barred.push((*vin, Some(state)));
+                }
                 put(staged, None, Vehicle { vin: *vin, state, groups, note, made_ms, changed_ms });
                 added.added += 1;
             }
             added.known = known.len();
+            if !barred.is_empty() {
+                staged.tell(Changed::Barred(barred));
+            }
             match known.is_empty() || keep_known {
                 true => Ok(added),
                 false => Err(RegistryError::Conflict(format!("{} in the registry already", are(&known)))),
@@ -206,7 +213,7 @@ impl Registry {
     ) -> Result<(), RegistryError> {
         check_bulk(vins.len())?;
         self.write(|staged| {
-            let (mut missing, mut barred, mut moved) = (Vec::new(), Vec::new(), Vec::new());
+            let (mut missing, mut barred, mut unbarred, mut moved) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
             for vin in vins {
                 let Some(before) = get(staged, vin)? else {
                     missing.push(*vin);
@@ -221,8 +228,10 @@ impl Registry {
                     return Err(RegistryError::Conflict(transition(&before, after.state)));
                 }
                 after.changed_ms = now_ms;
-                if before.state != after.state && !after.standing().may_connect() {
-                    barred.push((*vin, Some(after.state)));
+                match after.standing().may_connect() {
+                    _ if before.state == after.state => {}
+                    true => unbarred.push(*vin),
+                    false => barred.push((*vin, Some(after.state))),
                 }
                 if before.groups != after.groups {
                     moved.push((*vin, after.groups.clone()));
@@ -237,6 +246,9 @@ impl Registry {
             }
             if !barred.is_empty() {
                 staged.tell(Changed::Barred(barred));
+            }
+            if !unbarred.is_empty() {
+                staged.tell(Changed::Unbarred(unbarred));
             }
             Ok(())
         })

@@ -203,6 +203,8 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     if let Some(directory) = &mut directory {
         directory.all_begun()?;
     }
+    // Before anybody can change the registry, and before anybody can ask for a command.
+    rights::tell_bars(&registry, &notices).await;
     rights::tell(&registry, notices.clone());
     observed.show_registry(registry.clone(), audit.clone());
     observed.show_asks(asks.clone());

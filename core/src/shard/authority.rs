@@ -11,6 +11,7 @@ use causeway_fleet::{Groups, Identity, Principal, Vin};
 use causeway_protocol::ReasonCode;
 
 use super::Shard;
+use super::command::Bar;
 use super::timers::Timer;
 use crate::{ConnectRequest, ConnectionId, Millis};
 
@@ -26,6 +27,9 @@ pub enum Notice {
     Groups(Vec<(Vin, Groups)>),
     /// This policy is in force.
     Policy(Arc<Policy>),
+    /// Nobody is to wait for these vehicles, or may again: commands of them are over at once. Told at the start, too. Their connections are ended
+    /// by a revocation.
+    Bars(Vec<(Vin, Option<Bar>)>),
 }
 
 /// Which connections are to end, and what they are told.
@@ -104,6 +108,8 @@ impl Shard {
             Notice::Revoke(revocation) => self.revoke(now, revocation),
             Notice::Groups(changed) => self.regroup(now, changed),
             Notice::Policy(policy) => self.change_policy(now, policy),
+            // Nothing that a client which comes later may have missed.
+            Notice::Bars(changed) => return self.bar(now, changed),
         }
         self.noticed.push(number, notice);
     }
@@ -119,7 +125,7 @@ impl Shard {
                     return Err((ReasonCode::NotAuthorized, revocation.why.to_string()));
                 }
                 // The policy in force is asked as a client comes.
-                Notice::Revoke(_) | Notice::Groups(_) | Notice::Policy(_) => {}
+                Notice::Revoke(_) | Notice::Groups(_) | Notice::Policy(_) | Notice::Bars(_) => {}
             }
         }
         Ok(())
@@ -129,7 +135,7 @@ impl Shard {
     pub(super) fn groups_since(&self, number: u64, vin: &Vin) -> Option<Groups> {
         self.noticed.since(number).find_map(|notice| match notice {
             Notice::Groups(changed) => changed.iter().rev().find(|(of, _)| of == vin).map(|(_, groups)| groups.clone()),
-            Notice::Revoke(_) | Notice::Policy(_) => None,
+            Notice::Revoke(_) | Notice::Policy(_) | Notice::Bars(_) => None,
         })
     }
 

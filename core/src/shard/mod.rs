@@ -62,7 +62,7 @@ use crate::{Bound, ConnectionId, Counters, Limits, Lsn, Millis, OutboxMut, Outbo
 use authority::Noticed;
 use changed::Changed;
 use checkpoint::Checkpoint;
-use command::Commands;
+use command::{Barred, Commands};
 use deliver::Match;
 use fetch::Fetches;
 use gauges::Survey;
@@ -75,6 +75,7 @@ use timers::Timers;
 
 pub use authority::{Notice, Revocation, Revoked};
 pub use checkpoint::{Change, CheckpointEnd};
+pub use command::Bar;
 pub(crate) use command::{Command, Ended, State};
 pub(crate) use presence::is_presence;
 
@@ -173,6 +174,7 @@ pub struct Shard {
     shards: u16,
     shadows: Shadows,
     commands: Commands,
+    barred: Barred,
     peers: Peers,
     /// Sessions of other shards, also while the log is replayed.
     peer_sessions: Vec<SessionKey>,
@@ -240,6 +242,7 @@ impl Shard {
             shards: 1,
             shadows: Shadows::new(hash_seed),
             commands: Commands::new(hash_seed),
+            barred: Barred::new(hash_seed),
             peers: Peers::default(),
             peer_sessions: Vec::new(),
             survey: Survey::default(),

@@ -8,6 +8,7 @@
 //! it cuts the log. Nobody sees either before it is durable.
 
 mod asked;
+mod barred;
 mod large;
 mod outcome;
 mod recover;
@@ -25,6 +26,8 @@ use super::timers::Timer;
 use crate::message::Publication;
 use crate::{Lsn, Millis};
 
+pub use barred::Bar;
+pub(super) use barred::Barred;
 pub(super) use large::{Written, accepts_stub, write_publish, write_stub};
 pub(super) use send::{is_too_late, topic_for};
 use table::Load;

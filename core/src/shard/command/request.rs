@@ -141,6 +141,9 @@ impl Shard {
         let deadline = request.expires_at.unwrap_or(by_default).min(longest);
         // Also what is refused with a key is known to its retries.
         self.admit_outcome(now, request)?;
+        if let Some(why) = self.barred.why(now, &request.vin) {
+            return refused(Outcome::Retired, why.to_owned());
+        }
         if deadline <= now {
             return refused(Outcome::TimedOut, "its deadline was over before it came here".to_owned());
         }
@@ -302,8 +305,8 @@ impl Shard {
             Outcome::Conflict => ReasonCode::ImplementationSpecificError,
             _ => ReasonCode::QuotaExceeded,
         };
-        // That it waited in vain is no refusal of its message.
-        let is_refusal = !matches!(refusal.outcome, Outcome::TimedOut | Outcome::Offline);
+        // That it waited in vain, or would, is no refusal of its message.
+        let is_refusal = !matches!(refusal.outcome, Outcome::TimedOut | Outcome::Offline | Outcome::Retired);
         if is_refusal && request.can_be_refused {
             return Err((reason, refusal.detail.clone()));
         }

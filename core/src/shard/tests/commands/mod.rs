@@ -1,5 +1,6 @@
 //! Commands as requesters and vehicles see them.
 
+mod barred;
 mod bounds;
 mod crash;
 mod crowd;
