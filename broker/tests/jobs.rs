@@ -24,10 +24,18 @@ fn vin(number: u32) -> Vin {
 }
 
 fn start(data: Option<&Path>, shards: usize) -> Broker {
+    launch(&config(data, shards))
+}
+
+fn config(data: Option<&Path>, shards: usize) -> Config {
     let mut config = Config { listener: vec![listener(Default::default())], ..Config::default() };
     config.storage.data_directory = data.map(Into::into);
     config.broker.shards = shards;
     config.shadow.index = vec!["reported.soc".to_owned()];
+    config
+}
+
+fn launch(config: &Config) -> Broker {
     let mut broker = None;
     eventually("the broker of before has let go of its data", || {
         match Broker::try_with(config.clone()) {
@@ -245,4 +253,30 @@ fn a_command_to_a_group_has_one_outcome_for_each_vehicle() {
     let results = results(&broker, &id);
     let commands: std::collections::BTreeSet<_> = results.values().map(|it| it["command"].as_str().unwrap()).collect();
     assert_eq!((results.len(), commands.len()), (120, 120));
+}
+
+#[test]
+fn who_was_not_asked_before_a_pause_is_asked_after_it_however_long_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(Some(folder.path()), 2);
+    // So short that nobody can tell after a start what became of a command that was under way.
+    config.commands.outcomes_kept_seconds = 60;
+    let broker = launch(&config);
+    register(&broker, 300);
+    let command = json!({ "name": "wink", "now_or_never": true });
+    let id = make(&broker, &json!({ "target": { "group": "eu" }, "command": command, "rate_per_second": 200 }));
+    let jobs = broker.running().jobs().clone();
+    eventually("it is under way", || done(&jobs, &id) >= 20);
+    broker.wait_for(jobs.set_state(&id, JobState::Paused)).unwrap();
+    let mut last = u64::MAX;
+    eventually("nothing goes on", || {
+        std::thread::park_timeout(Duration::from_millis(600));
+        std::mem::replace(&mut last, done(&jobs, &id)) == last
+    });
+    assert!(last < 300);
+    drop((jobs, broker));
+    let broker = launch(&config);
+    broker.wait_for(broker.running().jobs().set_state(&id, JobState::Running)).unwrap();
+    let job = finish(&broker, &id);
+    assert_eq!(job["failed"], json!({ "offline": 300 }), "{job}");
 }

@@ -133,6 +133,8 @@ pub enum Answer {
     Fleet(FleetPage),
     /// Of [`Ask::Command`] and [`Ask::CommandState`]. Nothing where the command is not known, or no longer.
     Command(Option<Box<CommandTold>>),
+    /// Of [`Ask::Command`]: the disk is nearly full, and nothing was begun or kept. The same question may be asked again when it has room.
+    NoRoom,
 }
 
 /// A command as it is.

@@ -230,6 +230,9 @@ fn print(job: &Value, as_json: bool, out: &mut dyn Write) -> anyhow::Result<()> 
         ("rate", format!("{} of {} a second", text(&job["rate"]), text(&job["rate_per_second"]))),
         ("made", format!("{} by {}", time(&job["made_ms"]), text(&job["by"]))),
     ];
+    if job["held_up"].is_string() {
+        fields.push(("held up", text(&job["held_up"])));
+    }
     if job["eta_seconds"].is_number() {
         fields.push(("seconds left", text(&job["eta_seconds"])));
     }

@@ -4,6 +4,7 @@
 //! for them. What is kept of a job is in a file of its own, so that jobs of any size need little memory.
 
 mod record;
+mod room;
 mod runner;
 mod store;
 mod work;
@@ -20,12 +21,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 pub use record::{CommandSpec, JobId, JobSpec, JobState, Record, Target, VINS_MAX};
+use room::Room;
 pub use store::{JOBS_FILE, StoreError};
 use store::{Kept, Store};
 use work::{Task, Work};
 
 use crate::registry::{Registry, RegistryError, now_ms};
-use crate::server::{Asks, FoldedShard, Search, SearchError};
+use crate::server::{Asks, FoldedShard, LogReport, Search, SearchError};
 
 /// Jobs that are not over.
 const ACTIVE_MAX: usize = 100;
@@ -37,6 +39,8 @@ const COMMANDS_MAX: usize = 10_000;
 const OUTCOME_MARGIN_MS: u64 = 120_000;
 /// Vehicles that are written down in one piece.
 const TARGETS_PER_PART: usize = 1000;
+/// Why a job waits that has nothing wrong with it.
+const NO_ROOM: &str = "the disk is nearly full: the job goes on when it has room again";
 /// Results that are read at a time: so many, and about so many bytes.
 const RESULTS_PER_READ: (usize, usize) = (1000, 1 << 20);
 
@@ -55,6 +59,8 @@ pub struct JobParts {
     pub registry: Arc<Registry>,
     /// The folded states of the shards, by their numbers.
     pub folded: Vec<FoldedShard>,
+    /// What their logs say about the disk, likewise.
+    pub logs: Vec<Arc<LogReport>>,
     /// For so long it is known what became of a command, in seconds from its end.
     pub outcomes_kept_seconds: u32,
     /// Commands that one requester may have pending.
@@ -68,6 +74,7 @@ struct Inner {
     search: Search,
     registry: Arc<Registry>,
     folded: Arc<[FoldedShard]>,
+    room: Arc<Room>,
     outcomes_kept_ms: u64,
     commands_max: usize,
     jobs: Mutex<BTreeMap<JobId, Arc<Job>>>,
@@ -84,6 +91,8 @@ struct Job {
     /// As it was written.
     record: Mutex<Record>,
     rate: Mutex<Option<f64>>,
+    /// Why it does not get on now.
+    trouble: Mutex<Option<String>>,
     changed: Notify,
 }
 
@@ -132,7 +141,8 @@ fn taken<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Job {
     fn new(record: Record) -> Arc<Job> {
-        Arc::new(Job { record: Mutex::new(record), rate: Mutex::default(), changed: Notify::new() })
+        let (record, changed) = (Mutex::new(record), Notify::new());
+        Arc::new(Job { record, rate: Mutex::default(), trouble: Mutex::default(), changed })
     }
 
     fn id(&self) -> JobId {
@@ -148,10 +158,20 @@ impl Job {
         *known = Some(known.map_or(rate, |known| known + (rate - known) * weight));
     }
 
-    fn shown(&self) -> Value {
+    fn note_trouble(&self, why: Option<String>) {
+        *taken(&self.trouble) = why;
+    }
+
+    fn shown(&self, room: &Room) -> Value {
         let record = self.record();
-        let rate = taken(&self.rate).filter(|_| record.state == JobState::Running);
-        record.shown(rate)
+        let is_running = record.state == JobState::Running;
+        let rate = taken(&self.rate).filter(|_| is_running);
+        let mut shown = record.shown(rate);
+        let short = room.is_short().then(|| NO_ROOM.to_owned());
+        if let Some(why) = taken(&self.trouble).clone().or(short).filter(|_| is_running) {
+            shown["held_up"] = why.into();
+        }
+        shown
     }
 }
 
@@ -164,17 +184,18 @@ impl Jobs {
     pub fn open(data: Option<&Path>, parts: JobParts) -> Result<Jobs, StoreError> {
         let store = Arc::new(Store::open(data)?);
         let jobs = store.jobs()?.into_iter().map(|record| (record.id, Job::new(record))).collect();
-        let JobParts { asks, search, registry, folded, outcomes_kept_seconds, commands_pending_max } = parts;
+        let JobParts { asks, search, registry, folded, logs, outcomes_kept_seconds, commands_pending_max } = parts;
         let outcomes_kept_ms = u64::from(outcomes_kept_seconds) * 1000;
         let commands_max = commands_pending_max.clamp(1, COMMANDS_MAX);
         let (jobs, turn, running) = (Mutex::new(jobs), Arc::default(), Mutex::new(Some(JoinSet::new())));
-        let (folded, runtime) = (folded.into(), Handle::current());
+        let (folded, room, runtime) = (folded.into(), Arc::new(Room::new(logs)), Handle::current());
         let inner = Inner {
             store,
             asks,
             search,
             registry,
             folded,
+            room,
             outcomes_kept_ms,
             commands_max,
             jobs,
@@ -230,7 +251,7 @@ impl Jobs {
             });
         }
         self.start(&job);
-        Ok(job.shown())
+        Ok(job.shown(&self.0.room))
     }
 
     /// A job with a number of its own, which is not kept yet.
@@ -298,7 +319,7 @@ impl Jobs {
     pub fn list(&self, before: Option<JobId>, limit: usize) -> Vec<Value> {
         let jobs = taken(&self.0.jobs);
         let range = jobs.range(..before.unwrap_or(JobId(u64::MAX)));
-        range.rev().take(limit).map(|(_, job)| job.shown()).collect()
+        range.rev().take(limit).map(|(_, job)| job.shown(&self.0.room)).collect()
     }
 
     /// A job as it is.
@@ -306,7 +327,7 @@ impl Jobs {
     /// # Errors
     /// [`JobError::Unknown`].
     pub fn show(&self, id: &str) -> Result<Value, JobError> {
-        Ok(self.job(id)?.shown())
+        Ok(self.job(id)?.shown(&self.0.room))
     }
 
     /// Pauses it, goes on with it, or ends it.
@@ -330,7 +351,7 @@ impl Jobs {
             _ => JobError::Stopping,
         })?;
         job.changed.notify_one();
-        Ok(job.shown())
+        Ok(job.shown(&self.0.room))
     }
 
     /// Results from a place on, each a line of JSON, in the order of the vehicles; and the place to go on from. None there: that was all there is
@@ -411,7 +432,7 @@ impl Inner {
                 Task::Update(shadow.as_deref().map(Into::into), document)
             }
         };
-        let (asks, folded) = (self.asks.clone(), self.folded.clone());
-        Work { asks, folded, id: record.id, made_ms: record.made_ms, task }
+        let (asks, folded, room) = (self.asks.clone(), self.folded.clone(), self.room.clone());
+        Work { asks, folded, room, registry: self.registry.clone(), id: record.id, made_ms: record.made_ms, task }
     }
 }

@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use causeway_core::Vin;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::record::{JobState, Target};
 use super::work::{Outcome, Work};
 use super::{Inner, Job, RunError};
 use crate::registry::{Page, RegistryError, now_ms};
 
-/// How often it is looked whether more may have their turn.
+/// How long turns are gathered that may be had by now, where the rate allows for more than one in that time.
 const TICK: Duration = Duration::from_millis(50);
+/// Between two attempts, where the disk fails or the fleet cannot be searched. Nothing tells when that is over, so it is tried: seldom enough that a
+/// hundred jobs are no load, and soon enough that nobody looks at a job in vain for long.
+const AGAIN: Duration = Duration::from_secs(5);
 /// Results are written this often, or when there are so many.
 const SAVE_INTERVAL: Duration = Duration::from_millis(250);
 const UNSAVED_MAX: usize = 1000;
@@ -25,8 +28,8 @@ const UNSAVED_MAX: usize = 1000;
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 /// Updates of one job that are under way.
 const UPDATES_MAX: usize = 64;
-/// So many vehicles are said to have their turn at once, before the first of them has.
-const RESERVED: u32 = 1000;
+/// So many vehicles are said to have their turn at once, before the first of them has: those of a second, and no more than these.
+const RESERVED_MAX: u32 = 1000;
 /// Vehicles that are found at a time.
 const FOUND_PER_PAGE: usize = 1000;
 /// The rate that is shown is that of the last so many seconds, about.
@@ -40,7 +43,10 @@ pub(super) async fn run(inner: Arc<Inner>, job: Arc<Job>) {
             Err(RunError::Stopping) => return,
             Err(error) => {
                 tracing::warn!(target: "causeway::jobs", job = %job.id(), %error, "a job does not get on; it is tried again");
-                tokio::time::sleep(Duration::from_secs(5)).await;
+                job.note_trouble(Some(error.to_string()));
+                // Whoever cancels it need not wait.
+                let _ = timeout(AGAIN, job.changed.notified()).await;
+                job.note_trouble(None);
             }
         }
     }
@@ -147,21 +153,24 @@ async fn work(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
         allowance: 0.0,
         allowed_at: now,
     };
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due = Some(now);
     loop {
         let is_busy = !turns.tasks.is_empty();
+        let is_short = inner.room.is_short();
         tokio::select! {
-            _ = tick.tick() => {}
+            () = sleep_until(due.unwrap_or(now)), if due.is_some() => {}
             () = job.changed.notified() => {}
+            () = inner.room.of_all(), if is_short => {}
             Some(ended) = turns.tasks.join_next(), if is_busy => turns.take(ended)?,
         }
         while let Some(ended) = turns.tasks.try_join_next() {
             turns.take(ended)?;
         }
         let state = job.record().state;
-        if state == JobState::Running {
-            begin(inner, job, &work, &mut turns, window).await?;
+        let mut begin_at = None;
+        // What has begun already waits for room, too.
+        if state == JobState::Running && !inner.room.is_short() {
+            begin_at = begin(inner, job, &work, &mut turns, window).await?;
         }
         let is_over = state.is_over();
         let is_idle = turns.tasks.is_empty() || is_over;
@@ -169,14 +178,22 @@ async fn work(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
         let is_silent = turns.saved_at.elapsed() >= SIGN_OF_LIFE && !turns.tasks.is_empty();
         if is_silent || (!turns.unsaved.is_empty() && is_due) {
             save(inner, job, &mut turns).await?;
+            // There may have been too many that were not.
+            begin_at = begin_at.or(Some(now)).filter(|_| state == JobState::Running);
         }
         if is_over {
             return Ok(());
+        }
+        if is_idle && begin_at.is_none() {
+            release(inner, job, &mut turns).await?;
         }
         let record = job.record();
         if is_idle && record.next == record.total && state == JobState::Running {
             return inner.end(job, JobState::Done).await;
         }
+        let save_at = (!turns.unsaved.is_empty()).then(|| turns.saved_at + SAVE_INTERVAL);
+        let sign_at = (!turns.tasks.is_empty()).then(|| turns.saved_at + SIGN_OF_LIFE);
+        due = [begin_at, save_at, sign_at].into_iter().flatten().min();
     }
 }
 
@@ -193,14 +210,14 @@ async fn finished(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<BTreeSet<u32>, R
     }
 }
 
-/// Vehicles have their turn, as many as may.
+/// Vehicles have their turn, as many as may. When the next may; none where that depends on what is under way, or where there is none.
 async fn begin(
     inner: &Arc<Inner>,
     job: &Arc<Job>,
     work: &Arc<Work>,
     turns: &mut Turns,
     window: usize,
-) -> Result<(), RunError> {
+) -> Result<Option<Instant>, RunError> {
     let (record, now) = (job.record(), Instant::now());
     let rate = f64::from(record.spec.rate_per_second);
     let earned = (now - turns.allowed_at).as_secs_f64() * rate;
@@ -209,20 +226,36 @@ async fn begin(
     turns.allowed_at = now;
     while turns.allowance >= 1.0 && turns.tasks.len() < window && turns.unsaved.len() < UNSAVED_MAX {
         if turns.waiting.is_empty() && !refill(inner, job, turns).await? {
-            return Ok(());
+            return Ok(None);
         }
         let Some((place, vin)) = turns.waiting.pop_front() else { continue };
         if place < turns.next || turns.finished.contains(&place) {
             continue;
         }
         if place >= turns.reserved {
-            let until = place.saturating_add(RESERVED).min(record.total);
+            let some = record.spec.rate_per_second.min(RESERVED_MAX);
+            let until = place.saturating_add(some).min(record.total);
             inner.change(job, move |record, _| record.reserved = until).await?;
             turns.reserved = until;
         }
         turns.allowance -= 1.0;
         let (work, may_be_done) = (work.clone(), place < turns.uncertain);
         turns.tasks.spawn(async move { (place, work.at(vin, may_be_done).await) });
+    }
+    if turns.allowance >= 1.0 {
+        // What ends, or is saved, makes room.
+        return Ok(None);
+    }
+    let next = Duration::from_secs_f64((1.0 - turns.allowance) / rate);
+    Ok(Some(now + next.max(TICK)))
+}
+
+/// Nothing is under way, and nothing begins for a while: those who were said to have their turn, and did not, are not uncertain.
+async fn release(inner: &Arc<Inner>, job: &Arc<Job>, turns: &mut Turns) -> Result<(), RunError> {
+    let next = turns.waiting.front().map_or(turns.read, |(place, _)| *place).max(turns.uncertain);
+    if next < turns.reserved {
+        inner.change(job, move |record, _| record.reserved = next).await?;
+        turns.reserved = next;
     }
     Ok(())
 }

@@ -11,18 +11,17 @@ use causeway_core::history::HistoryRange;
 use causeway_core::{
     Answer, Ask, CommandAsk, CommandProgress, CommandTold, Millis, Principal, ShadowAsk, ShadowWhat, Vin,
 };
+use causeway_fleet::command::Outcome as Ended;
 use causeway_fleet::shadow::Format;
 use serde_json::{Value, json};
 
 use super::record::{CommandSpec, JobId};
-use crate::registry::now_ms;
+use super::room::Room;
+use crate::registry::{Registry, State, now_ms};
 use crate::server::{AskError, Asks, FoldedShard};
 
-/// Between two attempts, where a shard has too much to do, or no room.
+/// Between two attempts, where too many questions wait for a shard: nobody is told when there are fewer. Whoever asks again sooner makes them more.
 const AGAIN: Duration = Duration::from_millis(500);
-/// From the request of a command to when it is asked how far it is, and from then to then, at most.
-const POLL_FIRST: Duration = Duration::from_millis(50);
-const POLL_LAST: Duration = Duration::from_secs(5);
 /// Longer replies are not kept with the results.
 const PAYLOAD_BYTES_MAX: usize = 4096;
 /// Entries of a vehicle's history that are read at a time.
@@ -34,6 +33,8 @@ pub(super) struct Work {
     pub(super) asks: Asks,
     /// The folded states of the shards, by their numbers.
     pub(super) folded: Arc<[FoldedShard]>,
+    pub(super) room: Arc<Room>,
+    pub(super) registry: Arc<Registry>,
     pub(super) id: JobId,
     pub(super) made_ms: u64,
     pub(super) task: Task,
@@ -86,6 +87,9 @@ impl Work {
             Some(Value::String(text)) => (Bytes::from(text.clone()), None),
             Some(value) => (Bytes::from(value.to_string()), Some("application/json".into())),
         };
+        // Nobody waits for a vehicle that may not come back. It may have been asked before that.
+        let barred = self.registry.standing(&vin).map(|standing| standing.state);
+        let barred = barred.filter(|state| matches!(state, State::Retired | State::Suspended));
         let ask = CommandAsk {
             vin,
             name: command.name.as_str().into(),
@@ -93,31 +97,37 @@ impl Work {
             payload,
             content_type,
             expires_seconds: command.deadline,
-            is_now_or_never: command.now_or_never,
+            is_now_or_never: command.now_or_never || barred.is_some(),
             key: Some(self.id.to_string().into()),
         };
-        let mut told = self.ask_command(&vin, &|| Ask::Command(Box::new(ask.clone()))).await?;
-        let mut pause = POLL_FIRST;
+        let home = self.asks.home(&vin);
+        let mut told = self.ask_command(home, &Ask::Command(Box::new(ask))).await?;
         loop {
             let Some(command) = told else {
                 return Some(outcome(&vin, "unknown", json!({ "detail": "the outcome is forgotten" })));
             };
-            if let CommandProgress::Ended { outcome: ended, payload, .. } = &command.progress {
-                let more = json!({ "command": command.id.to_string(), "payload": shown(payload) });
-                return Some(outcome(&vin, ended.word(), more));
+            let (id, text) = (command.id, command.id.to_string());
+            match (&command.progress, barred) {
+                (CommandProgress::Ended { outcome: Ended::Offline, .. }, Some(state)) => {
+                    let why = json!({ "command": text, "detail": format!("the vehicle is {state}") });
+                    return Some(outcome(&vin, Ended::Retired.word(), why));
+                }
+                (CommandProgress::Ended { outcome: ended, payload, .. }, _) => {
+                    return Some(outcome(&vin, ended.word(), json!({ "command": text, "payload": shown(payload) })));
+                }
+                (CommandProgress::Waiting | CommandProgress::Sent, _) => {}
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(POLL_LAST);
-            let id = command.id;
-            told = self.ask_command(&vin, &|| Ask::CommandState { id, when_over: false }).await?;
+            // Answered when it is over: by its deadline at the latest.
+            told = self.ask_command(home, &Ask::CommandState { id, when_over: true }).await?;
         }
     }
 
     /// None where the broker stops.
-    async fn ask_command(&self, vin: &Vin, ask: &(dyn Fn() -> Ask + Sync)) -> Option<Option<Box<CommandTold>>> {
+    async fn ask_command(&self, home: u32, ask: &Ask) -> Option<Option<Box<CommandTold>>> {
         loop {
-            match self.asks.of(vin, ask()).await.map(|answer| *answer) {
+            match self.asks.at(home, ask.clone()).await.map(|answer| *answer) {
                 Ok(Answer::Command(told)) => return Some(told),
+                Ok(Answer::NoRoom) => self.room.of(home).await,
                 Ok(_) | Err(AskError::Ended) => return None,
                 Err(AskError::Busy) => tokio::time::sleep(AGAIN).await,
             }
@@ -134,15 +144,14 @@ impl Work {
             match self.asks.of(&vin, Ask::Shadow(ask)).await.map(|answer| *answer) {
                 Ok(Answer::Shadow(Ok(told))) => return Some(outcome(&vin, "done", json!({ "version": told.version }))),
                 // The disk is full, or nearly: nobody has refused anything yet.
-                Ok(Answer::Shadow(Err(rejection))) if rejection.code == 507 => {}
+                Ok(Answer::Shadow(Err(rejection))) if rejection.code == 507 => self.room.of(self.asks.home(&vin)).await,
                 Ok(Answer::Shadow(Err(rejection))) => {
                     let why = json!({ "code": rejection.code, "detail": rejection.message });
                     return Some(outcome(&vin, "rejected", why));
                 }
                 Ok(_) | Err(AskError::Ended) => return None,
-                Err(AskError::Busy) => {}
+                Err(AskError::Busy) => tokio::time::sleep(AGAIN).await,
             }
-            tokio::time::sleep(AGAIN).await;
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use causeway_storage::LogStats;
 use prometheus::{Histogram, HistogramOpts};
+use tokio::sync::Notify;
 
 use super::Counter;
 
@@ -73,6 +74,8 @@ pub struct LogReport {
     pub state_bytes: Gauge,
     /// Bytes of the disk that are free.
     pub free_bytes: Gauge,
+    /// Told when there is room again.
+    room: Notify,
     full: AtomicBool,
     histograms: OnceLock<[Histogram; 3]>,
 }
@@ -106,6 +109,23 @@ impl LogReport {
     pub(crate) fn holds(&self, stats: &LogStats) {
         self.bytes.set(stats.bytes_on_disk);
         self.segments.set(stats.segments.len() as u64);
+    }
+
+    /// Notes whether new messages of QoS 1 and 2 are refused.
+    pub(crate) fn set_refusing(&self, refusing: bool) {
+        self.refusing.set(refusing.into());
+        if !refusing {
+            self.room.notify_waiters();
+        }
+    }
+
+    /// Waits until they are not refused: at once, or when the shard finds that the disk has room again.
+    pub(crate) async fn until_room(&self) {
+        // Who listens before looking misses nothing.
+        let room = self.room.notified();
+        if self.refusing.get() != 0 {
+            room.await;
+        }
     }
 
     pub(crate) fn set_full(&self, full: bool) {

@@ -434,6 +434,7 @@ async fn open_jobs(
         search: search.clone(),
         registry: registry.clone(),
         folded: observed.shards().iter().map(|shard| shard.folded.clone()).collect(),
+        logs: observed.shards().iter().map(|shard| shard.log.clone()).collect(),
         outcomes_kept_seconds: config.commands.outcomes_kept_seconds,
         commands_pending_max: config.commands.pending_per_requester_max,
     };

@@ -4,19 +4,24 @@
 
 use std::collections::{HashMap, HashSet};
 
-use causeway_core::{Answer, AskId, Millis, Shard, TwinEvent};
+use causeway_core::{Answer, Ask, AskId, Millis, Shard, TwinEvent};
 use tokio::sync::oneshot;
 
 use crate::server::{AskError, Asked, Twins};
 
-/// Questions without an answer yet. Some wait for a vehicle.
+/// Questions that a shard answers in its own time.
 const PENDING_MAX: usize = 4096;
+/// Questions that wait for a vehicle, perhaps for long. They are counted apart, so that nobody else finds no place because of them. It is as many
+/// as commands are pending on a shard where nobody says otherwise.
+const WAITING_MAX: usize = 100_000;
 
 type Waiting = oneshot::Sender<Result<Box<Answer>, AskError>>;
 
 /// See the module.
 pub(super) struct Asking {
     pending: HashMap<AskId, Waiting>,
+    /// Those that wait for a vehicle.
+    waiting: HashMap<AskId, Waiting>,
     last: u64,
     twins: Twins,
     tells_twins: bool,
@@ -24,7 +29,7 @@ pub(super) struct Asking {
 
 impl Asking {
     pub(super) fn new(twins: Twins) -> Asking {
-        Asking { pending: HashMap::new(), last: 0, twins, tells_twins: false }
+        Asking { pending: HashMap::new(), waiting: HashMap::new(), last: 0, twins, tells_twins: false }
     }
 
     /// Asks the shard, which answers in its own time.
@@ -33,16 +38,18 @@ impl Asking {
             // Whoever went away before it was begun wants nothing to be done.
             Asked::Question(_, waiting) if waiting.is_closed() => {}
             Asked::Question(ask, waiting) => {
-                if self.pending.len() >= PENDING_MAX {
+                let waits = matches!(ask, Ask::CommandState { when_over: true, .. });
+                if !self.has_room(waits) {
                     self.forget_gone(shard);
                 }
-                if self.pending.len() >= PENDING_MAX {
+                if !self.has_room(waits) {
                     let _ = waiting.send(Err(AskError::Busy));
                     return;
                 }
                 self.last += 1;
                 let id = AskId(self.last);
-                self.pending.insert(id, waiting);
+                let places = if waits { &mut self.waiting } else { &mut self.pending };
+                places.insert(id, waiting);
                 shard.ask(now, id, &ask);
             }
             Asked::Watched(told) => {
@@ -53,8 +60,12 @@ impl Asking {
         }
     }
 
+    fn has_room(&self, waits: bool) -> bool {
+        if waits { self.waiting.len() < WAITING_MAX } else { self.pending.len() < PENDING_MAX }
+    }
+
     pub(super) fn answer(&mut self, ask: AskId, answer: Box<Answer>) {
-        if let Some(waiting) = self.pending.remove(&ask) {
+        if let Some(waiting) = self.pending.remove(&ask).or_else(|| self.waiting.remove(&ask)) {
             // It may have gone away at this moment.
             let _ = waiting.send(Ok(answer));
         }
@@ -74,8 +85,9 @@ impl Asking {
     }
 
     fn forget_gone(&mut self, shard: &mut Shard) {
-        let gone: HashSet<AskId> =
-            self.pending.extract_if(|_, waiting| waiting.is_closed()).map(|(ask, _)| ask).collect();
+        let is_gone = |_: &AskId, waiting: &mut Waiting| waiting.is_closed();
+        let gone = self.pending.extract_if(is_gone).chain(self.waiting.extract_if(is_gone));
+        let gone: HashSet<AskId> = gone.map(|(ask, _)| ask).collect();
         if !gone.is_empty() {
             shard.forget_asks(&gone);
         }
@@ -84,7 +96,7 @@ impl Asking {
 
 #[cfg(test)]
 mod tests {
-    use causeway_core::{Ask, Effect, Vin};
+    use causeway_core::{Effect, Vin};
 
     use super::*;
 
@@ -124,7 +136,12 @@ mod tests {
         assert_eq!(asking.pending.len(), PENDING_MAX);
         let last = question(&mut asking, &mut shard);
         assert_eq!(question(&mut asking, &mut shard).try_recv().unwrap(), Err(AskError::Busy));
+        // Who waits for a vehicle has another place.
+        let (told, mut tell) = oneshot::channel();
+        let when_over = Ask::CommandState { id: "c000000000001".parse().unwrap(), when_over: true };
+        asking.begin(&mut shard, Millis(0), Asked::Question(when_over, told));
         answer(&mut asking, &mut shard);
+        assert_eq!(tell.try_recv().unwrap(), Ok(Box::new(Answer::Command(None))));
         assert!(kept.into_iter().chain([last]).all(|mut asked| asked.try_recv().is_ok()));
     }
 

@@ -137,7 +137,7 @@ impl Upkeep {
             return;
         }
         self.is_low = is_low;
-        self.report.refusing.set(is_low.into());
+        self.report.set_refusing(is_low);
         shard.storage_low(is_low);
         self.checkpoint.set_low(now, is_low);
         let (free_bytes, floor) = (self.report.free_bytes.get(), self.free_space_floor_bytes);

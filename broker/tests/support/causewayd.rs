@@ -126,6 +126,12 @@ impl Causewayd {
         self.ask("", "GET", target, Value::Null, 200).json()
     }
 
+    /// All metrics, as text.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        String::from_utf8(self.ask("", "GET", "/metrics", Value::Null, 200).body).unwrap()
+    }
+
     /// A stream of events, once it has begun.
     pub fn follow(&self, target: &str) -> Events {
         let mut stream = dial(self.admin);
@@ -179,18 +185,25 @@ pub fn said(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// A password file in which both vehicles are users.
+/// A password file in which both vehicles are users, unless there is one.
 pub fn users(folder: &Path) -> String {
     let path = folder.join("users").display().to_string();
-    for vin in [A, B].into_iter().filter(|_| !Path::new(&path).exists()).collect::<Vec<_>>() {
-        let user = format!("vehicle:{vin}");
+    if !Path::new(&path).exists() {
+        add_users(folder, &[A, B].map(|vin| format!("vehicle:{vin}")));
+    }
+    path
+}
+
+/// Users whose password is `secret`.
+pub fn add_users(folder: &Path, users: &[String]) {
+    let path = folder.join("users").display().to_string();
+    for user in users {
         let mut command = program();
-        command.args(["passwd", &path, "add", &user, "--password-stdin", "--no-scram"]);
+        command.args(["passwd", &path, "add", user, "--password-stdin", "--no-scram"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(b"secret").unwrap();
         assert!(child.wait().unwrap().success());
     }
-    path
 }
 
 pub fn vehicle(broker: &Causewayd, vin: &str) -> Client<TcpStream> {

@@ -87,6 +87,9 @@ async fn ask(visit: &Visit, home: u32, ask: Ask) -> Result<Known, Problem> {
 fn known(answer: Answer) -> Result<Known, Problem> {
     match answer {
         Answer::Command(known) => Ok(known),
+        Answer::NoRoom => {
+            Err(Problem::new(507, "the disk is nearly full: nothing was requested, it may be asked for again"))
+        }
         _ => Err(super::confused()),
     }
 }

@@ -11,7 +11,7 @@ use super::State;
 use super::request::Request;
 use crate::shard::Shard;
 use crate::shard::deliver::Origin;
-use crate::{Answer, AskId, CommandAsk, CommandProgress, CommandTold, Lsn, Millis};
+use crate::{Answer, AskId, Bound, CommandAsk, CommandProgress, CommandTold, Lsn, Millis};
 
 impl Shard {
     /// Requests a command whose outcome is sent nowhere: whoever wants to know asks.
@@ -33,6 +33,11 @@ impl Shard {
             can_be_refused: false,
             is_asked_for: true,
         };
+        // Whoever asks can ask again: a refusal that is kept, and told to all retries, would last longer than its reason.
+        if self.storage_low && !self.is_known(&request) {
+            self.counters.reached(Bound::FreeSpace);
+            return self.answer_ask(now, ask, Lsn(0), Answer::NoRoom);
+        }
         // Nobody but a client with a message can be refused.
         let Ok((id, routed)) = self.request_command(now, &request) else { return };
         let told = self.command_told(id).map(Box::new);

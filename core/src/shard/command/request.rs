@@ -274,6 +274,11 @@ impl Shard {
         self.limits.stamps_origin.then(|| Provenance { by: by.clone(), at: now, sequence: 0 })
     }
 
+    /// Whether there is a command with the key of a request.
+    pub(super) fn is_known(&self, request: &Request<'_>) -> bool {
+        request.wishes.key.is_some_and(|key| self.commands.with_key(request.by, &request.vin, key).is_some())
+    }
+
     /// Whether a request with the key of a command is that command again.
     fn is_same(&self, id: CommandId, request: &Request<'_>) -> bool {
         self.commands.get(id).is_some_and(|command| command.fingerprint == fingerprint(request.name, request.payload))
