@@ -166,6 +166,18 @@ fn each_vehicle_has_one_outcome_whatever_it_does_and_whatever_happens_to_the_bro
     for (vin, (number, _)) in [QUICK, TWICE, SILENT, REVOKED].iter().zip(&commands) {
         assert_eq!(&by_vehicle[*vin]["command"], number, "it was asked once");
     }
+    let metrics = broker.metrics();
+    for line in [
+        "causeway_jobs{state=\"done\"} 1",
+        "causeway_jobs{state=\"running\"} 0",
+        "causeway_jobs_held_up 0",
+        "causeway_job_vehicles_left 0",
+        // Since the last start.
+        "causeway_job_results_total{outcome=\"timed-out\"} 2",
+        "causeway_job_results_total{outcome=\"done\"} 0",
+    ] {
+        assert!(metrics.lines().any(|said| said == line), "no line {line}\n{metrics}");
+    }
     let numbers: std::collections::BTreeSet<_> = by_vehicle.values().filter_map(|it| it["command"].as_str()).collect();
     assert_eq!(numbers.len(), 7, "no number is given twice");
 }
@@ -199,6 +211,10 @@ fn while_the_disk_is_nearly_full_a_job_waits_and_says_why() {
     }
     let shown = said(&broker.cli(&["job", "show", made["id"].as_str().unwrap()]));
     assert!(shown.contains("held up"), "{shown}");
+    assert!(
+        broker.metrics().contains("\ncauseway_jobs_held_up 2\n")
+            && broker.metrics().contains("\ncauseway_job_vehicles_left 40\n")
+    );
     let path = format!("/v1/vehicles/{}/commands/wink", vins[0]);
     let key = format!("{JSON}Idempotency-Key: 7f1a\r\n");
     let refused = broker.ask(&key, "POST", &path, json!({}), 507);

@@ -12,6 +12,7 @@ use prometheus::{CounterVec, GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registr
 use super::{Source, process};
 use crate::audit::AuditCounts;
 use crate::config::Config;
+use crate::jobs::JobCounts;
 use crate::server::{EdgeCounters, LogReport, ObservedShard};
 
 /// Metrics of one number: name, help, and where the number is.
@@ -284,6 +285,9 @@ pub(super) fn text(config: &Config, source: &dyn Source) -> prometheus::Result<S
         page.counters(AUDIT_COUNTERS, &source.audit())?;
     }
     page.listeners(config, source)?;
+    if let Some(jobs) = source.jobs() {
+        page.jobs(&jobs.counts())?;
+    }
     page.process()?;
     TextEncoder::new().encode_to_string(&page.0.gather())
 }
@@ -340,6 +344,30 @@ impl Page {
             self.counter("causeway_commands_ended_total", "Commands that are over, by outcome.", &["outcome"])?;
         for (outcome, number) in Outcome::ALL.iter().zip(counters.commands_ended) {
             family.with_label_values(&[outcome.word()]).inc_by(number);
+        }
+        Ok(())
+    }
+
+    fn jobs(&self, counts: &JobCounts) -> prometheus::Result<()> {
+        let states = self.gauge("causeway_jobs", "Jobs that are known, by state.", &["state"])?;
+        for (state, number) in &counts.by_state {
+            states.with_label_values(&[state]).set(signed(*number));
+        }
+        let held_up = "Jobs that do not get on, though nobody has paused them: GET /v1/jobs says why.";
+        self.gauge("causeway_jobs_held_up", held_up, &[])?.with_label_values::<&str>(&[]).set(signed(counts.held_up));
+        let left = self.gauge(
+            "causeway_job_vehicles_left",
+            "Vehicles that have no result yet, of jobs that are not over.",
+            &[],
+        )?;
+        left.with_label_values::<&str>(&[]).set(signed(counts.vehicles_left));
+        let results = self.counter(
+            "causeway_job_results_total",
+            "Results of jobs, one for each vehicle, by outcome.",
+            &["outcome"],
+        )?;
+        for (outcome, number) in &counts.results {
+            results.with_label_values(&[outcome]).inc_by(*number);
         }
         Ok(())
     }

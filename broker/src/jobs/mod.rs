@@ -3,6 +3,7 @@
 //! Owns which jobs there are, and that each goes on where it was after a restart. It knows nothing of shadows and commands but how to ask
 //! for them. What is kept of a job is in a file of its own, so that jobs of any size need little memory.
 
+mod counts;
 mod record;
 mod room;
 mod runner;
@@ -20,6 +21,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+pub use counts::JobCounts;
 pub use record::{CommandSpec, JobId, JobSpec, JobState, Record, Target, VINS_MAX};
 use room::Room;
 pub use store::{JOBS_FILE, StoreError};
@@ -78,6 +80,8 @@ struct Inner {
     outcomes_kept_ms: u64,
     commands_max: usize,
     jobs: Mutex<BTreeMap<JobId, Arc<Job>>>,
+    /// Results that were written, by outcome.
+    results: Mutex<BTreeMap<&'static str, u64>>,
     /// One change of the store after the other, so that the newest record is the one that is kept.
     turn: Arc<Mutex<()>>,
     /// None once the broker stops.
@@ -164,14 +168,18 @@ impl Job {
 
     fn shown(&self, room: &Room) -> Value {
         let record = self.record();
-        let is_running = record.state == JobState::Running;
-        let rate = taken(&self.rate).filter(|_| is_running);
+        let rate = taken(&self.rate).filter(|_| record.state == JobState::Running);
         let mut shown = record.shown(rate);
-        let short = room.is_short().then(|| NO_ROOM.to_owned());
-        if let Some(why) = taken(&self.trouble).clone().or(short).filter(|_| is_running) {
+        if let Some(why) = self.held_up(&record, room) {
             shown["held_up"] = why.into();
         }
         shown
+    }
+
+    /// Why it does not get on, though nobody has paused it.
+    fn held_up(&self, record: &Record, room: &Room) -> Option<String> {
+        let short = room.is_short().then(|| NO_ROOM.to_owned());
+        taken(&self.trouble).clone().or(short).filter(|_| record.state == JobState::Running)
     }
 }
 
@@ -199,6 +207,7 @@ impl Jobs {
             outcomes_kept_ms,
             commands_max,
             jobs,
+            results: Mutex::default(),
             turn,
             running,
             runtime,
@@ -322,6 +331,16 @@ impl Jobs {
         range.rev().take(limit).map(|(_, job)| job.shown(&self.0.room)).collect()
     }
 
+    /// How many there are, and what became of their vehicles.
+    pub fn counts(&self) -> JobCounts {
+        let mut counts = JobCounts::new(taken(&self.0.results).clone());
+        for job in taken(&self.0.jobs).values() {
+            let record = job.record();
+            counts.add(&record, job.held_up(&record, &self.0.room).is_some());
+        }
+        counts
+    }
+
     /// A job as it is.
     ///
     /// # Errors
@@ -416,6 +435,12 @@ impl Inner {
             Ok::<(), StoreError>(())
         });
         Ok(changed.await.map_err(|_| RunError::Stopping)??)
+    }
+
+    /// Counts results that are written.
+    fn count(&self, kinds: Vec<&'static str>) {
+        let mut results = taken(&self.results);
+        kinds.into_iter().for_each(|kind| *results.entry(kind).or_default() += 1);
     }
 
     fn work(&self, record: &Record) -> Work {

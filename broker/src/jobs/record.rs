@@ -221,20 +221,30 @@ impl Record {
         self.outcomes.values().sum()
     }
 
+    /// All that [`Record::state_word`] may say.
+    pub(super) const STATES: [&str; 5] = ["resolving", "running", "paused", "done", "cancelled"];
+
+    /// Its state, in a word.
+    pub(super) fn state_word(&self) -> &'static str {
+        match self.state {
+            JobState::Running if !self.resolved => "resolving",
+            JobState::Running => "running",
+            JobState::Paused => "paused",
+            JobState::Done => "done",
+            JobState::Cancelled => "cancelled",
+        }
+    }
+
     /// As it is shown.
     pub(super) fn shown(&self, rate: Option<f64>) -> Value {
         let (done, good) = (self.done(), ["done", "replied"]);
         let failed: BTreeMap<_, _> = self.outcomes.iter().filter(|(kind, _)| !good.contains(&kind.as_str())).collect();
-        let state = match self.state {
-            JobState::Running if !self.resolved => "resolving".into(),
-            state => json!(state),
-        };
         let mut spec = json!(self.spec);
         if let Target::Vins(_) = self.spec.target {
             spec["target"] = json!({ "vins": self.total });
         }
         let mut shown = json!({
-            "id": self.id.to_string(), "state": state, "made_ms": self.made_ms, "by": self.by,
+            "id": self.id.to_string(), "state": self.state_word(), "made_ms": self.made_ms, "by": self.by,
             "total": self.total, "done": done, "succeeded": done - failed.values().copied().sum::<u32>(), "failed": failed,
         });
         if let Some(rate) = rate.filter(|rate| *rate > 0.0) {

@@ -276,6 +276,7 @@ async fn save(inner: &Arc<Inner>, job: &Arc<Job>, turns: &mut Turns) -> Result<(
         turns.next += 1;
     }
     let (next, count) = (turns.next, unsaved.len());
+    let kinds = unsaved.iter().map(|(_, outcome)| outcome.kind).collect();
     inner
         .change(job, move |record, kept| {
             record.next = next;
@@ -285,6 +286,7 @@ async fn save(inner: &Arc<Inner>, job: &Arc<Job>, turns: &mut Turns) -> Result<(
             }
         })
         .await?;
+    inner.count(kinds);
     let seconds = turns.saved_at.elapsed().as_secs_f64().max(0.001);
     turns.saved_at = Instant::now();
     job.note_rate(count as f64 / seconds, (seconds / RATE_SECONDS).min(1.0));
