@@ -44,7 +44,8 @@ fn a_shadow_is_one_over_http_and_mqtt_and_stays() {
     assert_eq!((&delta["state"], &delta["sequence"]), (&json!({ "climate": { "target": 21 } }), &json!(1)));
     for events in [&mut events, &mut fleet] {
         let (id, event) = events.next();
-        assert_eq!((id.as_str(), &event["vin"], &event["name"]), ("1", &json!(A), &Value::Null));
+        assert_eq!((&event["version"], &event["vin"], &event["name"]), (&json!(1), &json!(A), &Value::Null));
+        assert!(!id.is_empty());
         assert_eq!((&event["by"], &event["to"]), (&json!("operator:localhost"), &wanted["state"]));
     }
 
@@ -441,6 +442,70 @@ fn a_stream_lasts_has_its_place_and_ends_with_the_broker() {
     let mut rest = String::new();
     streams[1].0.read_to_string(&mut rest).unwrap();
     assert_eq!(rest.trim(), "");
+}
+
+#[test]
+fn a_reader_that_comes_back_hears_what_it_missed_or_that_it_has_to_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let (path, events) = (format!("/v1/vehicles/{A}/shadow"), format!("/v1/vehicles/{A}/shadow/events"));
+    let change = |broker: &Causewayd, name: &str, value: u64| {
+        let wanted = json!({ "state": { "desired": { "a": value } } });
+        broker.ask(JSON, "PATCH", &format!("{path}{name}"), wanted, 200);
+    };
+    change(&broker, "", 1);
+    change(&broker, "/hvac", 1);
+    let mut stream = broker.follow(&events);
+    let id = stream.line();
+    change(&broker, "", 2);
+    let (last, event) = stream.next();
+    assert_eq!(event["version"], 2);
+    let day = last.split('-').next().unwrap();
+    assert_eq!((id, &last), (format!("id: {day}-1,hvac={day}-1"), &format!("{day}-2,hvac={day}-1")));
+    drop(stream);
+    change(&broker, "", 3);
+    change(&broker, "/hvac", 2);
+    broker.ask("", "DELETE", &format!("{path}/hvac"), Value::Null, 200);
+    change(&broker, "/doors", 1);
+    // Without a word: SIGKILL.
+    drop(broker);
+
+    let broker = Causewayd::start(folder.path());
+    let mut stream = broker.follow_from(&events, &format!("Last-Event-ID: {last}\r\n"));
+    let told: Vec<_> = (0..4).map(|_| stream.next_of_any_kind()).collect();
+    let versions: Vec<_> =
+        told.iter().map(|(kind, _, it)| (kind.as_str(), it["name"].as_str(), it["version"].as_u64())).collect();
+    let expected = [(None, 3), (Some("doors"), 1), (Some("hvac"), 2), (Some("hvac"), 3)];
+    assert_eq!(versions, expected.map(|(name, version)| ("shadow", name, Some(version))));
+    assert_eq!(told[0].2["to"], json!({ "desired": { "a": 3 } }));
+    change(&broker, "", 4);
+    let (last, event) = stream.next();
+    assert_eq!((event["version"].as_u64(), last), (Some(4), format!("{day}-4,doors={day}-1,hvac={day}-3")));
+    // Of one shadow, and from the middle of what was missed.
+    let mut one = broker.follow_from(&format!("{events}?name=hvac"), &format!("Last-Event-ID: hvac={day}-2\r\n"));
+    assert_eq!(one.next_of_any_kind().2["version"], 3);
+    // What nobody can know is said.
+    let mut other = broker.follow_from(&events, "Last-Event-ID: 17\r\n");
+    assert_eq!(other.next_of_any_kind().0, "reset");
+    let mut fleet = broker.follow_from("/v1/shadows/events", "Last-Event-ID: 17\r\n");
+    let (kind, _, data) = fleet.next_of_any_kind();
+    assert_eq!((kind.as_str(), &data["last"]), ("reset", &json!("17")));
+    change(&broker, "", 5);
+    for stream in [&mut stream, &mut other, &mut fleet] {
+        assert_eq!(stream.next().1["version"], 5);
+    }
+    broker.terminate();
+
+    // A broker that keeps no history.
+    let broker = Causewayd::start_with(folder.path(), &[("CAUSEWAY_SHADOW__HISTORY_DAYS", "0")]);
+    let of_one = format!("{events}?name=");
+    let id = broker.follow(&of_one).line();
+    let header = format!("Last-Event-ID: {}\r\n", id.strip_prefix("id: ").unwrap());
+    let mut same = broker.follow_from(&of_one, &header);
+    change(&broker, "", 6);
+    assert_eq!(same.next_of_any_kind().0, "shadow", "nothing had happened");
+    let (kind, id, data) = broker.follow_from(&of_one, &header).next_of_any_kind();
+    assert_eq!((kind.as_str(), &data["version"], id), ("reset", &json!(6), format!("{day}-6")));
 }
 
 #[test]

@@ -329,6 +329,7 @@ fn watch(
                         let missed = text(&event["missed"]);
                         writeln!(std::io::stderr(), "{missed} changes came too fast, and are not shown")?;
                     }
+                    ("reset", _) => writeln!(std::io::stderr(), "changes are not shown: {}", text(&event["reason"]))?,
                     (_, true) => writeln!(out, "{event}")?,
                     (_, false) => {
                         let name = event["name"].as_str().map(|name| format!(" ({name})")).unwrap_or_default();

@@ -134,8 +134,13 @@ impl Causewayd {
 
     /// A stream of events, once it has begun.
     pub fn follow(&self, target: &str) -> Events {
+        self.follow_from(target, "")
+    }
+
+    /// Likewise, of a reader that says where it was.
+    pub fn follow_from(&self, target: &str, headers: &str) -> Events {
         let mut stream = dial(self.admin);
-        write!(stream, "GET {target} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+        write!(stream, "GET {target} HTTP/1.0\r\nHost: localhost\r\n{headers}\r\n").unwrap();
         let mut events = Events(BufReader::new(stream));
         assert!(events.line().contains("200"), "{target}");
         while events.line() != "retry: 3000" {}
@@ -164,12 +169,28 @@ impl Events {
         line.trim_end().to_owned()
     }
 
-    /// The next event: its id and its data.
+    /// The next event that tells of a change: its id and its data.
     pub fn next(&mut self) -> (String, Value) {
-        while self.line() != "event: shadow" {}
-        let id = self.line().strip_prefix("id: ").unwrap().to_owned();
-        let data = self.line();
-        (id, serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap())
+        loop {
+            let (kind, id, data) = self.next_of_any_kind();
+            if kind == "shadow" {
+                return (id, data);
+            }
+        }
+    }
+
+    /// The next event: its kind, its id and its data.
+    pub fn next_of_any_kind(&mut self) -> (String, String, Value) {
+        let (mut kind, mut id) = (String::new(), String::new());
+        loop {
+            let line = self.line();
+            match line.split_once(": ") {
+                Some(("event", named)) => kind = named.to_owned(),
+                Some(("id", said)) => id = said.to_owned(),
+                Some(("data", data)) => return (kind, id, serde_json::from_str(data).unwrap()),
+                _ => {}
+            }
+        }
     }
 }
 

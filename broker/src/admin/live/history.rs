@@ -50,22 +50,26 @@ fn asked(visit: &Visit) -> Result<(HistoryRange, Option<usize>), Problem> {
     let after = query.get("cursor").map(|text| {
         text.parse::<HistoryPlace>().map_err(|_| Problem::new(400, "cursor has to be what a page gave as next"))
     });
-    // Each day is looked for: no more of them than are kept, and not those to come. A day more, for clocks.
-    let kept_ms = (u64::from(visit.told.config.shadow.history_days) + 2) * DAY_MS;
-    let now = now_ms();
+    let (oldest, newest) = kept(visit);
     let range = HistoryRange {
         vin: visit.vin()?,
         name: visit.shadow_name()?.unwrap_or_default().to_owned(),
-        from: Millis(moment("from")?.unwrap_or_default().max(now.saturating_sub(kept_ms))),
-        to: Millis(moment("to")?.unwrap_or(u64::MAX).min(now + DAY_MS)),
+        from: Millis(moment("from")?.unwrap_or_default()).max(oldest),
+        to: Millis(moment("to")?.unwrap_or(u64::MAX)).min(newest),
         after: after.transpose()?,
         limit: PAGE_MAX,
     };
     Ok((range, limit.transpose()?))
 }
 
+/// Between these times there may be any. Each day is looked for: no more of them than are kept, and not those to come. A day more, for clocks.
+pub(super) fn kept(visit: &Visit) -> (Millis, Millis) {
+    let (now, days) = (now_ms(), u64::from(visit.told.config.shadow.history_days) + 2);
+    (Millis(now.saturating_sub(days * DAY_MS)), Millis(now + DAY_MS))
+}
+
 /// The shard says what it has not folded yet, and then the disk the rest.
-async fn read(visit: &Visit, range: &HistoryRange) -> Result<HistoryPage, Problem> {
+pub(super) async fn read(visit: &Visit, range: &HistoryRange) -> Result<HistoryPage, Problem> {
     let asks = visit.asks()?;
     let home = asks.home(&range.vin);
     let Answer::History(pending) = *super::in_time(asks.at(home, Ask::History(range.clone()))).await? else {

@@ -7,6 +7,7 @@ mod body;
 mod command;
 mod events;
 mod fleet;
+mod followed;
 mod history;
 mod jobs;
 mod shadow;
@@ -152,8 +153,13 @@ fn confused() -> Problem {
 
 /// An event as JSON: whose it is, and its entry of the history.
 fn shown_event(event: &TwinEvent) -> Value {
-    let mut shown = json!({ "vin": event.vin.as_str(), "name": event.name });
-    if let (Some(shown), Ok(Value::Object(entry))) = (shown.as_object_mut(), serde_json::from_slice(&event.entry)) {
+    shown_entry(&event.vin, event.name.as_deref(), &event.entry)
+}
+
+/// An entry of a history, and whose it is.
+fn shown_entry(vin: &Vin, name: Option<&str>, entry: &[u8]) -> Value {
+    let mut shown = json!({ "vin": vin.as_str(), "name": name });
+    if let (Some(shown), Ok(Value::Object(entry))) = (shown.as_object_mut(), serde_json::from_slice(entry)) {
         shown.extend(entry);
     }
     shown
