@@ -69,7 +69,7 @@ mod tests {
         ] {
             assert_eq!(named_id(topic, correlation.map(str::as_bytes), |_| true), named, "{topic} {correlation:?}");
         }
-        let is_even = |id: &CommandId| id.number() % 2 == 0;
+        let is_even = |id: &CommandId| id.number().is_multiple_of(2);
         assert_eq!(named_id(last, Some(b"c00000000002e"), is_even), other);
         assert_eq!(named_id(last, Some(b"their own"), is_even), None);
         let is_odd = |id: &CommandId| id.number() % 2 == 1;

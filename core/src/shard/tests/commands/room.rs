@@ -89,7 +89,8 @@ fn outcomes_with_a_key_are_known_longer_than_others() {
         stay_over_restarts(&mut world);
         let car = world.dial_silently(persistent(VIN), vehicle(VIN));
         let backend = world.dial_silently(persistent("backend"), Principal::service("backend"));
-        (world.gotten(car), world.gotten(backend));
+        world.gotten(car);
+        world.gotten(backend);
         // Others were forgotten; this one is still the same command.
         world.say(backend, Said { correlation: Some(b"again"), id: 7, ..keyed });
         assert_eq!(outcomes(&world.gotten(backend)), pairs(&[("again", "replied")]));
