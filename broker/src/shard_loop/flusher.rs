@@ -40,6 +40,8 @@ struct Timers {
     report_at: Option<Millis>,
     /// Set from when a pause is noticed until what came meanwhile has been read.
     catching_up: Option<CatchUp>,
+    /// Whether more was due than one turn does.
+    has_more_due: bool,
 }
 
 impl ShardLoop {
@@ -51,6 +53,7 @@ impl ShardLoop {
             stall_check_at: None,
             report_at: None,
             catching_up: None,
+            has_more_due: false,
         };
         poll_fn(|context| self.poll_turn(context, &mut timers)).await;
     }
@@ -82,13 +85,14 @@ impl ShardLoop {
             after_next_io(context);
         } else {
             // What the clock brings makes records, too: it waits with the clients while the log is behind.
-            if world.holding_since.is_none() && world.shard.next_deadline().is_some_and(|deadline| deadline <= now) {
+            if is_due(world, now) {
                 world.shard.tick(now);
             }
             close_stalled(world, &self.counters.write_stalls, timers, now);
         }
+        timers.has_more_due = is_due(world, now) && timers.catching_up.is_none();
         match self.settle(world, now) {
-            Ok(has_more) if self.keep_up(world, now) || has_more => {
+            Ok(has_more) if self.keep_up(world, now) || has_more || timers.has_more_due => {
                 // Others have their turn, then this one goes on, at its own time.
                 self.now.set(self.clock.now());
                 after_next_io(context);
@@ -246,8 +250,8 @@ impl ShardLoop {
 
     /// Sets the timer to the earliest thing that is due by itself. A timer that is set too early only wakes in vain.
     fn arm(&self, context: &mut Context<'_>, world: &World, timers: &mut Timers) {
-        if timers.catching_up.is_some() {
-            // What is due waits until then; this task goes on without a timer.
+        if timers.catching_up.is_some() || timers.has_more_due {
+            // What is due waits until then, or until others had their turn; this task goes on without a timer.
             timers.armed = None;
             return;
         }
@@ -273,6 +277,11 @@ impl World {
     fn has_news(&self) -> bool {
         self.commit.has_news() || self.upkeep.as_ref().is_some_and(Upkeep::has_news)
     }
+}
+
+/// Whether something is due that may be done.
+fn is_due(world: &World, now: Millis) -> bool {
+    world.holding_since.is_none() && world.shard.next_deadline().is_some_and(|deadline| deadline <= now)
 }
 
 /// These may be read again.

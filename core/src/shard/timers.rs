@@ -11,6 +11,7 @@ use causeway_fleet::command::CommandId;
 use causeway_protocol::ReasonCode;
 
 use super::Shard;
+use super::command::COMMANDS_AT_ONCE;
 use crate::effect::EventLevel;
 use crate::message::Message;
 use crate::session::{DelayedWill, SessionKey};
@@ -101,9 +102,13 @@ impl Shard {
         self.timers.next()
     }
 
-    /// Does what is due.
+    /// Does what is due; of commands a bounded number, so that others have their turn when very many are due together. Where that was not all,
+    /// [`Shard::next_deadline`] is not later than now.
     pub fn tick(&mut self, now: Millis) {
-        while let Some(timer) = self.timers.pop_due(now) {
+        let mut left = COMMANDS_AT_ONCE;
+        while left > 0
+            && let Some(timer) = self.timers.pop_due(now)
+        {
             match timer {
                 Timer::KeepAlive(connection) => self.on_keep_alive(now, connection),
                 Timer::Authority(connection) => self.on_authority_ended(now, connection),
@@ -111,8 +116,11 @@ impl Shard {
                 Timer::WillDelay { session, epoch } => self.on_will_delay(now, session, epoch),
                 Timer::RetainedExpiry(topic) => self.on_retained_expiry(now, &topic),
                 Timer::ShadowExpiry(vin, name) => self.on_shadow_expiry(now, vin, name.as_deref()),
-                Timer::Command(id) => self.on_command_due(now, id),
-                Timer::Outcomes => self.forget_outcomes(now),
+                Timer::Command(id) => {
+                    left -= 1;
+                    self.on_command_due(now, id);
+                }
+                Timer::Outcomes => left = left.saturating_sub(self.forget_outcomes(now)),
                 Timer::Sys => self.on_sys(now),
                 Timer::Progress => self.on_progress(now),
             }

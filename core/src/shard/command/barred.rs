@@ -11,7 +11,6 @@ use foldhash::fast::FixedState;
 
 use crate::Millis;
 use crate::shard::Shard;
-use crate::shard::authority::Revoked;
 
 /// Why a vehicle may not be connected, and until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,19 +42,16 @@ impl Barred {
 impl Shard {
     /// Vehicles are barred, or are not any more. What is pending of those that are is over.
     pub(in crate::shard) fn bar(&mut self, now: Millis, changed: &[(Vin, Option<Bar>)]) {
-        for (vin, bar) in changed {
-            if home_shard(vin.as_str(), u32::from(self.shards)) != u32::from(self.number) {
-                continue;
-            }
+        let (number, shards) = (u32::from(self.number), u32::from(self.shards));
+        let lives_here = |vin: &Vin| home_shard(vin.as_str(), shards) == number;
+        for (vin, bar) in changed.iter().filter(|(vin, _)| lives_here(vin)) {
             match bar {
-                Some(bar) => {
-                    self.barred.bars.insert(*vin, bar.clone());
-                    if let Some(why) = self.barred.why(now, vin).map(str::to_owned) {
-                        self.retire_commands(now, &Revoked::Vehicle(*vin), &why);
-                    }
-                }
+                Some(bar) => drop(self.barred.bars.insert(*vin, bar.clone())),
                 None => drop(self.barred.bars.remove(vin)),
             }
         }
+        let barred: Vec<Vin> =
+            changed.iter().map(|(vin, _)| *vin).filter(|vin| self.barred.why(now, vin).is_some()).collect();
+        self.retire_barred(now, barred.into_iter());
     }
 }

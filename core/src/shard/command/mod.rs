@@ -33,6 +33,9 @@ pub(super) use send::{is_too_late, topic_for};
 use table::Load;
 pub(crate) use table::{Address, Command, Commands, Ended, State};
 
+/// So many commands end, or are forgotten, in one turn.
+pub(super) const COMMANDS_AT_ONCE: usize = 1000;
+
 impl Shard {
     /// Puts a command into the table, and sets when it is over at the latest.
     fn keep_command(&mut self, id: CommandId, command: Command) {

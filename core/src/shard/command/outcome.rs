@@ -5,11 +5,11 @@
 use std::sync::Arc;
 
 use causeway_fleet::command::{self, CommandId, Outcome, fingerprint};
-use causeway_fleet::{Identity, Principal, Vin};
+use causeway_fleet::{Principal, Vin};
 use causeway_protocol::{ForwardedProperties, QoS};
 
 use super::request::{Refusal, Request};
-use super::{Address, Command, Ended, State, rebuilt};
+use super::{Address, COMMANDS_AT_ONCE, Command, Ended, State, rebuilt};
 use crate::message::{Message, Publication, Step};
 use crate::provenance::Provenance;
 use crate::record::{RefusedRecord, TermsRecord};
@@ -136,6 +136,15 @@ impl Shard {
     /// The deadline of a command is over.
     pub(in crate::shard) fn on_command_due(&mut self, now: Millis, id: CommandId) {
         let Some(command) = self.commands.get(id).filter(|command| command.is_pending()) else { return };
+        if let Some(why) = self.barred.why(now, &command.vin).map(str::to_owned) {
+            self.end_without_reply(now, id, Outcome::Retired, &why);
+            return;
+        }
+        if command.deadline > now {
+            // Its vehicle was barred, and is not any more.
+            self.timers.set(command.deadline, Timer::Command(id));
+            return;
+        }
         let detail = match command.state {
             State::Waiting(_) => "until its deadline the vehicle was not connected, or had no subscription to it",
             State::Sent | State::Ended(_) => "the vehicle did not answer until its deadline",
@@ -143,47 +152,64 @@ impl Shard {
         self.end_without_reply(now, id, Outcome::TimedOut, detail);
     }
 
-    /// Vehicles may not come back: nobody waits for them.
+    /// A vehicle may not come back: nobody waits for it.
     pub(in crate::shard) fn retire_commands(&mut self, now: Millis, revoked: &Revoked, why: &str) {
-        let vins: Vec<Vin> = match revoked {
-            Revoked::Vehicle(vin) => vec![*vin],
-            Revoked::Principal(Principal::Vehicle(vin)) => vec![*vin],
-            Revoked::Principal(_) | Revoked::Credentials(_) => return,
-            Revoked::Whoever(concerns) => {
-                let is_meant = |vin: &Vin| concerns(&Identity::from(Principal::Vehicle(*vin)));
-                self.commands.vehicles().filter(is_meant).collect()
-            }
+        let vin = match revoked {
+            Revoked::Vehicle(vin) | Revoked::Principal(Principal::Vehicle(vin)) => *vin,
+            // Of many vehicles, those for whom nobody is to wait are barred: see there.
+            Revoked::Principal(_) | Revoked::Credentials(_) | Revoked::Whoever(_) => return,
         };
+        for id in self.commands.pending_of(&vin).to_vec() {
+            self.end_without_reply(now, id, Outcome::Retired, why);
+        }
+    }
+
+    /// Vehicles are barred: nobody waits for them. Those commands that are too many for this turn are due in the next ones.
+    pub(super) fn retire_barred(&mut self, now: Millis, vins: impl Iterator<Item = Vin>) {
+        let mut left = COMMANDS_AT_ONCE;
         for vin in vins {
             for id in self.commands.pending_of(&vin).to_vec() {
-                self.end_without_reply(now, id, Outcome::Retired, why);
+                if left > 0 {
+                    left -= 1;
+                    self.on_command_due(now, id);
+                } else if let Some(command) = self.commands.get(id) {
+                    self.timers.cancel(command.deadline, Timer::Command(id));
+                    self.timers.set(now, Timer::Command(id));
+                }
             }
         }
     }
 
-    /// Forgets what was over long ago, and what is more than is kept.
-    pub(in crate::shard) fn forget_outcomes(&mut self, now: Millis) {
-        self.forget_what_is_over(now);
+    /// Forgets what was over long ago, and what is more than is kept. Returns how many that were; what is too much for one turn is due at once.
+    pub(in crate::shard) fn forget_outcomes(&mut self, now: Millis) -> usize {
+        let forgotten = self.forget_what_is_over(now);
         let kept_milliseconds = u64::from(self.limits.command_outcomes_kept_seconds) * 1000;
         if self.commands.forget_at.is_some_and(|at| at > now) {
-            return;
+            return forgotten;
         }
         let oldest = self.commands.oldest_ended();
         self.commands.forget_at = oldest.map(|oldest| Millis(oldest.0.saturating_add(kept_milliseconds)));
         self.commands.forget_at.into_iter().for_each(|at| self.timers.set(at, Timer::Outcomes));
+        forgotten
     }
 
     /// Likewise, at any time: a replay forgets at each outcome what was forgotten when it was told.
-    pub(super) fn forget_what_is_over(&mut self, now: Millis) {
+    pub(super) fn forget_what_is_over(&mut self, now: Millis) -> usize {
         let kept_milliseconds = u64::from(self.limits.command_outcomes_kept_seconds) * 1000;
         let until = now.0.checked_sub(kept_milliseconds).map(Millis);
-        while let Some(id) = self.commands.forget_oldest(until) {
+        let mut forgotten = 0;
+        while forgotten < COMMANDS_AT_ONCE
+            && let Some(id) = self.commands.forget_oldest(until)
+        {
+            forgotten += 1;
             self.changed.command(id);
         }
+        // Each outcome takes the room of those that it drives out.
         while let Some(id) = self.commands.forget_spare(self.limits.command_outcomes_bytes_max) {
             self.counters.reached(Bound::CommandOutcomesBytes);
             self.changed.command(id);
         }
+        forgotten
     }
 
     fn answer_waiters(&mut self, now: Millis, id: CommandId, at: Lsn) {

@@ -212,12 +212,6 @@ impl Commands {
         address.bytes().saturating_sub(before)
     }
 
-    /// The vehicles that any are pending of, in an order that does not depend on a table's.
-    pub(super) fn vehicles(&self) -> impl Iterator<Item = Vin> {
-        let vins: BTreeSet<Vin> = self.of_vehicle.keys().copied().collect();
-        vins.into_iter()
-    }
-
     pub(super) fn pending_for(&self, by: &Principal) -> usize {
         self.of_requester.get(by).copied().unwrap_or(0)
     }

@@ -5,6 +5,7 @@ mod bounds;
 mod crash;
 mod crowd;
 mod large;
+mod many;
 mod peers;
 mod random;
 mod replies;

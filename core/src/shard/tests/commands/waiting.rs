@@ -113,6 +113,8 @@ fn commands_of_a_retired_vehicle_are_over() {
                 identity.principal.vin().is_some_and(|vin| vin.as_str() == VIN)
             })),
         };
+        let why = crate::Bar { why: "vehicle x is retired".into(), until: None };
+        world.notice(Notice::Bars(vec![(VIN.parse().unwrap(), Some(why).filter(|_| !ends_sessions))]));
         let notice = Revocation { revoked, reason, why: "vehicle x is retired".into(), ends_sessions };
         world.notice(Notice::Revoke(notice));
         let told = world.gotten(backend);
