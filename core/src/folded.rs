@@ -36,7 +36,7 @@ const META: u8 = 0;
 const SESSION: u8 = 1;
 const GROUP: u8 = 3;
 const RETAINED: u8 = 4;
-const SHADOW: u8 = 5;
+pub(crate) const SHADOW: u8 = 5;
 const COMMAND: u8 = 6;
 
 /// How far a command is.
@@ -191,14 +191,22 @@ pub(crate) fn put_retained(message: &Message, lsn: Lsn) -> Change {
     put(key(RETAINED, &[message.topic.as_bytes()]), value)
 }
 
+fn shadow_key(vin: &Vin, name: Option<&str>) -> Vec<u8> {
+    // No name is empty.
+    key(SHADOW, &[vin.as_str().as_bytes(), name.unwrap_or_default().as_bytes()])
+}
+
+pub(crate) fn remove_shadow(vin: &Vin, name: Option<&str>) -> Change {
+    Change::Remove { key: shadow_key(vin, name) }
+}
+
 pub(crate) fn put_shadow(vin: &Vin, name: Option<&str>, shadow: FoldedShadow<'_>) -> Change {
     let mut value = BytesMut::with_capacity(16 + shadow.bytes.len());
     value.put_u8(VERSION);
     value.put_u64(shadow.lsn.0);
     value.put_u8(u8::from(shadow.format == Format::Cbor));
     value.put_slice(shadow.bytes);
-    // No name is empty.
-    put(key(SHADOW, &[vin.as_str().as_bytes(), name.unwrap_or_default().as_bytes()]), value)
+    put(shadow_key(vin, name), value)
 }
 
 pub(crate) fn remove_command(id: CommandId) -> Change {

@@ -134,8 +134,10 @@ impl Shard {
                 });
             } else if let Some((vin, name)) = checkpoint.shadows.pop() {
                 done += 1;
-                let kept = self.shadows.get((vin, name.as_deref()));
-                changes.extend(kept.map(|kept| folded::put_shadow(&vin, kept.name(), kept.as_folded())));
+                changes.push(match self.shadows.get((vin, name.as_deref())) {
+                    Some(kept) => folded::put_shadow(&vin, kept.name(), kept.as_folded()),
+                    None => folded::remove_shadow(&vin, name.as_deref()),
+                });
             } else if self.history.fold_next(changes) {
                 done += 1;
             } else if let Some(id) = checkpoint.commands.pop() {

@@ -381,6 +381,11 @@ impl Shard {
         let before = match shadows.iter_mut().find(|other| other.name == kept.name) {
             Some(other) => std::mem::replace(other, kept).expires_at,
             None => {
+                let gone =
+                    name.is_some().then(|| forgettable(shadows, shadow.changed_at(), self.limits.shadows_named_max));
+                if let Some(forgotten) = gone.flatten().map(|at| shadows.swap_remove(at)) {
+                    self.changed.shadow(vin, forgotten.name());
+                }
                 // Most vehicles have one, and a million of them are kept: room for four would be most of what they take.
                 shadows.reserve_exact(1);
                 shadows.push(kept);
@@ -569,6 +574,20 @@ fn reason_of(code: u16) -> ReasonCode {
         413 | 429 | 507 => ReasonCode::QuotaExceeded,
         _ => ReasonCode::ImplementationSpecificError,
     }
+}
+
+/// Of very many named shadows of a vehicle that were deleted, the one that was deleted first, if its version need not be known any more: when
+/// another is made at `now_ms`, it is forgotten altogether.
+fn forgettable(shadows: &[Kept], now_ms: u64, named_max: usize) -> Option<usize> {
+    if shadows.len() <= named_max.saturating_mul(DELETED_PER_NAMED) {
+        return None;
+    }
+    let deleted = |(at, kept): (usize, &Kept)| {
+        kept.name.as_ref()?;
+        kept.shadow().deleted_at().map(|deleted_ms| (deleted_ms, at))
+    };
+    let first = shadows.iter().enumerate().filter_map(deleted).min();
+    first.filter(|(deleted_ms, _)| now_ms.saturating_sub(*deleted_ms) > VERSION_KEPT_MS).map(|(_, at)| at)
 }
 
 /// Why not, and the token of who asked.

@@ -507,3 +507,27 @@ fn a_state_that_is_rejected_is_acknowledged_with_the_reason() {
     world.publish(car, publish(1, 1, "shadow/update", "{"));
     assert_eq!(world.heard(car), ["puback p1"]);
 }
+
+#[test]
+fn named_shadows_that_were_deleted_long_ago_make_room_for_others() {
+    let mut world = World::with(|limits| limits.shadows_named_max = 1).on_disk();
+    let (_, backend) = pair(&mut world);
+    let try_out = |world: &mut World, name: &str| {
+        let made = r#"{"state":{"desired":{"b":1}}}"#;
+        world.publish(backend, publish(1, 1, &full(&format!("shadow/name/{name}/update")), made));
+        world.publish(backend, publish(1, 1, &full(&format!("shadow/name/{name}/delete")), ""));
+        told(&world.heard(backend), "/accepted").len() == 2
+    };
+    let names = ["a", "b", "c", "d"];
+    assert!(names.iter().all(|name| try_out(&mut world, name)));
+    assert!(!try_out(&mut world, "e"), "their versions go on for 48 hours");
+    world.now.0 += 48 * 3_600_000 + 1;
+    for (day, name) in ["e", "f", "g", "h", "i", "j"].into_iter().enumerate() {
+        assert!(try_out(&mut world, name), "{name}");
+        world.now.0 += 48 * 3_600_000 + 1;
+        world.fold(usize::MAX, day != 2);
+        let folded = |world: &World| world.entries().iter().filter(|(key, _)| key[0] == crate::folded::SHADOW).count();
+        assert!(folded(&world) <= 5, "{}", folded(&world));
+        assert_eq!(world.shard.shadows.of(&VIN.parse().unwrap()).len(), 5, "no more are remembered");
+    }
+}
