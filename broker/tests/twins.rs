@@ -397,6 +397,11 @@ fn who_may_is_who_shows_a_token_and_what_is_changed_is_on_record() {
     broker.ask(&conditional("W/x"), "DELETE", &shadow, Value::Null, 400);
     broker.ask(&(write.clone() + JSON), "PATCH", &format!("{shadow}/x%20y"), wanted.clone(), 400);
     broker.ask(&write, "PATCH", &shadow, wanted, 415);
+    let job = |what: Value| json!({ "target": { "vins": [A] }, "desired": { "home": what } });
+    broker.ask(&(write.clone() + JSON), "POST", "/v1/jobs", job("Elm Street".into()), 201);
+    broker.ask(&write, "POST", "/v1/jobs", job(1.into()), 415);
+    let wide = job("WIDE".into()).to_string().replace("\"WIDE\"", "18446744073709551616");
+    assert_eq!(broker.send(&(write.clone() + JSON), "POST", "/v1/jobs", wide.as_bytes()).status, 400);
     broker.ask(&(write.clone() + JSON), "POST", &format!("{commands}&wait=2m"), json!({}), 400);
     broker.ask(&write, "POST", "/v1/vehicles", json!({}), 415);
     let entry = broker.ask(&read, "GET", &format!("{shadow}/history"), Value::Null, 200).json();
@@ -414,6 +419,9 @@ fn who_may_is_who_shows_a_token_and_what_is_changed_is_on_record() {
         ["shadow", "fail", "token:ann", "is no name"],
         ["shadow", "fail", "token:ann", "Content-Type"],
         ["command", "fail", "token:ann", "wait is 60 s at most"],
+        ["job", "allow", "token:ann", "desired, for {\"vins\":1}"],
+        ["job", "fail", "token:ann", "Content-Type"],
+        ["job", "fail", "token:ann", "takes more than 64 bits"],
         ["registry", "fail", "token:ann", "Content-Type"],
     ] {
         assert!(has(&words), "{words:?}: {lines}");

@@ -5,6 +5,7 @@
 use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use causeway_fleet::shadow::{Format, read};
 use serde_json::{Value, json};
 
 use super::super::api::{BODY_BYTES_MAX, Problem};
@@ -21,25 +22,34 @@ const PAGE_MAX: usize = 1000;
 const LINES: &str = "application/x-ndjson";
 /// Pieces that wait for the connection of one reader.
 const WAITING_MAX: usize = 2;
-/// What of a job stands in the audit log.
-const DETAIL_BYTES_MAX: usize = 4096;
 
 fn jobs(visit: &Visit) -> Result<Jobs, Problem> {
     visit.told.source.jobs().ok_or_else(|| super::unanswered(AskError::Ended))
 }
 
 pub(super) async fn make(visit: Visit, body: Body) -> Result<Response, Problem> {
+    let outcome = make_of(&visit, body).await;
+    let detail = outcome.as_ref().map_or_else(|_| String::new(), |made| format!(": {}", told(made)));
+    visit.record(What::Job, &outcome, &format!("POST /v1/jobs{detail}"));
+    Ok((axum::http::StatusCode::CREATED, super::json(&outcome?)).into_response())
+}
+
+async fn make_of(visit: &Visit, body: Body) -> Result<Value, Problem> {
     check_kind(&visit.parts.headers)?;
     visit.query(&[])?;
     let body = read_body(body, BODY_BYTES_MAX).await?;
-    let detail = String::from_utf8_lossy(&body[..body.len().min(DETAIL_BYTES_MAX)]);
-    let outcome = async {
-        let spec = serde_json::from_slice(&body).map_err(|error| Problem::new(400, format!("the body: {error}")))?;
-        jobs(&visit)?.make(spec, visit.principal().to_string()).await.map_err(refused)
-    };
-    let outcome = outcome.await;
-    visit.record(What::Job, &outcome, &format!("POST /v1/jobs {detail}"));
-    Ok((axum::http::StatusCode::CREATED, super::json(&outcome?)).into_response())
+    let wrong = |error: String| Problem::new(400, format!("the body: {error}"));
+    // As shadows are read: no number loses digits, and no key comes twice.
+    let spec = read(&body, Format::Json).map_err(|rejection| wrong(rejection.message))?;
+    let spec = serde_json::from_value(spec).map_err(|error| wrong(error.to_string()))?;
+    jobs(visit)?.make(spec, visit.principal().to_string()).await.map_err(refused)
+}
+
+/// What of a job stands in the audit log: what is wanted, and which vehicles it is for by their VINs, is in the job.
+fn told(made: &Value) -> String {
+    let id = made["id"].as_str().unwrap_or_default();
+    let what = made["command"]["name"].as_str().map_or("desired".to_owned(), |name| format!("command {name}"));
+    format!("{id}, {what}, for {}", made["target"])
 }
 
 pub(super) async fn list(visit: Visit) -> Result<Response, Problem> {
@@ -65,8 +75,10 @@ pub(super) async fn show(visit: Visit) -> Result<Response, Problem> {
 }
 
 pub(super) async fn set_state(visit: Visit, state: JobState) -> Result<Response, Problem> {
-    check_kind(&visit.parts.headers)?;
-    let outcome = jobs(&visit)?.set_state(id(&visit), state).await.map_err(refused);
+    let outcome = match check_kind(&visit.parts.headers).and_then(|()| jobs(&visit)) {
+        Ok(jobs) => jobs.set_state(id(&visit), state).await.map_err(refused),
+        Err(problem) => Err(problem),
+    };
     visit.record(What::Job, &outcome, &format!("{} {}", visit.parts.method, visit.parts.uri.path()));
     Ok(super::json(&outcome?))
 }
