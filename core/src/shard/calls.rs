@@ -12,7 +12,8 @@ use causeway_protocol::{ForwardedProperties, PacketId, Publish, QoS, ReasonCode}
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::deliver::{Match, Origin, Routed};
+use super::deliver::{Origin, Routed};
+use super::matching::Match;
 use crate::connection::Connection;
 use crate::message::{CopyFor, Publication};
 use crate::provenance::{Provenance, without_claims};

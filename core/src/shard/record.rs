@@ -11,7 +11,9 @@ use causeway_fleet::{Principal, Vin};
 use causeway_protocol::{PacketId, QoS};
 
 use super::Shard;
-use super::deliver::{Match, Origin, Skipped};
+use super::deliver::Origin;
+use super::matching::Match;
+use super::room::Skipped;
 use super::timers::Timer;
 use crate::connection::KeptWill;
 use crate::index::Subscription;

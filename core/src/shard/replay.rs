@@ -10,7 +10,8 @@ use causeway_fleet::shadow::Change;
 use causeway_protocol::{PacketId, QoS};
 
 use super::Shard;
-use super::deliver::{Match, Origin};
+use super::deliver::Origin;
+use super::matching::Match;
 use super::presence::is_presence;
 use crate::connection::KeptWill;
 use crate::crossing;

@@ -7,7 +7,8 @@ use causeway_protocol::QoS;
 use smallvec::smallvec;
 
 use super::Shard;
-use super::deliver::{Match, Origin};
+use super::deliver::Origin;
+use super::matching::Match;
 use crate::Millis;
 use crate::message::{CopyFor, Publication};
 use crate::session::Identifiers;
