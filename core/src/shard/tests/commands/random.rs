@@ -34,6 +34,7 @@ enum Move {
         car: usize,
         back: usize,
         qos: u8,
+        long: bool,
     },
     /// It says something else: of its state, or of its shadow.
     Tell {
@@ -44,7 +45,15 @@ enum Move {
     },
     /// A requester reads and acknowledges, or goes and comes back.
     Read(usize),
-    Reconnect(usize),
+    Reconnect {
+        service: usize,
+        packet_bytes_max: Option<u32>,
+    },
+    /// A vehicle is barred, or is not any more.
+    Bar {
+        car: usize,
+        barred: bool,
+    },
     Wait(u64),
     Sync,
     Fold {
@@ -66,11 +75,14 @@ fn moves() -> impl Strategy<Value = Move> {
         2 => (two(), 0..3usize, 0..2u8).prop_map(|(car, filter, qos)| Move::Subscribe { car, filter, qos }),
         6 => (two(), two(), 1..3u8, 1..40u32, prop::option::of(0..3u8), prop::bool::weighted(0.2)).prop_map(
             |(service, car, qos, expiry, key, now)| Move::Request { service, car, qos, expiry, key, now }),
-        6 => (two(), 0..6usize, 0..3u8).prop_map(|(car, back, qos)| Move::Reply { car, back, qos }),
+        6 => (two(), 0..6usize, 0..3u8, prop::bool::weighted(0.2)).prop_map(
+            |(car, back, qos, long)| Move::Reply { car, back, qos, long }),
         2 => (two(), 0..3u8, any::<bool>(), 0..3u8).prop_map(
             |(car, qos, to_shadow, number)| Move::Tell { car, qos, to_shadow, number }),
         3 => two().prop_map(Move::Read),
-        1 => two().prop_map(Move::Reconnect),
+        1 => (two(), prop::option::of(250..400u32)).prop_map(
+            |(service, packet_bytes_max)| Move::Reconnect { service, packet_bytes_max }),
+        1 => (two(), prop::bool::weighted(0.4)).prop_map(|(car, barred)| Move::Bar { car, barred }),
         2 => (0..20_000u64).prop_map(Move::Wait),
         3 => Just(Move::Sync),
         1 => (1..6usize, prop::bool::weighted(0.8)).prop_map(|(work, commits)| Move::Fold { work, commits }),
@@ -97,6 +109,8 @@ struct Asked {
 struct Fleet {
     cars: [Option<Client>; 2],
     services: [Option<Client>; 2],
+    packet_bytes_max: [Option<u32>; 2],
+    barred: [bool; 2],
     /// By Correlation Data.
     asked: BTreeMap<String, Asked>,
     /// What each vehicle was sent: number of the command, and identifier of the message.
@@ -108,7 +122,9 @@ impl Fleet {
     fn service(&mut self, world: &mut World, service: usize) -> Option<Client> {
         if self.services[service].is_none() {
             let name = SERVICES[service];
-            let client = world.dial_silently(persistent(name), Principal::service(name));
+            let mut terms = persistent(name);
+            terms.properties.maximum_packet_size_bytes = self.packet_bytes_max[service];
+            let client = world.dial_silently(terms, Principal::service(name));
             self.services[service] = Some(client);
             if world.shard.is_corked(client.id) {
                 world.sync();
@@ -174,7 +190,9 @@ impl Fleet {
             let correlation = got.correlation.clone().unwrap();
             let asked = self.asked.get_mut(&correlation).expect("somebody's");
             assert_eq!(asked.service, service, "somebody else's outcome");
-            asked.outcomes.insert(got.id, (got.outcome().to_owned(), got.command().to_owned()));
+            // That a reply is too large is another word for it.
+            let outcome = if got.outcome() == "too-large" { "replied" } else { got.outcome() };
+            asked.outcomes.insert(got.id, (outcome.to_owned(), got.command().to_owned()));
         }
     }
 
@@ -211,6 +229,13 @@ impl Fleet {
     fn crash(&mut self, world: &mut World) {
         world.restart();
         (self.cars, self.services) = Default::default();
+        // The rest of the broker tells it at each start.
+        (0..2).for_each(|car| self.bar(world, car));
+    }
+
+    fn bar(&mut self, world: &mut World, car: usize) {
+        let bar = self.barred[car].then_some(crate::Bar { why: "the vehicle is suspended".into(), until: None });
+        world.notice(crate::Notice::Bars(vec![(CARS[car].parse().unwrap(), bar)]));
     }
 
     fn play(&mut self, world: &mut World, step: Move) {
@@ -247,13 +272,15 @@ impl Fleet {
                 self.asked.insert(correlation.clone(), asked.clone());
                 self.ask(world, client, &correlation, &asked, false);
             }
-            Move::Reply { car, back, qos } => {
+            Move::Reply { car, back, qos, long } => {
                 let named = self.sent.iter().rev().nth(back).map(|(_, id, _)| id.clone());
                 let client = self.cars[car].filter(|client| !world.shard.is_corked(client.id));
                 if let (Some(client), Some(id)) = (client, named) {
                     self.packet_id += 1;
-                    let id = Said { correlation: Some(id.as_bytes()), id: self.packet_id, qos, ..to("status/x", "x") };
-                    world.say(client, id);
+                    let payload = if long { "x".repeat(400) } else { "x".to_owned() };
+                    let reply =
+                        Said { correlation: Some(id.as_bytes()), id: self.packet_id, qos, ..to("status/x", &payload) };
+                    world.say(client, reply);
                 }
             }
             Move::Tell { car, qos, to_shadow, number } => {
@@ -264,8 +291,13 @@ impl Fleet {
                 }
             }
             Move::Read(service) => self.read(world, service),
-            Move::Reconnect(service) => {
+            Move::Reconnect { service, packet_bytes_max } => {
+                self.packet_bytes_max[service] = packet_bytes_max;
                 self.services[service].take().into_iter().for_each(|client| world.hang_up(client));
+            }
+            Move::Bar { car, barred } => {
+                self.barred[car] = barred;
+                self.bar(world, car);
             }
             Move::Wait(milliseconds) => world.wait(milliseconds),
             Move::Sync => world.sync(),
