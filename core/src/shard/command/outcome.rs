@@ -115,8 +115,14 @@ impl Shard {
     ) -> Lsn {
         let payload = command::document(refusal.outcome, id, &request.vin, request.name, &refusal.detail);
         let ending = self.synthesised(now, refusal.outcome, &payload, request.origin);
-        // The key of a conflict is another request's.
-        let key = request.wishes.key.filter(|_| refusal.outcome != Outcome::Conflict);
+        let is_key_taken = match refusal.outcome {
+            // It is another request's.
+            Outcome::Conflict => false,
+            // Whoever asks is told to ask again, and that must not be told for longer than its reason lasts.
+            Outcome::QueueFull => !request.is_asked_for,
+            _ => true,
+        };
+        let key = request.wishes.key.filter(|_| is_key_taken);
         let refused = RefusedRecord {
             terms: TermsRecord { id, by: request.by.clone(), address: request.address(), key, request_id: None },
             vin: request.vin,

@@ -258,6 +258,32 @@ fn who_asks_is_told_of_refusals_and_of_time() {
     assert_eq!(outcome.word(), "timed-out");
 }
 
+/// 429 means later.
+#[test]
+fn who_asks_and_finds_no_room_may_ask_again_with_the_same_key() {
+    let mut world = world_with(|limits| limits.commands_per_vehicle_max = 1);
+    let (car, _) = pair(&mut world);
+    let ask = |world: &mut World, number: u64, key: &str| {
+        let asked = CommandAsk { key: Some(key.into()), ..asked() };
+        world.shard.ask(world.now, AskId(number), &Ask::Command(Box::new(asked)));
+        world.sync();
+        answers(world).remove(0).1.unwrap()
+    };
+    assert_eq!(ask(&mut world, 1, "first").progress, CommandProgress::Sent);
+    for number in 2..4 {
+        let told = ask(&mut world, number, "second");
+        let CommandProgress::Ended { outcome, .. } = &told.progress else { panic!("{told:?}") };
+        assert_eq!(outcome.word(), "queue-full");
+        // It is known by its number.
+        world.shard.ask(world.now, AskId(9), &Ask::CommandState { id: told.id, when_over: true });
+        assert_eq!(answers(&mut world).remove(0).1, Some(told));
+    }
+    let got = world.gotten(car);
+    world.say(car, Said { correlation: got[0].correlation.as_deref().map(str::as_bytes), ..to("status/x", "done") });
+    world.restart();
+    assert_eq!(ask(&mut world, 4, "second").progress, CommandProgress::Waiting);
+}
+
 #[test]
 fn who_asks_no_more_is_not_answered() {
     let mut world = world();
