@@ -31,6 +31,8 @@ pub enum Ask {
     Fleet(FleetAsk),
     /// To request a command.
     Command(Box<CommandAsk>),
+    /// To publish a message.
+    Publish(Box<PublishAsk>),
     /// How far a command is. Of the shard that its number names.
     CommandState {
         /// Which.
@@ -59,6 +61,33 @@ pub struct CommandAsk {
     pub is_now_or_never: bool,
     /// Requests with the same one are one command.
     pub key: Option<Box<str>>,
+    /// Where its outcome is published; nowhere where nobody is told by a message. Whoever asks again with the
+    /// same key is answered, and no message comes again.
+    pub address: Option<ReturnAddress>,
+}
+
+/// Where a requester wants to be told what became of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReturnAddress {
+    /// The topic.
+    pub response_topic: Box<str>,
+    /// The requester's own, which comes with it.
+    pub correlation_data: Option<Box<[u8]>>,
+}
+
+/// A message of the broker's own, of QoS 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublishAsk {
+    /// Who gets it though the queue is full, within the bounds of outcomes.
+    pub meant_for: Principal,
+    /// Its topic, and which request it is about.
+    pub to: ReturnAddress,
+    /// What it says.
+    pub payload: Bytes,
+    /// What the payload is.
+    pub content_type: &'static str,
+    /// Names and values.
+    pub user_properties: Vec<(&'static str, Box<str>)>,
 }
 
 /// What is wanted of a shadow.
@@ -133,7 +162,10 @@ pub enum Answer {
     Fleet(FleetPage),
     /// Of [`Ask::Command`] and [`Ask::CommandState`]. Nothing where the command is not known, or no longer.
     Command(Option<Box<CommandTold>>),
-    /// Of [`Ask::Command`]: the disk is nearly full, and nothing was begun or kept. The same question may be asked again when it has room.
+    /// Of [`Ask::Publish`].
+    Published,
+    /// Of [`Ask::Command`] and [`Ask::Publish`]: the disk is nearly full, and nothing was begun or kept. The same question may be asked again when
+    /// it has room.
     NoRoom,
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use causeway_protocol::ReasonCode;
 
-use crate::{Answer, AskId, ConnectionId, TwinEvent};
+use crate::{Answer, AskId, ConnectionId, GroupRequest, TwinEvent};
 
 /// Something for the edge to carry out.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,8 @@ pub enum Effect {
         /// What came of it.
         answer: Box<Answer>,
     },
+    /// Make it a command of each vehicle of the group, then call [`crate::Shard::group_command_taken`].
+    GroupCommand(Box<GroupRequest>),
     /// Tell whoever follows shadows.
     Twin(Box<TwinEvent>),
     /// Tell whoever reads the log.

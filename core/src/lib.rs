@@ -12,6 +12,7 @@ mod counters;
 mod crossing;
 mod effect;
 mod folded;
+mod group_request;
 mod handshake;
 pub mod history;
 mod index;
@@ -35,13 +36,14 @@ mod subscriptions;
 mod time;
 
 pub use ask::{
-    Answer, Ask, AskId, CommandAsk, CommandProgress, CommandTold, FleetAsk, FleetWhich, ShadowAsk, ShadowTold,
-    ShadowWhat, TwinEvent,
+    Answer, Ask, AskId, CommandAsk, CommandProgress, CommandTold, FleetAsk, FleetWhich, PublishAsk, ReturnAddress,
+    ShadowAsk, ShadowTold, ShadowWhat, TwinEvent,
 };
 pub use causeway_fleet::{Groups, Identity, Principal, Vin};
 pub use connection::ConnectionId;
 pub use counters::{Bound, Counters, Gauges};
 pub use effect::{Effect, Event, EventLevel};
+pub use group_request::GroupRequest;
 pub use handshake::{ConnectRequest, Credentials, Handshake, HandshakePolicy, Step, Verdict, vehicle_of_client};
 pub use limits::{Limits, Overflow};
 pub use outbox::{OUTBOX_LOW_BYTES, OutboxMut, OutboxRef};

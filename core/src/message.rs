@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use causeway_fleet::Principal;
 use causeway_fleet::command::{CommandId, Outcome};
 use causeway_fleet::{Mount, MountError};
 use causeway_protocol::{ForwardedProperties, Publish, QoS, Will};
@@ -168,6 +169,8 @@ pub(crate) enum Step<'a> {
     Ended(CommandId, Outcome),
     /// It was over before it began.
     Refused(&'a RefusedRecord<'a>),
+    /// Of none: it is about all that somebody requested of a group, who gets it though others would be refused.
+    Told(&'a Principal),
 }
 
 /// A message that is being routed, borrowed from wherever it came.

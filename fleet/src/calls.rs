@@ -8,6 +8,7 @@
 //! | `vehicles/{vin}/shadow[/name/{n}]/{state,get,update,delete}` | the shadow |
 //! | `$aws/things/{vin}/shadow[/name/{n}]/{get,update,delete}` | likewise, by the names of AWS IoT |
 //! | `vehicles/{vin}/cmd/{name}`, with a Response Topic | a command |
+//! | `groups/{g}/cmd/{name}`, with a Response Topic | a command to each vehicle of a group |
 //! | `vehicles/{vin}/status/…`, by the vehicle | perhaps the reply to one |
 
 use std::borrow::Cow;
@@ -15,6 +16,9 @@ use std::borrow::Cow;
 use crate::Vin;
 
 const VEHICLES: &str = "vehicles/";
+const GROUPS: &str = "groups/";
+/// Where commands to all vehicles would be.
+const OF_FLEET: &str = "fleet/cmd/";
 /// Where things are by the names of AWS IoT.
 const THINGS: &str = "$aws/things/";
 /// Where the slash behind the VIN is.
@@ -157,6 +161,20 @@ pub fn of(topic: &str) -> Option<Call<'_>> {
         Some(b'$') => of_thing(topic),
         _ => None,
     }
+}
+
+/// Whether a message of this topic, with a Response Topic, would be a command to many vehicles.
+#[inline]
+pub fn is_of_group(topic: &str) -> bool {
+    // It is asked about every message, and hardly any is one.
+    matches!(topic.as_bytes().first(), Some(b'g' | b'f')) && (of_group(topic).is_some() || topic.starts_with(OF_FLEET))
+}
+
+/// The group and the name of the command, of a topic such as `groups/eu/cmd/get_location`.
+pub fn of_group(topic: &str) -> Option<(&str, &str)> {
+    let (group, said) = topic.strip_prefix(GROUPS)?.split_once('/')?;
+    let name = said.strip_prefix("cmd/").filter(|name| is_name(name))?;
+    (!group.is_empty()).then_some((group, name))
 }
 
 /// Whether what stands behind a VIN begins with one of the words of [`of_vehicle`].

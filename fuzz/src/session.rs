@@ -240,6 +240,10 @@ impl World {
                     self.shard.reauthenticated(self.now, connection, verdict);
                 }
                 Effect::Event(event) => assert!(!event.to_string().is_empty()),
+                Effect::GroupCommand(request) => {
+                    let whose = (request.connection, request.packet_id);
+                    self.shard.group_command_taken(self.now, whose, Ok(()));
+                }
                 Effect::Answer { .. } | Effect::Twin(_) => panic!("nobody asks"),
             }
         }

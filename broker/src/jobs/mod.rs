@@ -5,6 +5,8 @@
 
 mod counts;
 mod record;
+mod requested;
+mod requests;
 mod room;
 mod runner;
 mod store;
@@ -23,6 +25,7 @@ use tokio::task::JoinSet;
 
 pub use counts::JobCounts;
 pub use record::{CommandSpec, JobId, JobSpec, JobState, Record, Target, VINS_MAX};
+use requested::Requested;
 use room::Room;
 pub use store::{JOBS_FILE, StoreError};
 use store::{Kept, Store};
@@ -214,7 +217,7 @@ impl Jobs {
         };
         let jobs = Jobs(Arc::new(inner));
         let active: Vec<Arc<Job>> = taken(&jobs.0.jobs).values().cloned().collect();
-        active.iter().filter(|job| !job.record().state.is_over()).for_each(|job| jobs.start(job));
+        active.iter().filter(|job| job.record().is_open()).for_each(|job| jobs.start(job));
         Ok(jobs)
     }
 
@@ -244,8 +247,19 @@ impl Jobs {
             }
             Target::Vins(_) => {}
         }
+        Ok(self.begin(spec, by, vins, None).await?.shown(&self.0.room))
+    }
+
+    /// Makes a job that makes sense. It is on the disk then.
+    async fn begin(
+        &self,
+        spec: JobSpec,
+        by: String,
+        vins: Vec<Vin>,
+        requested: Option<Box<Requested>>,
+    ) -> Result<Arc<Job>, JobError> {
         self.forget_old().await?;
-        let job = self.number(spec, by, &vins)?;
+        let job = self.number(spec, by, &vins, requested)?;
         let id = job.id();
         let kept = self.0.change(&job, move |_, kept| {
             for (part, vins) in vins.chunks(TARGETS_PER_PART).enumerate() {
@@ -260,11 +274,17 @@ impl Jobs {
             });
         }
         self.start(&job);
-        Ok(job.shown(&self.0.room))
+        Ok(job)
     }
 
     /// A job with a number of its own, which is not kept yet.
-    fn number(&self, mut spec: JobSpec, by: String, vins: &[Vin]) -> Result<Arc<Job>, JobError> {
+    fn number(
+        &self,
+        mut spec: JobSpec,
+        by: String,
+        vins: &[Vin],
+        requested: Option<Box<Requested>>,
+    ) -> Result<Arc<Job>, JobError> {
         let resolved = matches!(spec.target, Target::Vins(_));
         if resolved {
             spec.target = Target::Vins(Vec::new());
@@ -288,6 +308,7 @@ impl Jobs {
             reserved: 0,
             saved_ms: made_ms,
             outcomes: BTreeMap::new(),
+            requested,
         };
         let job = Job::new(record);
         jobs.insert(job.id(), job.clone());
@@ -301,7 +322,7 @@ impl Jobs {
             let mut over: Vec<(Option<u64>, JobId)> = jobs
                 .values()
                 .map(|job| job.record())
-                .filter(|record| record.state.is_over())
+                .filter(|record| !record.is_open())
                 .map(|record| (record.ended_ms, record.id))
                 .collect();
             over.sort_unstable();
@@ -450,7 +471,7 @@ impl Inner {
                 // What was under way when it was written last may have ended a little before that.
                 let known_until_ms = record.saved_ms + self.outcomes_kept_ms;
                 let may_be_forgotten = now_ms() + OUTCOME_MARGIN_MS > known_until_ms;
-                Task::Command { command: command.clone(), may_be_forgotten }
+                Task::Command { command: command.clone(), requested: record.requested.clone(), may_be_forgotten }
             }
             None => {
                 let document = record.spec.document().unwrap_or_default();

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use super::requested::Requested;
 use bytes::Bytes;
 use causeway_core::{Principal, Vin};
 use causeway_fleet::calls::is_name;
@@ -17,7 +18,7 @@ use serde_json::{Map, Value, json};
 pub const VINS_MAX: usize = 100_000;
 /// The quickest job, and the one whose speed nobody says.
 const RATE_MAX: u32 = 10_000;
-const RATE_DEFAULT: u32 = 100;
+pub(super) const RATE_DEFAULT: u32 = 100;
 /// The longest note.
 const NOTE_BYTES_MAX: usize = 1024;
 
@@ -178,6 +179,16 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// In a word.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            JobState::Running => "running",
+            JobState::Paused => "paused",
+            JobState::Done => "done",
+            JobState::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether nothing comes any more.
     pub fn is_over(self) -> bool {
         matches!(self, JobState::Done | JobState::Cancelled)
@@ -213,9 +224,17 @@ pub struct Record {
     pub(super) saved_ms: u64,
     /// How many had which outcome.
     pub outcomes: BTreeMap<String, u32>,
+    /// The message that requested it, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested: Option<Box<Requested>>,
 }
 
 impl Record {
+    /// Whether something is still to be done for it.
+    pub(super) fn is_open(&self) -> bool {
+        !self.state.is_over() || self.requested.as_ref().is_some_and(|requested| !requested.is_told)
+    }
+
     /// How many have a result.
     pub fn done(&self) -> u32 {
         self.outcomes.values().sum()
@@ -228,10 +247,7 @@ impl Record {
     pub(super) fn state_word(&self) -> &'static str {
         match self.state {
             JobState::Running if !self.resolved => "resolving",
-            JobState::Running => "running",
-            JobState::Paused => "paused",
-            JobState::Done => "done",
-            JobState::Cancelled => "cancelled",
+            state => state.word(),
         }
     }
 

@@ -7,20 +7,23 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_core::Vin;
+use causeway_core::{Answer, Ask, Vin};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::record::{JobState, Target};
 use super::work::{Outcome, Work};
 use super::{Inner, Job, RunError};
 use crate::registry::{Page, RegistryError, now_ms};
+use crate::server::AskError;
 
 /// How long turns are gathered that may be had by now, where the rate allows for more than one in that time.
 const TICK: Duration = Duration::from_millis(50);
 /// Between two attempts, where the disk fails or the fleet cannot be searched. Nothing tells when that is over, so it is tried: seldom enough that a
 /// hundred jobs are no load, and soon enough that nobody looks at a job in vain for long.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Between two attempts, where too many questions wait for a shard: nobody is told when there are fewer.
+const BUSY: Duration = Duration::from_millis(500);
 /// Results are written this often, or when there are so many.
 const SAVE_INTERVAL: Duration = Duration::from_millis(250);
 const UNSAVED_MAX: usize = 1000;
@@ -55,7 +58,7 @@ pub(super) async fn run(inner: Arc<Inner>, job: Arc<Job>) {
 async fn attempt(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
     while !job.record().resolved {
         if !goes_on(job).await {
-            return Ok(());
+            return inner.tell_last(job, JobState::Cancelled).await;
         }
         resolve(inner, job).await?;
     }
@@ -182,13 +185,14 @@ async fn work(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
             begin_at = begin_at.or(Some(now)).filter(|_| state == JobState::Running);
         }
         if is_over {
-            return Ok(());
+            return inner.tell_last(job, state).await;
         }
         if is_idle && begin_at.is_none() {
             release(inner, job, &mut turns).await?;
         }
         let record = job.record();
         if is_idle && record.next == record.total && state == JobState::Running {
+            inner.tell_last(job, JobState::Done).await?;
             return inner.end(job, JobState::Done).await;
         }
         let save_at = (!turns.unsaved.is_empty()).then(|| turns.saved_at + SAVE_INTERVAL);
@@ -311,6 +315,26 @@ impl Inner {
                 record.state = state;
                 record.ended_ms = Some(now_ms());
             }
+        })
+        .await
+    }
+
+    /// Publishes the last message about a job that a message requested, once. After a crash in between it comes again.
+    async fn tell_last(self: &Arc<Self>, job: &Arc<Job>, state: JobState) -> Result<(), RunError> {
+        let record = job.record();
+        let Some(requested) = record.requested.as_ref().filter(|requested| !requested.is_told) else { return Ok(()) };
+        let message = Box::new(requested.last_message(&record, state.word()));
+        let shard = (record.id.0 % u64::from(self.asks.shards().max(1))) as u32;
+        loop {
+            match self.asks.at(shard, Ask::Publish(message.clone())).await.map(|answer| *answer) {
+                Ok(Answer::NoRoom) => self.room.of(shard).await,
+                Ok(_) => break,
+                Err(AskError::Busy) => sleep(BUSY).await,
+                Err(AskError::Ended) => return Err(RunError::Stopping),
+            }
+        }
+        self.change(job, |record, _| {
+            record.requested.as_mut().into_iter().for_each(|requested| requested.is_told = true);
         })
         .await
     }

@@ -16,6 +16,7 @@ use causeway_fleet::shadow::Format;
 use serde_json::{Value, json};
 
 use super::record::{CommandSpec, JobId};
+use super::requested::Requested;
 use super::room::Room;
 use crate::registry::{Registry, State, now_ms};
 use crate::server::{AskError, Asks, FoldedShard};
@@ -47,6 +48,8 @@ pub(super) enum Task {
     /// A command is requested.
     Command {
         command: CommandSpec,
+        /// By whom, and how, where a message did it.
+        requested: Option<Box<Requested>>,
         /// What was requested in an earlier run, shards may not know any more.
         may_be_forgotten: bool,
     },
@@ -76,29 +79,34 @@ impl Work {
                 let why = "the broker was away for so long that outcomes of commands are forgotten";
                 Some(outcome(&vin, "unknown", json!({ "detail": why })))
             }
-            Task::Command { command, .. } => self.command(vin, command).await,
+            Task::Command { command, requested, .. } => self.command(vin, command, requested.as_deref()).await,
         }
     }
 
     /// Requests a command and waits for its outcome. Requested again, it is the same command.
-    async fn command(&self, vin: Vin, command: &CommandSpec) -> Option<Outcome> {
-        let (payload, content_type) = match &command.payload {
-            None => (Bytes::new(), None),
-            Some(Value::String(text)) => (Bytes::from(text.clone()), None),
-            Some(value) => (Bytes::from(value.to_string()), Some("application/json".into())),
+    async fn command(&self, vin: Vin, command: &CommandSpec, requested: Option<&Requested>) -> Option<Outcome> {
+        let (payload, content_type) = match (requested, &command.payload) {
+            (Some(requested), _) => requested.payload(),
+            (None, None) => (Bytes::new(), None),
+            (None, Some(Value::String(text))) => (Bytes::from(text.clone()), None),
+            (None, Some(value)) => (Bytes::from(value.to_string()), Some("application/json".into())),
         };
+        // What is left of it when the vehicle has its turn: a part of a second is a second.
+        let left = |until_ms: u64| until_ms.saturating_sub(now_ms()).div_ceil(1000).try_into().unwrap_or(u32::MAX);
+        let until_ms = requested.and_then(|requested| requested.until_ms);
         // Nobody waits for a vehicle that may not come back. It may have been asked before that.
         let barred = self.registry.standing(&vin).map(|standing| standing.state);
         let barred = barred.filter(|state| matches!(state, State::Retired | State::Suspended));
         let ask = CommandAsk {
             vin,
             name: command.name.as_str().into(),
-            by: self.id.principal(),
+            by: requested.map_or_else(|| self.id.principal(), Requested::principal),
             payload,
             content_type,
-            expires_seconds: command.deadline,
+            expires_seconds: until_ms.map_or(command.deadline, |until_ms| Some(left(until_ms))),
             is_now_or_never: command.now_or_never || barred.is_some(),
             key: Some(self.id.to_string().into()),
+            address: requested.map(Requested::address),
         };
         let home = self.asks.home(&vin);
         let mut told = self.ask_command(home, &Ask::Command(Box::new(ask))).await?;

@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use causeway_core::{Answer, Ask, ShadowWhat, Vin};
+use causeway_core::{Answer, Ask, ConnectionId, GroupRequest, ShadowWhat, Vin};
+use causeway_protocol::{PacketId, ReasonCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::twins::{TwinWatch, Twins};
@@ -18,6 +19,8 @@ const WAITING_MAX: usize = 64;
 pub(crate) enum Asked {
     /// A question, and who waits for the answer.
     Question(Ask, oneshot::Sender<Result<Box<Answer>, AskError>>),
+    /// What a client requested of a group is on the disk, or is not taken.
+    GroupTaken((ConnectionId, PacketId), Result<(), (ReasonCode, String)>),
     /// Somebody listens to what happens to shadows. Answered once the shard tells it.
     Watched(oneshot::Sender<()>),
 }
@@ -111,6 +114,14 @@ impl Asks {
         Ok(answered)
     }
 
+    /// Tells a client that what it requested of a group is on the disk, or is not taken.
+    pub(crate) async fn tell_taken(&self, request: &GroupRequest, taken: Result<(), (ReasonCode, String)>) {
+        if let Some(shard) = self.shards.get(usize::from(request.shard)) {
+            // A shard that has ended has no clients.
+            let _ = shard.reads.send(Asked::GroupTaken((request.connection, request.packet_id), taken)).await;
+        }
+    }
+
     /// How many shards there are.
     pub fn shards(&self) -> u32 {
         self.shards.len() as u32
@@ -141,7 +152,7 @@ impl Asks {
 fn writes(ask: &Ask) -> bool {
     match ask {
         Ask::Shadow(asked) => !matches!(asked.what, ShadowWhat::Get),
-        Ask::Command(_) => true,
+        Ask::Command(_) | Ask::Publish(_) => true,
         Ask::Shadows(_) | Ask::History(_) | Ask::Fleet(_) | Ask::CommandState { .. } => false,
     }
 }

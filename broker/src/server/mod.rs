@@ -24,12 +24,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use causeway_core::Limits;
+use causeway_core::{GroupRequest, Limits};
 use causeway_fleet::policy::Policy;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::Socket;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::audit::{Audit, AuditError, AuditEvent, Decision, What};
@@ -68,6 +69,8 @@ use shards::Shards;
 pub(crate) use twins::Twins;
 pub use twins::{Heard, TwinWatch};
 
+/// Commands to groups that clients requested and that are not on the disk yet. More are refused.
+const REQUESTS_MAX: usize = 1024;
 /// Descriptors for each shard that are not for clients: segments of the log being read, the state, backups, health checks.
 const DESCRIPTORS_KEPT_BACK: u64 = 256;
 
@@ -198,7 +201,9 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
         None => (None, Policy::open()),
     };
     let twins = Twins::new();
-    let parts = shard_parts(config, count, directory.as_ref(), observed, &audit, Arc::new(policy), &twins)?;
+    let (requests, requested) = mpsc::channel(REQUESTS_MAX);
+    let told = (&twins, &requests);
+    let parts = shard_parts(config, count, directory.as_ref(), observed, &audit, Arc::new(policy), told)?;
     let (shards, inboxes, notices, asks) = Shards::start(parts, &audit, twins).await?;
     if let Some(directory) = &mut directory {
         directory.all_begun()?;
@@ -212,6 +217,7 @@ pub async fn start(config: &Config, authenticator: Authenticator, observed: &Obs
     let search = Search::new(asks.clone(), registry.clone(), fields);
     observed.show_search(search.clone());
     let jobs = open_jobs(config, directory.as_ref(), observed, (&asks, &search, &registry)).await?;
+    jobs.take(requested);
     observed.show_jobs(jobs.clone());
     observed.backups.take_along(registry.clone(), jobs.clone());
 
@@ -285,7 +291,7 @@ fn shard_parts(
     observed: &Observed,
     audit: &Audit,
     policy: Arc<Policy>,
-    twins: &Twins,
+    (twins, requests): (&Twins, &mpsc::Sender<Box<GroupRequest>>),
 ) -> Result<Vec<ShardParts>, ServerError> {
     let hash_seed = u64::from_ne_bytes(hashing::random().map_err(ServerError::Random)?);
     let links = links::link(count).map_err(ServerError::Links)?;
@@ -332,6 +338,7 @@ fn shard_parts(
         hash_seed,
         policy: policy.clone(),
         twins: twins.clone(),
+        requests: requests.clone(),
     });
     Ok(parts.collect())
 }

@@ -4,8 +4,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use causeway_core::{Answer, Ask, AskId, Millis, Shard, TwinEvent};
-use tokio::sync::oneshot;
+use causeway_core::{Answer, Ask, AskId, GroupRequest, Millis, Shard, TwinEvent};
+use causeway_protocol::ReasonCode;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::server::{AskError, Asked, Twins};
 
@@ -24,12 +25,13 @@ pub(super) struct Asking {
     waiting: HashMap<AskId, Waiting>,
     last: u64,
     twins: Twins,
+    requests: mpsc::Sender<Box<GroupRequest>>,
     tells_twins: bool,
 }
 
 impl Asking {
-    pub(super) fn new(twins: Twins) -> Asking {
-        Asking { pending: HashMap::new(), waiting: HashMap::new(), last: 0, twins, tells_twins: false }
+    pub(super) fn new(twins: Twins, requests: mpsc::Sender<Box<GroupRequest>>) -> Asking {
+        Asking { pending: HashMap::new(), waiting: HashMap::new(), last: 0, twins, requests, tells_twins: false }
     }
 
     /// Asks the shard, which answers in its own time.
@@ -52,6 +54,7 @@ impl Asking {
                 places.insert(id, waiting);
                 shard.ask(now, id, &ask);
             }
+            Asked::GroupTaken(whose, taken) => shard.group_command_taken(now, whose, taken),
             Asked::Watched(told) => {
                 self.tells_twins = true;
                 shard.tell_twins(true);
@@ -69,6 +72,15 @@ impl Asking {
             // It may have gone away at this moment.
             let _ = waiting.send(Ok(answer));
         }
+    }
+
+    /// Hands on what a client requests of a group.
+    ///
+    /// # Errors
+    /// What the client is told in place of that.
+    pub(super) fn request(&self, request: Box<GroupRequest>) -> Result<(), (ReasonCode, String)> {
+        let refused = |_| (ReasonCode::QuotaExceeded, "too many commands to groups wait to be taken".to_owned());
+        self.requests.try_send(request).map_err(refused)
     }
 
     pub(super) fn tell(&self, event: TwinEvent) {
@@ -117,7 +129,7 @@ mod tests {
     #[test]
     fn everybody_gets_the_own_answer_once() {
         let mut shard = Shard::new(Millis(0), Default::default(), "test", 1);
-        let mut asking = Asking::new(Twins::new());
+        let mut asking = Asking::new(Twins::new(), mpsc::channel(1).0);
         let mut asked = [question(&mut asking, &mut shard), question(&mut asking, &mut shard)];
         assert!(asked.iter_mut().all(|asked| asked.try_recv().is_err()));
         answer(&mut asking, &mut shard);
@@ -130,7 +142,7 @@ mod tests {
     #[test]
     fn who_went_away_has_no_place_and_who_finds_none_is_told() {
         let mut shard = Shard::new(Millis(0), Default::default(), "test", 1);
-        let mut asking = Asking::new(Twins::new());
+        let mut asking = Asking::new(Twins::new(), mpsc::channel(1).0);
         drop(question(&mut asking, &mut shard));
         let kept: Vec<_> = (1..PENDING_MAX).map(|_| question(&mut asking, &mut shard)).collect();
         assert_eq!(asking.pending.len(), PENDING_MAX);
@@ -149,7 +161,7 @@ mod tests {
     fn shards_tell_of_shadows_while_somebody_listens() {
         let mut shard = Shard::new(Millis(0), Default::default(), "test", 1);
         let twins = Twins::new();
-        let mut asking = Asking::new(twins.clone());
+        let mut asking = Asking::new(twins.clone(), mpsc::channel(1).0);
         let watch = twins.subscribe();
         let (tell, mut told) = oneshot::channel();
         asking.begin(&mut shard, Millis(0), Asked::Watched(tell));

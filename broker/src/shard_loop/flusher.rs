@@ -349,6 +349,12 @@ fn carry_out(world: &mut World, effect: Effect, now: Millis) {
             world.shard.reauthenticated(now, id, verdict);
         }
         Effect::Answer { ask, answer } => world.asking.answer(ask, answer),
+        Effect::GroupCommand(request) => {
+            let whose = (request.connection, request.packet_id);
+            if let Err(refusal) = world.asking.request(request) {
+                world.shard.group_command_taken(now, whose, Err(refusal));
+            }
+        }
         Effect::Twin(event) => world.asking.tell(*event),
         Effect::Event(event) => tell(world, &event),
         // Nobody asks yet.

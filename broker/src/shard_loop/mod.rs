@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use causeway_core::{ConnectionId, Limits, Millis, Notice, Shard};
+use causeway_core::{ConnectionId, GroupRequest, Limits, Millis, Notice, Shard};
 use causeway_fleet::policy::Policy;
 use causeway_storage::{LogError, VolatileLog};
 use tokio::net::TcpStream;
@@ -94,6 +94,8 @@ pub(crate) struct ShardParts {
     pub(crate) policy: Arc<Policy>,
     /// Where it tells what happens to shadows, while anybody listens.
     pub(crate) twins: Twins,
+    /// Where commands to groups are made of what clients request.
+    pub(crate) requests: mpsc::Sender<Box<GroupRequest>>,
 }
 
 /// A running shard.
@@ -210,7 +212,7 @@ fn serve(parts: ShardParts, ears: Ears, ready: oneshot::Sender<()>) -> Result<()
         warnings: Arc::new(LogGate::new("warnings about clients were not logged")),
         audit: parts.audit,
         allowances: parts.allowances,
-        asking: Asking::new(parts.twins),
+        asking: Asking::new(parts.twins, parts.requests),
     };
     let shard_loop = Rc::new_cyclic(|itself| ShardLoop {
         itself: itself.clone(),

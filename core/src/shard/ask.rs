@@ -4,17 +4,20 @@
 
 use causeway_fleet::Principal;
 use causeway_fleet::shadow::{Format, Rejection, Request, Section, Shadow, answer, write};
+use causeway_protocol::{ForwardedBuilder, ForwardedProperties, QoS};
 
 use super::deliver::Origin;
 use super::shadow::{Kept, Whose, no_shadow};
 use super::{Release, Shard};
-use crate::{Answer, Ask, AskId, Effect, Lsn, Millis, ShadowAsk, ShadowTold, ShadowWhat};
+use crate::message::{Publication, Step};
+use crate::{Answer, Ask, AskId, Effect, Lsn, Millis, PublishAsk, ShadowAsk, ShadowTold, ShadowWhat};
 
 impl Shard {
     /// Takes a question. Its answer comes as [`Effect::Answer`], here and now or later.
     pub fn ask(&mut self, now: Millis, ask: AskId, question: &Ask) {
         let (answer, after) = match question {
             Ask::Command(asked) => return self.ask_command(now, ask, asked),
+            Ask::Publish(asked) => self.ask_publish(now, asked),
             Ask::CommandState { id, when_over } => return self.ask_progress(now, ask, (*id, *when_over)),
             Ask::Shadow(asked) => {
                 let (told, after) = self.ask_shadow(now, asked);
@@ -36,6 +39,28 @@ impl Shard {
     pub(super) fn answer_ask(&mut self, now: Millis, ask: AskId, after: Lsn, answer: Answer) {
         let answer = Effect::Answer { ask, answer: Box::new(answer) };
         self.when_durable(now, after, Release::Told(Box::new(answer)));
+    }
+
+    /// Publishes for the rest of the broker: it waits where the disk has no room.
+    fn ask_publish(&mut self, now: Millis, asked: &PublishAsk) -> (Answer, Lsn) {
+        if self.storage_low {
+            return (Answer::NoRoom, Lsn(0));
+        }
+        let mut properties = ForwardedBuilder::new().payload_format_indicator(true).content_type(asked.content_type);
+        if let Some(data) = &asked.to.correlation_data {
+            properties = properties.correlation_data(data);
+        }
+        for (name, value) in &asked.user_properties {
+            properties = properties.user_property(name, value);
+        }
+        let properties = properties.build().unwrap_or_default();
+        let mut publication = Publication::plain(&asked.to.response_topic, &asked.payload, QoS::AtLeastOnce);
+        publication.forwarded = ForwardedProperties::from_forwarded_bytes(&properties).unwrap_or_default();
+        publication.provenance = self.own_origin(now);
+        publication.step = Step::Told(&asked.meant_for);
+        let routed = self.route(now, &mut publication, Origin::Service { after: Lsn(0) });
+        // Only a client can be refused.
+        (Answer::Published, routed.map_or(Lsn(0), |routed| routed.durable_at))
     }
 
     fn ask_shadow(&mut self, now: Millis, asked: &ShadowAsk) -> (Result<ShadowTold, Rejection>, Lsn) {

@@ -125,7 +125,7 @@ impl Shard {
     }
 
     /// Whether what becomes of one more command could be queued for the client.
-    fn has_room_for_outcomes(&self, id: ConnectionId) -> bool {
+    pub(super) fn has_room_for_outcomes(&self, id: ConnectionId) -> bool {
         let key = self.connection(id).and_then(|connection| connection.session);
         let session = key.and_then(|key| self.sessions.get(key as usize));
         session.is_some_and(|session| session.overflow == Overflow::DropOldest || session.room(&self.limits, 1).is_ok())
@@ -154,15 +154,24 @@ impl Shard {
         }
         match response_topic {
             // What a vehicle answers goes where its requester wanted.
-            Some(response_topic) if !matches!(call.what, What::Reply(_)) => {
-                // Where vehicles listen, whoever could only read would speak to them.
-                if command::is_heard_by_vehicles(response_topic) {
-                    self.in_force.may_publish(connection, response_topic, QoS::AtLeastOnce, false)?;
-                }
-                self.may_be_answered_at(connection_of(&self.connections, id), response_topic)
-            }
+            Some(response_topic) if !matches!(call.what, What::Reply(_)) => self.may_be_told_at(id, response_topic),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// Whether a client may have what becomes of its requests published there.
+    ///
+    /// # Errors
+    /// Why not, for the log.
+    pub(super) fn may_be_told_at(&mut self, id: ConnectionId, response_topic: &str) -> Result<(), String> {
+        let connection = connection_of(&self.connections, id);
+        // Where vehicles listen, whoever could only read would speak to them.
+        if let Some(connection) = connection
+            && command::is_heard_by_vehicles(response_topic)
+        {
+            self.in_force.may_publish(connection, response_topic, QoS::AtLeastOnce, false)?;
+        }
+        self.may_be_answered_at(connection, response_topic)
     }
 
     /// Whether the broker may publish an answer to a client there: only where that could read it, and nothing that the broker takes itself. Else it

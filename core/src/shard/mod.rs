@@ -16,6 +16,7 @@ mod deliver;
 mod fetch;
 mod fleet;
 mod gauges;
+mod group_command;
 mod history;
 mod matching;
 mod mounting;
@@ -67,6 +68,7 @@ use checkpoint::Checkpoint;
 use command::{Barred, Commands};
 use fetch::Fetches;
 use gauges::Survey;
+use group_command::KeptBack;
 use matching::Match;
 use origin::Numbers;
 use peers::Peers;
@@ -86,6 +88,8 @@ pub(crate) use presence::is_presence;
 enum Release {
     /// The acknowledgement of a PUBLISH.
     Ack { connection: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode },
+    /// The acknowledgement of a PUBLISH that the rest of the broker has to take first.
+    KeepBack { connection: ConnectionId, packet_id: PacketId, kind: AckKind, effect: Box<Effect> },
     /// SUBACK or UNSUBACK, encoded.
     Answer { connection: ConnectionId, bytes: Bytes },
     /// What waits for a connection, CONNACK first.
@@ -149,6 +153,8 @@ pub struct Shard {
     folded: Lsn,
     folding: Option<(Lsn, Vec<Lsn>)>,
     fold_failed: bool,
+    /// Acknowledgements that the rest of the broker has to allow first, and those behind them; hardly any connection has some.
+    kept_back: HashMap<ConnectionId, VecDeque<KeptBack>, FixedState>,
     /// Whether the disk has hardly any room left.
     storage_low: bool,
     /// Retained messages noted for sessions and not yet sent, over all sessions.
@@ -224,6 +230,7 @@ impl Shard {
             folded: Lsn(0),
             folding: None,
             fold_failed: false,
+            kept_back: HashMap::with_hasher(FixedState::with_seed(hash_seed)),
             storage_low: false,
             backlog_messages: 0,
             recorder: Recorder::default(),
@@ -415,6 +422,9 @@ impl Shard {
         match release {
             Release::Ack { connection, packet_id, kind, reason } => {
                 self.release_ack(connection, packet_id, kind, reason);
+            }
+            Release::KeepBack { connection, packet_id, kind, effect } => {
+                self.keep_back(connection, packet_id, kind, *effect);
             }
             Release::Answer { connection, bytes } => {
                 let open = self.connections.get_mut(connection.index());

@@ -39,6 +39,9 @@ impl Shard {
         let topic = resolved.as_deref().unwrap_or(publish.topic);
         match publish.packet_id {
             Some(packet_id) => self.on_acknowledged_publish(now, id, publish, topic, packet_id),
+            None if self.is_group_request(id, topic, publish.properties.forwarded) => {
+                self.refuse_group_request(now, id, topic);
+            }
             None => match self.accept(now, id, publish, topic) {
                 Ok(_) => {}
                 Err((reason, why)) => {
@@ -88,6 +91,9 @@ impl Shard {
             self.disconnect(now, id, ReasonCode::ReceiveMaximumExceeded, "more unacknowledged than Receive Maximum");
             return;
         }
+        if self.is_group_request(id, topic, publish.properties.forwarded) {
+            return self.on_group_request(now, id, publish, (topic, packet_id, kind));
+        }
         match self.accept(now, id, publish, topic) {
             Ok(routed) => {
                 if let (true, Some((key, session))) = (crosses, self.session_of(id)) {
@@ -113,7 +119,7 @@ impl Shard {
 
     /// A 5.0 client is told in the acknowledgement. A 3.x client can only be told by closing the connection without
     /// one: the message stays its own.
-    fn refuse_publish(
+    pub(super) fn refuse_publish(
         &mut self,
         now: Millis,
         id: ConnectionId,
@@ -305,6 +311,9 @@ impl Shard {
     //= [MQTT-4.3.3-8] PUBREC likewise
     //= [MQTT-4.3.3-4] [MQTT-4.3.3-11] PUBREL answers PUBREC, PUBCOMP answers PUBREL
     fn write_ack(&mut self, id: ConnectionId, packet_id: PacketId, kind: AckKind, reason: ReasonCode) {
+        if self.stands_behind(id, packet_id, kind, reason) {
+            return;
+        }
         let ack = Ack::new(packet_id, reason);
         let packet = match kind {
             AckKind::PubAck => Packet::PubAck(ack),

@@ -71,7 +71,7 @@ impl Shard {
         };
         let event = match publication.step {
             Step::None if publication.copy == CopyFor::Home => Event::Call(record),
-            Step::None => Event::Publish(record),
+            Step::None | Step::Told(_) => Event::Publish(record),
             Step::Requested(terms, is_sent) => {
                 Event::CommandRequested(RequestedRecord { terms: Box::new(terms.clone()), is_sent, message: record })
             }

@@ -218,6 +218,7 @@ impl Shard {
         match publication.step {
             Step::None => None,
             Step::Refused(refused) => Some(refused.terms.by.clone()),
+            Step::Told(requester) => Some(requester.clone()),
             Step::Requested(..) | Step::Sent(_) => {
                 command::of_topic(publication.topic).map(|(vin, _)| Principal::Vehicle(vin))
             }

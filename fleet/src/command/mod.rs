@@ -19,6 +19,12 @@ use crate::Vin;
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// User property of a request: `0` where it is not to wait for a vehicle that is away.
 pub const WAIT: &str = "wait";
+/// User property of a request to a group: vehicles that are asked in a second, at most.
+pub const RATE: &str = "rate";
+/// User property of an outcome: the vehicle.
+pub const VEHICLE: &str = "cw-vehicle";
+/// User property of the last message about a request to a group: the job that it was.
+pub const JOB: &str = "cw-job";
 /// User property of an outcome: which it is.
 pub const OUTCOME: &str = "cw-outcome";
 /// User property of an outcome: whose it is.

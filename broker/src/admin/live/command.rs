@@ -123,6 +123,7 @@ async fn request(visit: &Visit, body: Body) -> Result<(CommandAsk, Duration), Pr
         expires_seconds: seconds,
         is_now_or_never,
         key: key.map(Into::into),
+        address: None,
     };
     Ok((asked, wait))
 }

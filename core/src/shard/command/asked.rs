@@ -14,11 +14,17 @@ use crate::shard::deliver::Origin;
 use crate::{Answer, AskId, Bound, CommandAsk, CommandProgress, CommandTold, Lsn, Millis};
 
 impl Shard {
-    /// Requests a command whose outcome is sent nowhere: whoever wants to know asks.
+    /// Requests a command. Whoever asks is told what became of it when they ask again.
     pub(in crate::shard) fn ask_command(&mut self, now: Millis, ask: AskId, asked: &CommandAsk) {
         let mut properties = ForwardedBuilder::new();
         if let Some(content_type) = &asked.content_type {
             properties = properties.content_type(content_type);
+        }
+        if let Some(address) = &asked.address {
+            properties = properties.response_topic(&address.response_topic);
+            if let Some(data) = &address.correlation_data {
+                properties = properties.correlation_data(data);
+            }
         }
         let properties = properties.build().unwrap_or_default();
         let request = Request {

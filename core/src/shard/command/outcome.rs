@@ -81,7 +81,13 @@ impl Shard {
         ending: &Ending<'_>,
     ) -> (Lsn, Arc<Message>) {
         let text = id.text();
-        let told = [(command::OUTCOME, ending.outcome.word()), (command::COMMAND, text.as_str())];
+        let vin = match step {
+            Step::Refused(refused) => Some(refused.vin),
+            _ => self.commands.get(id).map(|command| command.vin),
+        };
+        let vehicle = vin.as_ref().map_or("", Vin::as_str);
+        let told =
+            [(command::OUTCOME, ending.outcome.word()), (command::COMMAND, text.as_str()), (command::VEHICLE, vehicle)];
         let is_told = |name: &str| told.iter().any(|(told, _)| *told == name);
         let properties = rebuilt(ending.forwarded, (None, address.correlation_data.as_deref()), is_told, &told);
         let topic = address.response_topic.as_deref().unwrap_or_default();

@@ -16,7 +16,7 @@ use crate::shard::Shard;
 use crate::shard::calls::Requester;
 use crate::shard::deliver::{Origin, Routed};
 use crate::shard::peers::is_peer_session;
-use crate::{Bound, Millis};
+use crate::{Bound, Lsn, Millis};
 
 /// The properties of a request are kept as its payload is.
 const PROPERTIES_BYTES_MAX: usize = 64 << 10;
@@ -287,6 +287,10 @@ impl Shard {
     /// A request comes again: it is told what became of the command, or will be in place of the one before.
     fn on_retry(&mut self, now: Millis, id: CommandId, request: &Request<'_>) -> Routed {
         self.counters.commands_retried += 1;
+        if request.is_asked_for {
+            // The answer says how far it is. Whoever is told by a message was told, or will be.
+            return taken(self.commands.get(id).map_or(Lsn(0), |command| command.as_of));
+        }
         self.changed.command(id);
         let address = request.address();
         if self.commands.is_over(id) {

@@ -399,7 +399,11 @@ impl World {
         effects
             .filter_map(|effect| match effect {
                 Effect::Close { connection } => Some(connection),
-                Effect::Event(_) | Effect::Reauthenticate { .. } | Effect::Answer { .. } | Effect::Twin(_) => None,
+                Effect::Event(_)
+                | Effect::Reauthenticate { .. }
+                | Effect::Answer { .. }
+                | Effect::GroupCommand(_)
+                | Effect::Twin(_) => None,
             })
             .collect()
     }

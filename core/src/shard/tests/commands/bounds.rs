@@ -196,6 +196,7 @@ fn answers(world: &mut World) -> Vec<(u64, Option<CommandTold>)> {
 
 fn asked() -> CommandAsk {
     CommandAsk {
+        address: None,
         vin: VIN.parse().unwrap(),
         name: "lock".into(),
         by: Principal::operator("olga"),

@@ -4,6 +4,7 @@ mod barred;
 mod bounds;
 mod crash;
 mod crowd;
+mod groups;
 mod large;
 mod many;
 mod peers;

@@ -183,7 +183,7 @@ fn claims_of_a_vehicle_are_taken_out() {
     world.say(car, Said { correlation: Some(id.as_bytes()), properties, ..to("status/lock", "x") });
     let told = world.gotten(backend);
     let names: Vec<&str> = told[0].properties.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["cw-origin", "cw-received-at", "cw-seq", "mine", "cw-outcome", "cw-command"]);
+    assert_eq!(names, ["cw-origin", "cw-received-at", "cw-seq", "mine", "cw-outcome", "cw-command", "cw-vehicle"]);
     assert_eq!(told[0].outcome(), "replied");
 }
 
