@@ -100,6 +100,7 @@ fn who_asks_otherwise_is_told_too() {
         expires_seconds: Some(10),
         is_now_or_never: false,
         key: None,
+        address: None,
     };
     world.shard.ask(world.now, AskId(1), &Ask::Command(Box::new(asked)));
     world.sync();
