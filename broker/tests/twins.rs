@@ -316,6 +316,28 @@ fn request(client: &mut Client<TcpStream>, vin: &str) {
     client.send(&packet(0x32, &[&head, properties.as_slice(), b"{}"].concat()));
 }
 
+/// Whoever does not accept the reply is told so; others read it.
+#[test]
+fn a_reply_that_its_requester_does_not_accept_is_read_over_http() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = Causewayd::start(folder.path());
+    let mut car = vehicle(&broker, A);
+    car.subscribe("cmd/#", 1);
+    let mut client = Client::new(dial(broker.address));
+    // Maximum Packet Size: 512.
+    client.send(&packet(0x10, b"\x00\x04MQTT\x05\x02\x00\x00\x05\x27\x00\x00\x02\x00\x00\x05small"));
+    client.expect_connack(0);
+    client.subscribe("backend/answers", 0);
+    request(&mut client, A);
+    let id = command_id(&mut car);
+    let reply = json!({ "log": "x".repeat(2000) });
+    report(&mut car, &format!("status/wink/{id}"), &reply);
+    let told = message(&mut client, "backend/answers");
+    assert_eq!((&told["outcome"], &told["command"]), (&json!("too-large"), &json!(id)));
+    let read = broker.ask("", "GET", &format!("/v1/commands/{id}"), Value::Null, 200);
+    assert_eq!((read.header("causeway-outcome"), read.json()), ("replied", reply));
+}
+
 /// Two requesters, on whichever shard: the vehicle's own answers.
 #[test]
 fn nobody_waits_for_a_vehicle_that_is_barred() {
