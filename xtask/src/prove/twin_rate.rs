@@ -37,8 +37,8 @@ const BESIDE_MAX_MS: f64 = 50.0;
 /// Memory of a shadow with 300 bytes of state and one indexed field, right after a start.
 const SHADOW_BYTES_MAX: f64 = 2_048.0;
 /// From the start of a daemon that was killed under load to readiness: it reads all shadows, and replays what was not folded.
-const READY_MAX: Duration = Duration::from_secs(120);
-const READY_DEADLINE: Duration = Duration::from_secs(180);
+const READY_MAX: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_secs(120);
 
 /// How many, and how long.
 struct Size {
@@ -376,6 +376,7 @@ fn verdict(size: &Size, figures: &Figures) -> Result<()> {
         }
     };
     at_most("vehicles without a shadow", f64::from(size.vehicles) - made.vehicles as f64, 0.0);
+    at_most("reports rejected for want of room", made.rejected as f64, 0.0);
     at_most("messages refused", (updates.plain.refused + updates.few.refused + updates.many.refused) as f64, 0.0);
     at_most("acknowledged updates that are not one version", updates.wrong as f64, 0.0);
     at_most("vehicles not found", query.expected as f64 - query.found as f64, 0.0);
@@ -435,8 +436,9 @@ mod tests {
     #[test]
     fn each_threshold_counts() {
         assert!(verdict(&QUICK, &figures()).is_ok());
-        let falls_short: [fn(&mut Figures); 16] = [
+        let falls_short: [fn(&mut Figures); 17] = [
             |figures| figures.made.vehicles -= 1,
+            |figures| figures.made.rejected = 1,
             |figures| figures.memory.ready += Duration::from_millis(1),
             |figures| figures.memory.restarted = u64::from(QUICK.vehicles) * 2_049,
             |figures| figures.query.found -= 1,
