@@ -479,6 +479,6 @@ impl Inner {
             }
         };
         let (asks, folded, room) = (self.asks.clone(), self.folded.clone(), self.room.clone());
-        Work { asks, folded, room, registry: self.registry.clone(), id: record.id, made_ms: record.made_ms, task }
+        Work { asks, folded, room, id: record.id, made_ms: record.made_ms, task }
     }
 }

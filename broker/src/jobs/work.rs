@@ -11,14 +11,13 @@ use causeway_core::history::HistoryRange;
 use causeway_core::{
     Answer, Ask, CommandAsk, CommandProgress, CommandTold, Millis, Principal, ShadowAsk, ShadowWhat, Vin,
 };
-use causeway_fleet::command::Outcome as Ended;
 use causeway_fleet::shadow::Format;
 use serde_json::{Value, json};
 
 use super::record::{CommandSpec, JobId};
 use super::requested::Requested;
 use super::room::Room;
-use crate::registry::{Registry, State, now_ms};
+use crate::registry::now_ms;
 use crate::server::{AskError, Asks, FoldedShard};
 
 /// Between two attempts, where too many questions wait for a shard: nobody is told when there are fewer. Whoever asks again sooner makes them more.
@@ -35,7 +34,6 @@ pub(super) struct Work {
     /// The folded states of the shards, by their numbers.
     pub(super) folded: Arc<[FoldedShard]>,
     pub(super) room: Arc<Room>,
-    pub(super) registry: Arc<Registry>,
     pub(super) id: JobId,
     pub(super) made_ms: u64,
     pub(super) task: Task,
@@ -94,9 +92,6 @@ impl Work {
         // What is left of it when the vehicle has its turn: a part of a second is a second.
         let left = |until_ms: u64| until_ms.saturating_sub(now_ms()).div_ceil(1000).try_into().unwrap_or(u32::MAX);
         let until_ms = requested.and_then(|requested| requested.until_ms);
-        // Nobody waits for a vehicle that may not come back. It may have been asked before that.
-        let barred = self.registry.standing(&vin).map(|standing| standing.state);
-        let barred = barred.filter(|state| matches!(state, State::Retired | State::Suspended));
         let ask = CommandAsk {
             vin,
             name: command.name.as_str().into(),
@@ -104,7 +99,7 @@ impl Work {
             payload,
             content_type,
             expires_seconds: until_ms.map_or(command.deadline, |until_ms| Some(left(until_ms))),
-            is_now_or_never: command.now_or_never || barred.is_some(),
+            is_now_or_never: command.now_or_never,
             key: Some(self.id.to_string().into()),
             address: requested.map(Requested::address),
         };
@@ -115,15 +110,8 @@ impl Work {
                 return Some(outcome(&vin, "unknown", json!({ "detail": "the outcome is forgotten" })));
             };
             let (id, text) = (command.id, command.id.to_string());
-            match (&command.progress, barred) {
-                (CommandProgress::Ended { outcome: Ended::Offline, .. }, Some(state)) => {
-                    let why = json!({ "command": text, "detail": format!("the vehicle is {state}") });
-                    return Some(outcome(&vin, Ended::Retired.word(), why));
-                }
-                (CommandProgress::Ended { outcome: ended, payload, .. }, _) => {
-                    return Some(outcome(&vin, ended.word(), json!({ "command": text, "payload": shown(payload) })));
-                }
-                (CommandProgress::Waiting | CommandProgress::Sent, _) => {}
+            if let CommandProgress::Ended { outcome: ended, payload, .. } = &command.progress {
+                return Some(outcome(&vin, ended.word(), json!({ "command": text, "payload": shown(payload) })));
             }
             // Answered when it is over: by its deadline at the latest.
             told = self.ask_command(home, &Ask::CommandState { id, when_over: true }).await?;

@@ -297,6 +297,9 @@ impl Shard {
 /// # Errors
 /// Why not, for the log.
 fn may_be_will(message: &Message) -> Result<(), &'static str> {
+    if calls::is_of_group(&message.topic) && message.forwarded().response_topic().is_some() {
+        return Err("a command is not requested by a will");
+    }
     let Some(call) = calls::of(&message.topic) else { return Ok(()) };
     match call.what {
         What::Shadow(..) | What::Brokers => Err("shadows are not told by wills: $presence says who is gone"),

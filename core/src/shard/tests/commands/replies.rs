@@ -246,6 +246,8 @@ fn no_will_is_a_command() {
     for (who, client_id, topic, forwarded, expected) in [
         (Principal::service("backend"), "backend", lock.as_str(), answered, "connack 0x87"),
         (vehicle(VIN).principal, hmi.as_str(), "cmd/lock", answered, "connack 0x87"),
+        (Principal::service("backend"), "backend", "groups/eu/cmd/lock", answered, "connack 0x87"),
+        (Principal::service("backend"), "backend", "groups/eu/cmd/lock", Default::default(), "connack 0x00"),
         // A plain message is one, whoever leaves it.
         (Principal::service("backend"), "backend", lock.as_str(), Default::default(), "connack 0x00"),
         (vehicle(VIN).principal, hmi.as_str(), "cmd/lock", Default::default(), "connack 0x00"),
