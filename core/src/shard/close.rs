@@ -93,6 +93,7 @@ impl Shard {
         self.forget_authority(id);
         // The policy may be another one by now.
         let with_will = with_will && self.keeps_will(id);
+        self.kept_back.remove(&id);
         let Some(connection) = self.connection_mut(id) else {
             return;
         };

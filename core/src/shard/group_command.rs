@@ -167,11 +167,13 @@ impl Shard {
             self.tell_refusal(now, id, "refused publish", *reason, why);
         } else if is_pubrec {
             //= [MQTT-4.3.3-9] a QoS 2 identifier is remembered until PUBREL
-            if let Some((key, session)) = self.session_of(id) {
-                session.received.insert(packet_id);
+            // A client that sent it twice on this connection releases it once.
+            if let Some((key, session)) = self.session_of(id)
+                && session.received.insert(packet_id)
+            {
                 self.changed.session(key);
+                self.connection_mut(id).into_iter().for_each(|open| open.unreleased += 1);
             }
-            self.connection_mut(id).into_iter().for_each(|open| open.unreleased += 1);
         }
         self.write_kept_back(id);
     }

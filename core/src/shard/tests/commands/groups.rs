@@ -86,6 +86,27 @@ fn who_is_gone_is_not_told_and_asks_again() {
 }
 
 #[test]
+fn nothing_is_kept_back_for_who_is_gone_and_what_is_sent_twice_is_released_once() {
+    let mut world = world();
+    let backend = service(&mut world, "backend");
+    for dup in [false, true] {
+        world.say(backend, Said { qos: 2, id: 4, dup, ..request(WINK, "a") });
+    }
+    for handed in requests(&mut world) {
+        take(&mut world, &handed, Ok(()));
+    }
+    assert_eq!(world.got(backend).1, ["pubrec 0x00", "pubrec 0x00"]);
+    let unreleased = |world: &World| world.shard.connection(backend.id).unwrap().unreleased;
+    assert_eq!(unreleased(&world), 1);
+    world.send(backend, Packet::PubRel(Ack::new(4.try_into().unwrap(), ReasonCode::Success)));
+    assert_eq!(unreleased(&world), 0);
+    world.say(backend, request(WINK, "b"));
+    world.say(backend, to("plain", "behind it"));
+    world.hang_up(backend);
+    assert!(world.shard.kept_back.is_empty());
+}
+
+#[test]
 fn what_is_no_request_of_a_group_is_a_message_or_refused() {
     let mut world = world();
     let backend = service(&mut world, "backend");
