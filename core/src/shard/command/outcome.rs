@@ -108,6 +108,7 @@ impl Shard {
         let ending = Ending { outcome, payload, forwarded, provenance, cause };
         let (as_of, message) = self.tell_outcome(now, id, address, &ending);
         self.commands.end(id, as_of, Ended { outcome, at, message });
+        self.forget_outcomes(now);
         as_of
     }
 
@@ -124,8 +125,10 @@ impl Shard {
         let is_key_taken = match refusal.outcome {
             // It is another request's.
             Outcome::Conflict => false,
-            // Whoever asks is told to ask again, and that must not be told for longer than its reason lasts.
-            Outcome::QueueFull => !request.is_asked_for,
+            // Nor is this one free: it is a retry, and the command goes on.
+            Outcome::QueueFull if self.is_known(request) => false,
+            // Whoever asks, and has nobody else told, is told to ask again, and that must not be told for longer than its reason lasts.
+            Outcome::QueueFull => !request.is_asked_for || request.address().response_topic.is_some(),
             _ => true,
         };
         let key = request.wishes.key.filter(|_| is_key_taken);

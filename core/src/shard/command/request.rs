@@ -210,13 +210,19 @@ impl Shard {
         }
     }
 
-    /// Whether the outcome of a command that is pending may go where a retry wants it.
+    /// Whether the outcome of a command may go where a retry wants it, with as much Correlation Data.
     fn admit_retry(&mut self, id: CommandId, request: &Request<'_>) -> Result<(), Refusal> {
         let growth = self.commands.growth(id, &request.address().into());
-        let (pending, _) = self.commands.loads();
-        let max = self.limits.commands_bytes_max;
-        if !self.commands.is_over(id) && growth > 0 && pending.bytes + growth > max {
-            return Err(self.no_room(Bound::CommandsPendingBytes, max));
+        let (pending, kept) = self.commands.loads();
+        let (there, max, bound) = match self.commands.is_over(id) {
+            true => {
+                let held = kept.held_bytes + pending.held_bytes;
+                (held, self.limits.command_outcomes_bytes_max, Bound::CommandOutcomesBytes)
+            }
+            false => (pending.bytes, self.limits.commands_bytes_max, Bound::CommandsPendingBytes),
+        };
+        if growth > 0 && there + growth > max {
+            return Err(self.no_room(bound, max));
         }
         Ok(())
     }

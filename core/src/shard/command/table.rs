@@ -206,9 +206,15 @@ impl Commands {
         (self.pending, self.kept)
     }
 
-    /// How many bytes more would be pending, if the outcome of this command went elsewhere.
+    /// How many bytes more would be kept, if the outcome of this command went elsewhere.
     pub(super) fn growth(&self, id: CommandId, address: &Address) -> usize {
-        let before = self.get(id).map_or(0, |command| command.address.bytes());
+        let before = match self.get(id).map(|command| (&command.state, &command.address)) {
+            Some((State::Ended(Ended { message, .. }), _)) => {
+                message.topic.len() + message.forwarded().correlation_data().map_or(0, <[u8]>::len)
+            }
+            Some((State::Waiting(_) | State::Sent, address)) => address.bytes(),
+            None => 0,
+        };
         address.bytes().saturating_sub(before)
     }
 

@@ -3,7 +3,7 @@
 use causeway_fleet::policy::Policy;
 
 use super::*;
-use crate::{Answer, Ask, AskId, Bound, CommandAsk, CommandProgress, CommandTold, Effect};
+use crate::{Answer, Ask, AskId, Bound, CommandAsk, CommandProgress, CommandTold, Effect, ReturnAddress};
 
 #[test]
 fn bounds_are_answered() {
@@ -283,6 +283,32 @@ fn who_asks_and_finds_no_room_may_ask_again_with_the_same_key() {
     world.say(car, Said { correlation: got[0].correlation.as_deref().map(str::as_bytes), ..to("status/x", "done") });
     world.restart();
     assert_eq!(ask(&mut world, 4, "second").progress, CommandProgress::Waiting);
+}
+
+/// Whoever was told with a message has had the outcome: a job that asks again after a crash does not bring another.
+#[test]
+fn there_was_no_room_is_told_once_where_it_is_told_with_a_message() {
+    let mut world = world_with(|limits| limits.commands_per_vehicle_max = 1);
+    let (car, backend) = pair(&mut world);
+    world.say(backend, request(&full("cmd/lock"), "first"));
+    let ask = |world: &mut World, number: u64| {
+        let address = ReturnAddress { response_topic: ANSWERS.into(), correlation_data: Some(b"job"[..].into()) };
+        let by = Principal::service("backend");
+        let asked = CommandAsk { key: Some("j1".into()), address: Some(address), by, ..asked() };
+        world.shard.ask(world.now, AskId(number), &Ask::Command(Box::new(asked)));
+        world.sync();
+        answers(world).remove(0).1.unwrap()
+    };
+    let told = ask(&mut world, 1);
+    let got = world.gotten(car);
+    world.say(car, Said { correlation: got[0].correlation.as_deref().map(str::as_bytes), ..to("status/x", "done") });
+    assert_eq!(outcomes(&world.gotten(backend)), pairs(&[("job", "queue-full"), ("first", "replied")]));
+    world.restart();
+    assert_eq!(ask(&mut world, 2), told);
+    let car = world.dial_silently(persistent(VIN), vehicle(VIN));
+    let backend = world.dial_silently(persistent("backend"), Principal::service("backend"));
+    let is_news = |got: &Got| !got.dup;
+    assert!(!world.gotten(car).iter().chain(&world.gotten(backend)).any(is_news));
 }
 
 #[test]

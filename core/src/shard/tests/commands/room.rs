@@ -174,3 +174,37 @@ fn a_retry_takes_no_more_room_than_there_is() {
     world.wait(30_000);
     assert_eq!(outcomes(&world.gotten(backend)), pairs(&[("longer than short", "timed-out")]));
 }
+
+/// A retry may bring more Correlation Data than the request had.
+#[test]
+fn what_retries_bring_is_bounded_too() {
+    for on_disk in [false, true] {
+        let mut world = world_with(|limits| limits.command_outcomes_bytes_max = 6000);
+        world = if on_disk { world.on_disk() } else { world };
+        let (car, backend) = pair(&mut world);
+        let (lock, large) = (full("cmd/lock"), [b'x'; 5000]);
+        let keyed = |key: &'static [(&'static str, &'static str)]| Said { properties: key, ..request(&lock, "keyed") };
+        for key in [&[("idempotency-key", "a")], &[("idempotency-key", "b")]] {
+            world.say(backend, keyed(key));
+            answer(&mut world, car);
+            world.gotten(backend);
+        }
+        let again = |key| Said { correlation: Some(&large), ..keyed(key) };
+        world.say(backend, again(&[("idempotency-key", "a")]));
+        let (told, acknowledged) = world.got(backend);
+        assert_eq!((told.len(), acknowledged), (1, vec!["puback 0x00".to_owned()]));
+        world.say(backend, again(&[("idempotency-key", "b")]));
+        assert_eq!(world.got(backend), (vec![], vec!["puback 0x97".to_owned()]));
+        let [_, _, outcomes, bytes] = loads(&world);
+        assert!(outcomes == 2 && bytes <= 6000, "{bytes}");
+        stay_over_restarts(&mut world);
+        let backend = world.dial_silently(persistent("backend"), Principal::service("backend"));
+        world.gotten(backend);
+        world.say(backend, Said { id: 7, ..keyed(&[("idempotency-key", "b")]) });
+        assert_eq!(outcomes_of(&mut world, backend), pairs(&[("keyed", "replied")]), "it is still the same command");
+    }
+}
+
+fn outcomes_of(world: &mut World, client: Client) -> Vec<(String, String)> {
+    outcomes(&world.gotten(client))
+}
