@@ -61,8 +61,9 @@ pub fn takes_outcomes(response_topic: &str) -> bool {
     if response_topic.is_empty() || response_topic.starts_with('$') {
         return false;
     }
-    let behind_mount = response_topic.strip_prefix("vehicles/").and_then(|rest| rest.split_once('/'));
-    let first = behind_mount.map(|(_, said)| said.split('/').next().unwrap_or_default());
+    let of_some = ["vehicles/", "groups/"].iter().find_map(|mount| response_topic.strip_prefix(mount)?.split_once('/'));
+    let behind_mount = of_some.map(|(_, said)| said).or_else(|| response_topic.strip_prefix("fleet/"));
+    let first = behind_mount.map(|said| said.split('/').next().unwrap_or_default());
     !matches!(first, Some("shadow" | "cmd" | "status")) && !first.is_some_and(|first| first.starts_with('$'))
 }
 
@@ -95,7 +96,8 @@ mod tests {
         let forbidden = ["", "$SYS/x", "$aws/things/x", "$share/a/b"].map(str::to_owned);
         let of_vehicle = ["cmd/x", "status/x", "shadow/update", "shadow", "$x"];
         let of_vehicle = of_vehicle.iter().map(|said| format!("vehicles/{VIN}/{said}"));
-        for topic in forbidden.into_iter().chain(of_vehicle) {
+        let of_many = ["groups/eu/cmd/x", "groups/eu/status", "groups/eu/$x", "fleet/cmd/x", "fleet/shadow/delta"];
+        for topic in forbidden.into_iter().chain(of_vehicle).chain(of_many.map(str::to_owned)) {
             assert!(!takes_outcomes(&topic), "{topic}");
         }
         for (topic, heard) in [
