@@ -193,6 +193,8 @@ fn requests_are_told_apart_and_what_is_none_is_refused() {
     assert_eq!(said(&request(0x32, 11, "nowhere", &[])), (0x40, 0x90));
     assert_eq!(said(&request(0x32, 12, "eu", &[("rate", "soon")])), (0x40, 0x83));
     assert_eq!(jobs(&broker).len(), 4);
+    // Before the vehicle comes: none of these is for it any more.
+    eventually("they are over", || jobs(&broker).iter().all(|job| job["state"] == "done"));
     // Nobody takes it for a broadcast.
     let mut car = vehicle(&broker, QUICK);
     car.send(&subscribe("cmd/#", 1));
@@ -213,4 +215,22 @@ fn requests_are_told_apart_and_what_is_none_is_refused() {
             break;
         }
     }
+}
+
+/// It began with the first message, whatever became of the group since.
+#[test]
+fn a_request_that_comes_again_is_its_job_also_when_the_group_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = start(folder.path());
+    broker.ask(JSON, "PUT", "/v1/groups/us", json!({}), 201);
+    let mut backend = client(&broker, "backend-1", "backend");
+    backend.send(&request(0x32, 7, "us", &[]));
+    assert_eq!(acknowledged(&mut backend), (0x40, 0));
+    eventually("it is over", || jobs(&broker)[0]["state"] == "done");
+    broker.ask(JSON, "DELETE", "/v1/groups/us", Value::Null, 204);
+    for (first, reason) in [(0x3A, 0), (0x32, 0x90)] {
+        backend.send(&request(first, 7, "us", &[]));
+        assert_eq!(acknowledged(&mut backend), (0x40, reason));
+    }
+    assert_eq!(jobs(&broker).len(), 1);
 }

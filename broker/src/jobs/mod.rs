@@ -34,7 +34,7 @@ use work::{Task, Work};
 use crate::registry::{Registry, RegistryError, now_ms};
 use crate::server::{Asks, FoldedShard, LogReport, Search, SearchError};
 
-/// Jobs that are not over.
+/// Jobs that are not over: so many that were made over HTTP, and as many that messages requested. Neither keeps the others out.
 const ACTIVE_MAX: usize = 100;
 /// Jobs that are kept. Of more, those go that were over first.
 const KEPT_MAX: usize = 1000;
@@ -217,7 +217,7 @@ impl Jobs {
         };
         let jobs = Jobs(Arc::new(inner));
         let active: Vec<Arc<Job>> = taken(&jobs.0.jobs).values().cloned().collect();
-        active.iter().filter(|job| job.record().is_open()).for_each(|job| jobs.start(job));
+        active.iter().filter(|job| taken(&job.record).is_open()).for_each(|job| jobs.start(job));
         Ok(jobs)
     }
 
@@ -290,7 +290,11 @@ impl Jobs {
             spec.target = Target::Vins(Vec::new());
         }
         let (mut jobs, made_ms) = (taken(&self.0.jobs), now_ms());
-        if jobs.values().filter(|job| !job.record().state.is_over()).count() >= ACTIVE_MAX {
+        let is_like_it = |job: &&Arc<Job>| {
+            let record = taken(&job.record);
+            !record.state.is_over() && record.requested.is_some() == requested.is_some()
+        };
+        if jobs.values().filter(is_like_it).count() >= ACTIVE_MAX {
             return Err(JobError::TooMany);
         }
         let last = jobs.keys().next_back().map_or(0, |last| last.0);
@@ -321,7 +325,7 @@ impl Jobs {
             let jobs = taken(&self.0.jobs);
             let mut over: Vec<(Option<u64>, JobId)> = jobs
                 .values()
-                .map(|job| job.record())
+                .map(|job| taken(&job.record))
                 .filter(|record| !record.is_open())
                 .map(|record| (record.ended_ms, record.id))
                 .collect();
@@ -356,7 +360,7 @@ impl Jobs {
     pub fn counts(&self) -> JobCounts {
         let mut counts = JobCounts::new(taken(&self.0.results).clone());
         for job in taken(&self.0.jobs).values() {
-            let record = job.record();
+            let record = taken(&job.record);
             counts.add(&record, job.held_up(&record, &self.0.room).is_some());
         }
         counts

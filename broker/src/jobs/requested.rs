@@ -39,8 +39,11 @@ pub struct Requested {
     pub(super) is_told: bool,
 }
 
-/// What of a request makes no sense.
-pub(super) fn of(request: &GroupRequest, members: u32) -> Result<(JobSpec, Requested), String> {
+/// What a request asks for. How many vehicles are in the group is found later.
+///
+/// # Errors
+/// What of it makes no sense.
+pub(super) fn of(request: &GroupRequest) -> Result<(JobSpec, Requested), String> {
     if request.key.as_ref().is_some_and(|key| !(1..=KEY_BYTES_MAX).contains(&key.len())) {
         return Err(format!("an idempotency key has 1 to {KEY_BYTES_MAX} bytes"));
     }
@@ -75,7 +78,7 @@ pub(super) fn of(request: &GroupRequest, members: u32) -> Result<(JobSpec, Reque
         message: fingerprint(&head, &[correlation_data, &[0], &request.payload[..]].concat()),
         key: request.key.as_deref().map(str::to_owned),
         asked: fingerprint(&request.name, &request.payload),
-        members,
+        members: 0,
         response_topic: request.response_topic.to_string(),
         correlation_data: request.correlation_data.as_ref().map(|data| STANDARD.encode(data)),
         payload: STANDARD.encode(&request.payload),
@@ -87,6 +90,13 @@ pub(super) fn of(request: &GroupRequest, members: u32) -> Result<(JobSpec, Reque
 }
 
 impl Requested {
+    /// The last message about it was published. From now on it is only to be known again: what it said is not kept as long as the job is.
+    pub(super) fn told(&mut self) {
+        self.is_told = true;
+        (self.correlation_data, self.content_type) = (None, None);
+        (self.response_topic, self.payload) = (String::new(), String::new());
+    }
+
     /// Who requested it.
     pub(super) fn principal(&self) -> Principal {
         self.by.as_deref().map_or(Principal::Anonymous, Principal::of_user)
@@ -137,5 +147,25 @@ impl Requested {
             content_type: "application/json",
             user_properties: vec![(OUTCOME, state.into()), (JOB, id.into())],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_is_known_again_by_little() {
+        let large = "A".repeat(80_000);
+        let kept = json!({
+            "by": "service:backend", "client_id": "backend-1", "packet_id": 7, "message": 1, "key": "k", "asked": 2,
+            "members": 3, "response_topic": large, "correlation_data": large, "payload": large, "content_type": large,
+            "until_ms": 4, "is_told": false,
+        });
+        let before: Requested = serde_json::from_value(kept).unwrap();
+        let mut told = before.clone();
+        told.told();
+        assert!(told.is_told && json!(told).to_string().len() < 1000);
+        assert!(told.is_same_message(&before) && told.has_key_of(&before) == Some(true));
     }
 }

@@ -3,15 +3,13 @@
 //! Owns that one request is one job, though its message may come again after a crash, and what a client is told that cannot have one. The answer
 //! goes out when the job is on the disk.
 
-use std::sync::Arc;
-
 use causeway_core::GroupRequest;
 use causeway_protocol::ReasonCode;
 use tokio::sync::mpsc;
 
 use super::record::Target;
 use super::requested::{self, Requested};
-use super::{Job, JobError, Jobs, NO_ROOM, RunError, taken};
+use super::{JobError, Jobs, NO_ROOM, taken};
 use crate::registry::RegistryError;
 
 type Refusal = (ReasonCode, String);
@@ -36,20 +34,20 @@ impl Jobs {
 
     /// Makes a job of a request, unless it is one already. Outside: the broker stops.
     async fn request(&self, request: &GroupRequest) -> Result<Result<(), Refusal>, ()> {
-        let members = match self.members(&request.group).await? {
-            Ok(members) => members,
-            Err(refusal) => return Ok(Err(refusal)),
-        };
-        let (spec, requested) = match requested::of(request, members) {
+        let (spec, mut requested) = match requested::of(request) {
             Ok(of) => of,
             Err(why) => return Ok(Err((ReasonCode::ImplementationSpecificError, why))),
         };
-        match self.known(request, &requested) {
+        // What is known is on the disk: requests are taken one after the other.
+        match self.is_known(request, &requested) {
             Err(refusal) => return Ok(Err(refusal)),
-            // It is on the disk with that, if it was not before.
-            Ok(Some(job)) => return self.0.change(&job, |_, _| {}).await.map(Ok).or_else(refused_by_store),
-            Ok(None) => {}
+            Ok(true) => return Ok(Ok(())),
+            Ok(false) => {}
         }
+        requested.members = match self.members(&request.group).await? {
+            Ok(members) => members,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         if let Err(refusal) = self.check_room(&requested) {
             return Ok(Err(refusal));
         }
@@ -74,26 +72,26 @@ impl Jobs {
         })
     }
 
-    /// The job that a request is already.
+    /// Whether a request is a job already.
     ///
     /// # Errors
     /// Its idempotency key is that of another request.
-    fn known(&self, request: &GroupRequest, requested: &Requested) -> Result<Option<Arc<Job>>, Refusal> {
+    fn is_known(&self, request: &GroupRequest, requested: &Requested) -> Result<bool, Refusal> {
         let target = Target::Group(request.group.to_string());
         for job in taken(&self.0.jobs).values().rev() {
             let record = taken(&job.record);
             let Some(known) = record.requested.as_ref().filter(|_| record.spec.target == target) else { continue };
             match known.has_key_of(requested) {
-                Some(true) => return Ok(Some(job.clone())),
+                Some(true) => return Ok(true),
                 Some(false) => {
                     let why = format!("job {} has the same idempotency key, and is another request", record.id);
                     return Err((ReasonCode::ImplementationSpecificError, why));
                 }
-                None if request.is_again && known.is_same_message(requested) => return Ok(Some(job.clone())),
+                None if request.is_again && known.is_same_message(requested) => return Ok(true),
                 None => {}
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     /// Whether as many outcomes may be on their way to the requester.
@@ -115,12 +113,5 @@ impl Jobs {
             return Err((ReasonCode::QuotaExceeded, why));
         }
         Ok(())
-    }
-}
-
-fn refused_by_store(error: RunError) -> Result<Result<(), Refusal>, ()> {
-    match error {
-        RunError::Stopping => Err(()),
-        error => Ok(Err((ReasonCode::QuotaExceeded, error.to_string()))),
     }
 }

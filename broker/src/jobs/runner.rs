@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::record::{JobState, Target};
 use super::work::{Outcome, Work};
-use super::{Inner, Job, RunError};
+use super::{Inner, Job, RunError, taken};
 use crate::registry::{Page, RegistryError, now_ms};
 use crate::server::AskError;
 
@@ -56,7 +56,7 @@ pub(super) async fn run(inner: Arc<Inner>, job: Arc<Job>) {
 }
 
 async fn attempt(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
-    while !job.record().resolved {
+    while !taken(&job.record).resolved {
         if !goes_on(job).await {
             return inner.tell_last(job, JobState::Cancelled).await;
         }
@@ -69,7 +69,8 @@ async fn attempt(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
 async fn goes_on(job: &Job) -> bool {
     loop {
         let changed = job.changed.notified();
-        match job.record().state {
+        let state = taken(&job.record).state;
+        match state {
             JobState::Running => return true,
             JobState::Done | JobState::Cancelled => return false,
             JobState::Paused => changed.await,
@@ -169,7 +170,7 @@ async fn work(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
         while let Some(ended) = turns.tasks.try_join_next() {
             turns.take(ended)?;
         }
-        let state = job.record().state;
+        let state = taken(&job.record).state;
         let mut begin_at = None;
         // What has begun already waits for room, too.
         if state == JobState::Running && !inner.room.is_short() {
@@ -190,8 +191,7 @@ async fn work(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
         if is_idle && begin_at.is_none() {
             release(inner, job, &mut turns).await?;
         }
-        let record = job.record();
-        if is_idle && record.next == record.total && state == JobState::Running {
+        if is_idle && state == JobState::Running && all_have_results(job) {
             inner.tell_last(job, JobState::Done).await?;
             return inner.end(job, JobState::Done).await;
         }
@@ -199,6 +199,11 @@ async fn work(inner: &Arc<Inner>, job: &Arc<Job>) -> Result<(), RunError> {
         let sign_at = (!turns.tasks.is_empty()).then(|| turns.saved_at + SIGN_OF_LIFE);
         due = [begin_at, save_at, sign_at].into_iter().flatten().min();
     }
+}
+
+fn all_have_results(job: &Job) -> bool {
+    let record = taken(&job.record);
+    record.next == record.total
 }
 
 /// The places behind the first without a result that have one.
@@ -222,8 +227,11 @@ async fn begin(
     turns: &mut Turns,
     window: usize,
 ) -> Result<Option<Instant>, RunError> {
-    let (record, now) = (job.record(), Instant::now());
-    let rate = f64::from(record.spec.rate_per_second);
+    let (per_second, total) = {
+        let record = taken(&job.record);
+        (record.spec.rate_per_second, record.total)
+    };
+    let (rate, now) = (f64::from(per_second), Instant::now());
     let earned = (now - turns.allowed_at).as_secs_f64() * rate;
     // What was not used is no credit for later, but for a moment.
     turns.allowance = (turns.allowance + earned).min((rate / 5.0).max(1.0));
@@ -237,8 +245,7 @@ async fn begin(
             continue;
         }
         if place >= turns.reserved {
-            let some = record.spec.rate_per_second.min(RESERVED_MAX);
-            let until = place.saturating_add(some).min(record.total);
+            let until = place.saturating_add(per_second.min(RESERVED_MAX)).min(total);
             inner.change(job, move |record, _| record.reserved = until).await?;
             turns.reserved = until;
         }
@@ -334,7 +341,7 @@ impl Inner {
             }
         }
         self.change(job, |record, _| {
-            record.requested.as_mut().into_iter().for_each(|requested| requested.is_told = true);
+            record.requested.as_mut().into_iter().for_each(|requested| requested.told());
         })
         .await
     }
