@@ -515,6 +515,11 @@ fn a_reader_that_comes_back_hears_what_it_missed_or_that_it_has_to_read_again() 
     let mut one = broker.follow_from(&format!("{events}?name=hvac"), &format!("Last-Event-ID: hvac={day}-2\r\n"));
     assert_eq!(one.next_of_any_kind().2["version"], 3);
     // What nobody can know is said.
+    let many: Vec<String> = (0..300).map(|number| format!("s{number}=1-1")).collect();
+    for nonsense in ["9999999-9".to_owned(), "\u{e9}".to_owned(), many.join(",")] {
+        let mut stream = broker.follow_from(&events, &format!("Last-Event-ID: {nonsense}\r\n"));
+        assert_eq!(stream.next_of_any_kind().0, "reset", "{nonsense}");
+    }
     let mut other = broker.follow_from(&events, "Last-Event-ID: 17\r\n");
     assert_eq!(other.next_of_any_kind().0, "reset");
     let mut fleet = broker.follow_from("/v1/shadows/events", "Last-Event-ID: 17\r\n");

@@ -13,9 +13,9 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::api::Problem;
+use super::Visit;
 use super::body::{Place, Teller};
 use super::followed::Followed;
-use super::{Visit, words};
 use crate::registry::now_ms;
 use crate::server::{Heard, TwinWatch};
 
@@ -42,7 +42,8 @@ impl Following {
     async fn begin(visit: &Visit) -> Result<(Following, Vec<Bytes>), Problem> {
         let query = visit.query(&["name"])?;
         let name = query.get("name").map(str::to_owned);
-        let last = words::text(&visit.parts.headers, LAST_EVENT_ID);
+        // What is no text is no id of any stream, and is not passed over.
+        let last = visit.parts.headers.get(LAST_EVENT_ID).map(|last| last.to_str().unwrap_or_default());
         let mut backlog = Vec::new();
         let following = if visit.names.is_empty() {
             let following = Following::Fleet(name);
@@ -51,7 +52,7 @@ impl Following {
             following
         } else {
             let vin = visit.vin()?;
-            let earlier = last.and_then(|last| Followed::from_id(vin, name.clone(), last));
+            let earlier = last.and_then(|last| Followed::from_id(vin, name.clone(), last, now_ms()));
             let is_back = earlier.is_some();
             let mut followed = match earlier {
                 Some(followed) => followed,

@@ -19,6 +19,8 @@ use crate::registry::now_ms;
 
 /// Changes that one reader is told of at once. Whoever missed more is better off with the documents.
 const TOLD_MAX: usize = 1000;
+/// Shadows in an id that somebody says. Each event has all of them in its own id again, and each is looked for: whoever follows more reads again.
+const NAMED_MAX: usize = 256;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// The id where there is no shadow.
 const NOTHING: &str = "0";
@@ -87,15 +89,21 @@ impl Followed {
         Ok(followed)
     }
 
-    /// From where an id says. None: it is none of this stream.
-    pub(super) fn from_id(vin: Vin, only: Option<String>, id: &str) -> Option<Followed> {
+    /// From where an id says. None: it is none of this stream, or of a time that is still to come.
+    pub(super) fn from_id(vin: Vin, only: Option<String>, id: &str, now_ms: u64) -> Option<Followed> {
         let mut followed = Followed { vin, only, places: BTreeMap::new() };
+        // A day more, for clocks.
+        let newest = now_ms / DAY_MS + 1;
         for part in id.split(',').filter(|_| id != NOTHING) {
             let (name, place) = part.split_once('=').unwrap_or(("", part));
             if !followed.concerns(name) || (!name.is_empty() && !causeway_fleet::calls::is_name(name)) {
                 return None;
             }
-            followed.places.insert(name.to_owned(), place.parse().ok()?);
+            let place = place.parse().ok().filter(|place: &Place| place.day <= newest)?;
+            followed.places.insert(name.to_owned(), place);
+            if followed.places.len() > NAMED_MAX {
+                return None;
+            }
         }
         Some(followed)
     }
@@ -239,7 +247,7 @@ mod tests {
     const VIN: &str = "1M8GDM9AXKP042788";
 
     fn followed(id: &str) -> Option<Followed> {
-        Followed::from_id(VIN.parse().unwrap(), None, id)
+        Followed::from_id(VIN.parse().unwrap(), None, id, 20_779 * DAY_MS)
     }
 
     fn event(name: Option<&str>, day: u64, version: u64) -> TwinEvent {
@@ -255,7 +263,14 @@ mod tests {
         for wrong in ["", "7", "1-", "a/b=1-2", "hvac", "20779-07", "1-2,"] {
             assert_eq!(followed(wrong), None, "{wrong}");
         }
-        let only = |id| Followed::from_id(VIN.parse().unwrap(), Some("hvac".to_owned()), id);
+        assert!(followed("20780-1").is_some(), "another clock");
+        for to_come in ["20781-1", "99999999-5", "18446744073709551615-18446744073709551615"] {
+            assert_eq!(followed(to_come), None, "{to_come}");
+        }
+        let many = |count: usize| (0..count).map(|index| format!("s{index:03}=1-1")).collect::<Vec<_>>().join(",");
+        assert!(followed(&many(NAMED_MAX)).is_some());
+        assert_eq!(followed(&many(NAMED_MAX + 1)), None, "each event would say all of them again");
+        let only = |id| Followed::from_id(VIN.parse().unwrap(), Some("hvac".to_owned()), id, 20_779 * DAY_MS);
         assert!(only("hvac=1-2").is_some() && only("1-2").is_none());
         let mut followed = followed("20779-7").unwrap();
         assert_eq!(followed.tell(&event(None, 20_779, 7)), None, "it was told");
