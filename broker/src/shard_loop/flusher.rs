@@ -143,7 +143,8 @@ impl ShardLoop {
         if upkeep.is_over() {
             self.changed.notify_one();
         }
-        has_more
+        // Whoever waited for a fold that ended just now is to be read again, and nothing else may bring another turn soon.
+        has_more || shard.has_dirty()
     }
 
     /// Commits, writes and carries out until nothing is left to do, or for long enough: `Ok(true)`.

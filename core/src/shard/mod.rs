@@ -348,7 +348,12 @@ impl Shard {
         }
     }
 
-    /// The next connection whose outbox got bytes since it was last returned here.
+    /// Whether [`Shard::poll_dirty`] may have one.
+    pub fn has_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// The next connection whose outbox got bytes since it was last returned here, or that may be listened to again.
     pub fn poll_dirty(&mut self) -> Option<ConnectionId> {
         while let Some(id) = self.dirty.pop_front() {
             if let Some(connection) = self.connection_mut(id) {
