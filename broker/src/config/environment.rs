@@ -69,9 +69,14 @@ struct Variable<'a> {
 /// Every plain key of every section. Listeners have no names of their own there: they stand in the file.
 fn variables(schema: Node<'_>) -> impl Iterator<Item = Variable<'_>> {
     schema.keys().flat_map(|(section, table)| {
-        let keys = table.keys().filter(|(_, schema)| !matches!(schema.kind(), Kind::Table | Kind::Array(_)));
+        let keys = table.keys().filter(|(_, schema)| has_variable(*schema));
         keys.map(move |(key, schema)| Variable { name: variable(section, key), section, key, schema })
     })
+}
+
+/// Whether a variable sets a key: a table or a list is no text.
+pub(super) fn has_variable(schema: Node<'_>) -> bool {
+    !matches!(schema.kind(), Kind::Table | Kind::Array(_))
 }
 
 /// The variable that sets a key.

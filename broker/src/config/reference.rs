@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::environment::variable;
+use super::environment::{has_variable, variable};
 use super::schema::{Kind, Node, json_schema};
 
 const SAMPLE_HEAD: &str = "\
@@ -17,7 +17,8 @@ const SAMPLE_HEAD: &str = "\
 # Check it with:  causewayd check causeway.toml
 # Run it with:    causewayd run --config causeway.toml
 #
-# Keys outside of [[listener]] can be set by environment variables, too: CAUSEWAY_LOG__LEVEL=debug is level in [log].
+# Keys outside of [[listener]], but for lists, can be set by environment variables, too: CAUSEWAY_LOG__LEVEL=debug is level in
+# [log].
 # Relative paths are relative to the folder of this file.
 ";
 
@@ -130,7 +131,7 @@ fn reference_table(
         for (choice, what) in schema.choices_described() {
             let _ = write!(meaning, "<br>`{choice:?}`: {what}");
         }
-        if has_variables {
+        if has_variables && has_variable(schema) {
             let _ = write!(meaning, "<br>`{}`", variable(path, name));
         }
         let _ = writeln!(text, "| `{name}` | {} | {default} | {meaning} |", kind(schema));

@@ -183,6 +183,11 @@ fn wrong_variables_are_errors() {
         ("CAUSEWAY_LOG__LEVL", "debug", "sets no key of the configuration, did you mean \"CAUSEWAY_LOG__LEVEL\"?"),
         ("CAUSEWAY_LOG_LEVEL", "debug", "sets no key of the configuration, did you mean \"CAUSEWAY_LOG__LEVEL\"?"),
         ("CAUSEWAY_NONSENSE", "1", "sets no key of the configuration"),
+        (
+            "CAUSEWAY_SHADOW__INDEX",
+            "[]",
+            "sets no key of the configuration, did you mean \"CAUSEWAY_SHADOW__NAMED_MAX\"?",
+        ),
         ("CAUSEWAY_LIMITS__MAXIMUM_QOS", "3", "must be an integer from 0 to 2, not 3"),
         ("CAUSEWAY_LIMITS__MAXIMUM_QOS", "two", "must be an integer from 0 to 2, not \"two\""),
         ("CAUSEWAY_AUTHENTICATION__SCRAM", "yes", "must be true or false, not \"yes\""),
