@@ -22,8 +22,9 @@ const PENDING_BYTES_SLOW: usize = PENDING_BYTES_MAX / 2;
 const PENDING_BYTES_DUE: usize = PENDING_BYTES_SLOW / 4;
 /// What an entry takes beside its key and value.
 const ENTRY_BYTES: usize = 96;
-/// Old entries that one fold removes. They are far fewer than can be noted between two folds.
+/// Old entries that one fold removes at least, and for each entry that it puts: else history that comes fast would outgrow its days.
 const PRUNED_PER_FOLD: usize = 100_000;
+const PRUNED_PER_ENTRY: usize = 2;
 /// So often what came during a fold is put into it a slice at a time. What is left then is little.
 const ROUNDS: u32 = 4;
 
@@ -161,10 +162,12 @@ impl Shard {
         found
     }
 
-    /// What a fold removes of the history because it is too old. No more than a fold can be asked for at once: the next goes on.
+    /// What a fold that has all its entries removes of the history because it is too old. No more than a fold can be asked for at once: the next
+    /// goes on.
     pub(super) fn fold_pruned(&self) -> Change {
         let oldest = u32::from(history::day(self.newest)).saturating_sub(self.limits.shadow_history_days);
         let to = history::first_of_day(oldest as u16);
-        Change::RemoveRange { from: vec![HISTORY], to, entries_max: PRUNED_PER_FOLD }
+        let entries_max = PRUNED_PER_FOLD.max(PRUNED_PER_ENTRY * self.history.folding.len());
+        Change::RemoveRange { from: vec![HISTORY], to, entries_max }
     }
 }

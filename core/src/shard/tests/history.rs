@@ -181,6 +181,25 @@ fn what_is_too_old_goes_and_a_whole_fold_spares_the_rest() {
 }
 
 #[test]
+fn a_fold_removes_more_than_it_puts_where_so_much_is_too_old() {
+    let mut world = World::with(|limits| limits.shadow_history_days = 2).on_disk();
+    world.now = Millis(50 * DAY);
+    let client = sleeper(&mut world);
+    let mut puts = |first: u64, count: u64| {
+        let now = world.now;
+        (first..first + count).for_each(|version| note(&mut world, VIN, version, now));
+        world.publish(client, publish(1, 1, "t", "x"));
+        world.fold(usize::MAX, true);
+        world.now.0 += 5 * DAY;
+        let again = world.join(persistent("again"));
+        world.hang_up(again);
+        world.entries().iter().filter(|(key, _)| key[0] == HISTORY).count()
+    };
+    let found = [puts(0, 120_000), puts(120_000, 120_000), puts(240_000, 1), puts(240_001, 1)];
+    assert_eq!(found, [120_000, 120_000, 20_001, 1]);
+}
+
+#[test]
 fn what_was_kept_goes_with_its_day_where_nothing_is_kept_any_more() {
     let mut world = World::with(|limits| limits.shadow_history_days = 2).on_disk();
     world.now = Millis(50 * DAY);
@@ -256,7 +275,10 @@ fn whoever_changes_shadows_faster_than_they_are_folded_waits_for_the_fold_and_is
     assert_eq!(update(&mut world, client, 1), ["puback p1"]);
     assert!(!world.shard.wants_input(client.id) && !world.shard.is_fold_due(), "one is under way");
     world.fold(usize::MAX, true);
-    assert!(world.shard.wants_input(client.id));
+    assert!(
+        world.shard.wants_input(client.id) && world.shard.has_dirty(),
+        "whoever has folded sees that somebody waits"
+    );
     let looked_at: Vec<_> = std::iter::from_fn(|| world.shard.poll_dirty()).collect();
     assert!(looked_at.contains(&client.id), "whoever waits is looked at again");
     assert_eq!((world.shard.counters().shadow_waits, world.shard.is_fold_due()), (2, false));
