@@ -515,6 +515,7 @@ fn a_reader_that_comes_back_hears_what_it_missed_or_that_it_has_to_read_again() 
     let mut one = broker.follow_from(&format!("{events}?name=hvac"), &format!("Last-Event-ID: hvac={day}-2\r\n"));
     assert_eq!(one.next_of_any_kind().2["version"], 3);
     // What nobody can know is said.
+    broker.ask("", "GET", &format!("{events}?name=a/b"), Value::Null, 400);
     let many: Vec<String> = (0..300).map(|number| format!("s{number}=1-1")).collect();
     for nonsense in ["9999999-9".to_owned(), "\u{e9}".to_owned(), many.join(",")] {
         let mut stream = broker.follow_from(&events, &format!("Last-Event-ID: {nonsense}\r\n"));

@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use causeway_core::{Millis, TwinEvent};
+use causeway_fleet::calls;
 use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -42,6 +43,9 @@ impl Following {
     async fn begin(visit: &Visit) -> Result<(Following, Vec<Bytes>), Problem> {
         let query = visit.query(&["name"])?;
         let name = query.get("name").map(str::to_owned);
+        if let Some(wrong) = name.as_deref().filter(|name| !name.is_empty() && !calls::is_name(name)) {
+            return Err(super::no_name(wrong));
+        }
         // What is no text is no id of any stream, and is not passed over.
         let last = visit.parts.headers.get(LAST_EVENT_ID).map(|last| last.to_str().unwrap_or_default());
         let mut backlog = Vec::new();

@@ -86,7 +86,7 @@ impl Visit {
         let name = self.names.get(index).map_or("", String::as_str);
         match causeway_fleet::calls::is_name(name) {
             true => Ok(name),
-            false => Err(Problem::new(400, format!("{name:?} is no name: 1 to 64 of A-Z a-z 0-9 : _ - ."))),
+            false => Err(no_name(name)),
         }
     }
 
@@ -134,6 +134,11 @@ async fn in_time<T>(answer: impl Future<Output = Result<T, AskError>>) -> Result
         Ok(answer) => answer.map_err(unanswered),
         Err(_) => Err(Problem::new(503, "there is no answer in time: what was asked may be done all the same")),
     }
+}
+
+/// A text that no shadow and no command can be called.
+fn no_name(text: &str) -> Problem {
+    Problem::new(400, format!("{text:?} is no name: 1 to 64 of A-Z a-z 0-9 : _ - ."))
 }
 
 /// Why a shard says nothing.
