@@ -42,7 +42,24 @@ impl Oracle {
             (self.place_of_handed(now, client, publish, came), Place::Handed),
         ];
         let must = places.iter().find(|(must, _)| *must == Some(true));
-        must.or_else(|| places.iter().find(|(must, _)| must.is_some())).map(|(_, place)| *place)
+        // If it is taken for its own, all that stands before that is taken for gone, and the queue for shorter than it may be: where
+        // nobody can tell, it is what was retained, and its own may still come.
+        let passes = own.is_some_and(|entry| self.passes_others(session, entry, came));
+        let directed = &places[1];
+        let may = || Some(directed).filter(|(may, _)| passes && may.is_some());
+        let place = must.or_else(may).or_else(|| places.iter().find(|(may, _)| may.is_some()));
+        place.map(|(_, place)| *place)
+    }
+
+    /// Whether others stand before it in the queue that did not come.
+    fn passes_others(&self, session: &Session, entry: &Entry, came: Came<'_>) -> bool {
+        let is_urgent = |entry: &Entry| self.is_urgent(self.registry.get(entry.message).topic);
+        let mut before = session.entries.iter().take_while(|other| other.id != entry.id);
+        !entry.anywhere
+            && before.any(|other| {
+                let is_waiting = other.phase == Phase::Queued && !other.anywhere && other.packet_id < came.packet_id;
+                is_waiting && is_urgent(other) == is_urgent(entry)
+            })
     }
 
     /// The message of the queue that is exactly what came, unless something that must come before it stands before it.
