@@ -57,6 +57,8 @@ struct Session {
     /// Messages it was sent, and of each publisher, topic, and whether at QoS 0, the newest of them.
     sent: BTreeSet<MessageId>,
     newest: BTreeMap<(ClientIndex, usize, bool), (Turn, MessageId)>,
+    /// Likewise, of before the last crash, where the queue gives up its oldest messages.
+    newest_before: BTreeMap<(ClientIndex, usize, bool), (Turn, MessageId)>,
 }
 
 impl Session {

@@ -273,7 +273,10 @@ impl Several {
         if is_first {
             // What was in flight once is finished, whenever that is.
             self.judge_expiry(now, message, &what);
-            self.judge_order(client, message, publish, &what);
+        }
+        // What a crash brought back comes before all that is sent again.
+        if is_first || self.drops_oldest[client] {
+            self.judge_order(client, message, publish, (is_first, &what));
         }
     }
 
@@ -334,7 +337,13 @@ impl Several {
 
     /// Of one publisher and topic, messages come in the order in which they were accepted: those of QoS 0 among themselves, and the
     /// others. What is retained may come out of turn, and so may what a group handed from one member to another.
-    fn judge_order(&mut self, client: ClientIndex, message: MessageId, publish: &Publish<'_>, what: &str) {
+    fn judge_order(
+        &mut self,
+        client: ClientIndex,
+        message: MessageId,
+        publish: &Publish<'_>,
+        (is_first, what): (bool, &str),
+    ) {
         let Some(&(from, first, last)) = self.published.get(&message) else { return };
         let published = self.registry.get(message);
         let (topic, is_careful) = (published.topic, published.is_careful);
@@ -347,12 +356,18 @@ impl Several {
         if in_group || is_lowered || published.retain || publish.retain || !is_careful {
             return;
         }
-        let before = session.newest.get(&class).copied().unwrap_or_default();
+        let mut before = session.newest.get(&class).copied().unwrap_or_default();
+        // A queue gives up its oldest messages at once, and what stood behind them is sent before the record that says so is durable. A
+        // crash then brings them back at their place, before all that is sent again: as if they had been sent before it, with DUP.
+        if !publish.dup {
+            before = before.max(session.newest_before.get(&class).copied().unwrap_or_default());
+        }
         // Published twice, it may be either that comes.
-        if before.0 > last {
+        if is_first && before.0 > last {
             return self.breach(Rule::Order, format!("{what}, after message {} of the same publisher", before.1));
         }
-        session.newest.insert(class, before.max((first, message)));
+        let newest = session.newest.entry(class).or_default();
+        *newest = (first, message).max(*newest);
     }
 
     /// A client got a message, in the session of this epoch.

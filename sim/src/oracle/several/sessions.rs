@@ -72,6 +72,7 @@ impl Several {
             received: BTreeMap::new(),
             sent: BTreeSet::new(),
             newest: BTreeMap::new(),
+            newest_before: BTreeMap::new(),
         }
     }
 
@@ -344,6 +345,12 @@ impl Several {
                 |owed: &&mut OwedToGroup| session.stays.iter().any(|stay| stay.is_unsure && stay.filter == owed.filter);
             self.owed_to_groups.iter_mut().filter(may_have_ended).for_each(|owed| owed.is_optional = true);
             session.received.values_mut().for_each(|is_unsure| *is_unsure = true);
+            if self.drops_oldest[client] {
+                for (class, newest) in std::mem::take(&mut session.newest) {
+                    let before = session.newest_before.entry(class).or_default();
+                    *before = newest.max(*before);
+                }
+            }
         }
         self.lose_unacknowledged();
     }
