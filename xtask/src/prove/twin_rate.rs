@@ -18,8 +18,9 @@ use crate::daemon::PASSWORD;
 use crate::workspace::{Profile, Workspace};
 use crate::{process, table};
 
-/// Updates a second, of those of plain messages that must be kept: the broker parses, merges and keeps a document, and its history.
-const UPDATES_TO_PLAIN_MIN: f64 = 0.10;
+/// Updates a second, of those of plain messages that must be kept: the broker parses, merges and keeps a document, and folds it and its history
+/// into its state as fast as they come.
+const UPDATES_TO_PLAIN_MIN: f64 = 0.05;
 /// One update, from PUBLISH to PUBACK, in plain messages: both wait for one write to the disk.
 const ONE_UPDATE_TO_PLAIN_MAX: f64 = 2.0;
 /// A command and its answer, in plain messages and theirs: both are two messages, and each waits for the disk.
