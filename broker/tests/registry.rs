@@ -11,11 +11,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use support::causewayd::start_dev;
 use support::{Client, DEADLINE, connect, dial, packet, publish, publish_body};
 
 const A: &str = "1M8GDM9AXKP042788";
@@ -34,23 +34,7 @@ impl Causewayd {
     fn start(data: &Path, environment: &[(&str, &str)]) -> Causewayd {
         let mut command = program();
         command.envs(environment.iter().copied()).args(["dev", "--port", "0", "--admin-port", "0", "--data"]).arg(data);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let source = child.stdout.take().unwrap();
-        let (sender, lines) = mpsc::channel();
-        // The thread reads on, so that there is somebody to print to.
-        std::thread::spawn(move || {
-            for line in BufReader::new(source).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let after = |prefix: &str, suffix: &str| loop {
-            let line = lines.recv_timeout(DEADLINE).expect("it starts");
-            if let Some(said) = line.trim().strip_prefix(prefix).and_then(|said| said.strip_suffix(suffix)) {
-                break said.parse().unwrap();
-            }
-        };
-        let address = after("mqtt://", "");
-        let admin = after("http://", "/metrics");
+        let (child, address, admin) = start_dev(command);
         Causewayd { child, address, admin }
     }
 

@@ -7,15 +7,15 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::mpsc;
 use std::time::Instant;
 
 use rustix::process::{Pid, Signal, kill_process};
+use support::causewayd::start_dev;
 use support::{Client, DEADLINE, dial, eventually, packet, publish};
 
 /// A running broker with a data directory.
@@ -29,28 +29,9 @@ struct Causewayd {
 impl Causewayd {
     fn start(data: &Path) -> Causewayd {
         let mut command = program();
-        command
-            .args(["dev", "--port", "0", "--admin-port", "0", "--data"])
-            .arg(data)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let source = child.stdout.take().unwrap();
-        let (sender, lines) = mpsc::channel();
-        // The thread reads on, so that there is somebody to print to.
-        std::thread::spawn(move || {
-            for line in BufReader::new(source).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let after = |prefix: &str, suffix: &str| loop {
-            let line = lines.recv_timeout(DEADLINE).expect("it starts");
-            if let Some(said) = line.trim().strip_prefix(prefix).and_then(|said| said.strip_suffix(suffix)) {
-                break said.to_owned();
-            }
-        };
-        let address = after("mqtt://", "").parse().unwrap();
-        let admin = format!("http://{}", after("http://", "/metrics"));
+        command.args(["dev", "--port", "0", "--admin-port", "0", "--data"]).arg(data);
+        let (child, address, admin) = start_dev(command);
+        let admin = format!("http://{admin}");
         Causewayd { child, address, admin }
     }
 

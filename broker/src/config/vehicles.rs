@@ -44,7 +44,7 @@ pub struct ShadowSettings {
     /// Levels of objects and lists in a shadow's desired or reported state. More: rejected with code 400.
     #[schemars(range(min = 1, max = 64))]
     pub depth_max: usize,
-    /// Vehicles of each shard that may have shadows. What makes a shadow for one more is rejected with code 507. A vehicle's shadows take some
+    /// Vehicles of each shard that may have shadows. What makes a shadow for one more is rejected with code 413. A vehicle's shadows take some
     /// 800 bytes of memory and twice what they say.
     #[schemars(range(min = 1, max = 100_000_000))]
     pub vehicles_max: usize,

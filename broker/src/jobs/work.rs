@@ -20,7 +20,8 @@ use super::room::Room;
 use crate::registry::now_ms;
 use crate::server::{AskError, Asks, FoldedShard};
 
-/// Between two attempts, where too many questions wait for a shard: nobody is told when there are fewer. Whoever asks again sooner makes them more.
+/// Between two attempts, where too many questions wait for a shard, or much to be folded: nobody is told when there is less. Whoever asks again
+/// sooner makes it more.
 const AGAIN: Duration = Duration::from_millis(500);
 /// Longer replies are not kept with the results.
 const PAYLOAD_BYTES_MAX: usize = 4096;
@@ -139,8 +140,11 @@ impl Work {
             let ask = ShadowAsk { vin, name: name.map(Into::into), by: self.id.principal(), what };
             match self.asks.of(&vin, Ask::Shadow(ask)).await.map(|answer| *answer) {
                 Ok(Answer::Shadow(Ok(told))) => return Some(outcome(&vin, "done", json!({ "version": told.version }))),
-                // The disk is full, or nearly: nobody has refused anything yet.
-                Ok(Answer::Shadow(Err(rejection))) if rejection.code == 507 => self.room.of(self.asks.home(&vin)).await,
+                // The disk is full, or nearly, or folds are far behind, of whose end nobody is told: nobody has refused anything yet.
+                Ok(Answer::Shadow(Err(rejection))) if rejection.code == 507 => {
+                    self.room.of(self.asks.home(&vin)).await;
+                    tokio::time::sleep(AGAIN).await;
+                }
                 Ok(Answer::Shadow(Err(rejection))) => {
                     let why = json!({ "code": rejection.code, "detail": rejection.message });
                     return Some(outcome(&vin, "rejected", why));

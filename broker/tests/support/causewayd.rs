@@ -74,22 +74,7 @@ impl Causewayd {
         command.args(["dev", "--port", "0", "--admin-port", "0", "--data"]).arg(folder.join("data"));
         command.env("CAUSEWAY_BROKER__SHARDS", "3").env("CAUSEWAY_AUTHENTICATION__PASSWORD_FILE", users);
         command.envs(environment.iter().copied());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let source = child.stdout.take().unwrap();
-        let (sender, lines) = mpsc::channel();
-        // The thread reads on, so that there is somebody to print to.
-        std::thread::spawn(move || {
-            for line in BufReader::new(source).lines().map_while(Result::ok) {
-                let _ = sender.send(line);
-            }
-        });
-        let after = |prefix: &str, suffix: &str| loop {
-            let line = lines.recv_timeout(DEADLINE).expect("it starts");
-            if let Some(said) = line.trim().strip_prefix(prefix).and_then(|said| said.strip_suffix(suffix)) {
-                break said.parse().unwrap();
-            }
-        };
-        let (address, admin) = (after("mqtt://", ""), after("http://", "/metrics"));
+        let (child, address, admin) = start_dev(command);
         Causewayd { child, address, admin }
     }
 
@@ -192,6 +177,27 @@ impl Events {
             }
         }
     }
+}
+
+/// Starts `causewayd dev` as it is told: the child, its listener for clients, and that for its administration.
+pub fn start_dev(mut command: Command) -> (Child, SocketAddr, SocketAddr) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let source = child.stdout.take().unwrap();
+    let (sender, lines) = mpsc::channel();
+    // The thread reads on, so that there is somebody to print to.
+    std::thread::spawn(move || {
+        for line in BufReader::new(source).lines().map_while(Result::ok) {
+            let _ = sender.send(line);
+        }
+    });
+    let after = |prefix: &str, suffix: &str| loop {
+        let line = lines.recv_timeout(DEADLINE).expect("it starts");
+        if let Some(said) = line.trim().strip_prefix(prefix).and_then(|said| said.strip_suffix(suffix)) {
+            break said.parse().unwrap();
+        }
+    };
+    let (address, admin) = (after("mqtt://", ""), after("http://", "/metrics"));
+    (child, address, admin)
 }
 
 pub fn program() -> Command {

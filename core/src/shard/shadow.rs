@@ -284,7 +284,7 @@ impl Shard {
         let max = self.limits.shadow_vehicles_max;
         if self.shadows.vehicles() >= max && !request.change.is_delete() && self.shadows.of(&whose.0).is_empty() {
             self.counters.reached(Bound::ShadowVehicles);
-            return Err(Rejection::new(507, format!("No more than {max} vehicles of a shard may have shadows")));
+            return Err(Rejection::new(413, format!("No more than {max} vehicles of a shard may have shadows")));
         }
         let kept = self.shadows.get(whose);
         if kept.is_none() && whose.1.is_some() {

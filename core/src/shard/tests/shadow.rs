@@ -482,7 +482,7 @@ fn no_more_vehicles_have_shadows_than_may() {
         world.heard(other);
         world.publish(other, publish(1, 1, said, payload));
         let heard = world.heard(other);
-        assert!(heard.iter().any(|word| word.contains("\"code\":507")), "{said}: {heard:?}");
+        assert!(heard.iter().any(|word| word.contains("\"code\":413")), "{said}: {heard:?}");
         // The short form's acknowledgement is its answer.
         let acknowledged = if said == "shadow/state" { "puback p1 0x97" } else { "puback p1" };
         assert!(heard.iter().any(|word| word == acknowledged), "{said}: {heard:?}");

@@ -82,6 +82,40 @@ fn what_was_handed_over_goes_on_when_the_last_who_shares_there_leaves() {
 }
 
 #[test]
+fn what_was_on_its_way_to_another_shard_whose_last_member_left_goes_to_others() {
+    for (crashes, expires) in [(false, false), (true, false), (false, true)] {
+        let mut broker = Broker::new(3);
+        let away = broker.join(0, persistent("away"));
+        broker.subscribe(0, away, "$share/g/t", 1);
+        broker.shards[0].disconnect(away);
+        let leaves = broker.join(1, connect("leaves"));
+        broker.subscribe(1, leaves, "$share/g/t", 1);
+        let publisher = broker.join(0, connect("p"));
+        broker.cut = true;
+        for number in ["0", "1"] {
+            let mut message = publish(1, 1, "t", number);
+            message.properties.message_expiry_interval_seconds = expires.then_some(60);
+            broker.shards[0].publish(publisher, message);
+        }
+        assert_eq!(broker.shards[0].heard(publisher), ["puback p1", "puback p1"]);
+        broker.shards[1].unsubscribe(leaves, "$share/g/t");
+        broker.cut = false;
+        broker.carry();
+        if crashes {
+            broker.restart();
+        }
+        let (away, mut heard) = broker.shards[0].dial(persistent("away"));
+        broker.carry();
+        heard.extend(broker.shards[0].heard(away));
+        let payloads =
+            ["0", "1"].map(|number| heard.iter().filter(|word| word.ends_with(&format!("t={number}"))).count());
+        // A crash may bring what was under way again.
+        let is_there = |count: &usize| if crashes { *count > 0 } else { *count == 1 };
+        assert!(payloads.iter().all(is_there), "crashes {crashes}, expires {expires}: {heard:?}");
+    }
+}
+
+#[test]
 fn a_retained_qos_0_message_reaches_those_who_share_on_another_shard() {
     let mut broker = Broker::new(2);
     let member = broker.join(1, connect("m"));
